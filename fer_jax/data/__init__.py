@@ -1,0 +1,1 @@
+"""Data: emotion names, data sets (TFDS builders), preparation and the input pipeline."""
