@@ -1,0 +1,21 @@
+"""The deep convolutional net of the Stanford paper: four convolutions, two affine layers.
+
+Paper: Alizadeh & Fazel, Stanford (arXiv:1704.06756), 64 % on the FER2013 test split.
+Command: python -m fer_jax.main --config=configs/deep.py:fer2013 --data_dir=PATH
+"""
+
+from ml_collections import ConfigDict
+
+from fer_jax.config import default_config, use_dataset
+
+
+def get_config(dataset: str = "fer2013") -> ConfigDict:
+    config = use_dataset(default_config(), dataset or "fer2013")
+    config.model.name = "deep"
+    config.model.input_shape = (48, 48, 1)
+    config.data.normalization = "mean_image"
+    config.optim.learning_rate = 0.02
+    config.optim.weight_decay = 1e-4
+    config.train.batch_size = 128
+    config.train.epochs = 30
+    return config.lock()

@@ -1,0 +1,22 @@
+"""mini-Xception on FER2013: four residual depthwise-separable modules, 58 k parameters.
+
+Papers: Arriaga et al. 2017; Kaskun et al., Lviv (66 % on FER2013).
+Command: python -m fer_jax.main --config=configs/mini_xception.py:fer2013 --data_dir=PATH
+"""
+
+from ml_collections import ConfigDict
+
+from fer_jax.config import default_config, use_dataset
+
+
+def get_config(dataset: str = "fer2013") -> ConfigDict:
+    config = use_dataset(default_config(), dataset or "fer2013")
+    config.model.name = "mini_xception"
+    config.model.input_shape = (48, 48, 1)
+    config.data.normalization = "symmetric"
+    config.optim.name = "adam"
+    config.optim.learning_rate = 2e-3
+    config.optim.weight_decay = 0.0
+    config.train.batch_size = 64
+    config.train.epochs = 30
+    return config.lock()

@@ -1,0 +1,91 @@
+"""Checkpoints: save and restore the state with its place in the data; weights for people as safetensors.
+
+A run keeps `checkpoints/last` (the newest two, so that a damaged one has a predecessor) and `checkpoints/best`
+(one, by the validation score). A checkpoint holds the TrainState - whose step is the position in the data,
+since the order is a function of (seed, epoch) - and a JSON `meta`. Orbax writes to a temporary folder and
+renames it: a save cut short never appears, and one damaged later fails to restore and is passed over.
+"""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import traverse_util
+from safetensors.numpy import load_file, save_file
+
+from fer_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """One folder of checkpoints, `<directory>/<step>`, of which the newest `keep` stay."""
+
+    def __init__(self, directory: Path, *, keep: int):
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=True, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        )
+        self.directory = Path(directory)
+        self._manager = ocp.CheckpointManager(self.directory.absolute(), options=options)
+
+    def save(self, state, meta: dict) -> None:
+        """Writes the state at its own step, replacing what a killed run left there."""
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            self._delete(step)
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
+        self._manager.save(step, args=args, force=True)
+        self._manager.wait_until_finished()
+
+    def restore(self, like) -> tuple[object, dict] | None:
+        """The newest checkpoint that can be read, as (state, meta); None when there is none.
+
+        Args:
+          like: a state whose arrays give shapes, types and shardings.
+
+        Raises:
+          UserError: there are checkpoints and every one is damaged.
+        """
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                restored = self._manager.restore(step, args=args)
+                return restored.state, restored.meta
+            except Exception as error:  # Orbax and tensorstore raise whatever the damage made them
+                log.warning("checkpoint %s is damaged and passed over: %s", self.directory / str(step), error)
+                self._delete(step)
+        if steps:
+            raise UserError(
+                f"every checkpoint in {self.directory} is damaged: delete the folder to start anew"
+            )
+        return None
+
+    def _delete(self, step: int) -> None:
+        shutil.rmtree(self.directory / str(step))
+        self._manager.reload()
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def save_weights(path: Path, variables: dict, metadata: dict) -> None:
+    """Writes variables as safetensors, names joined by '/', with JSON metadata (emotions, input shape, ...)."""
+    flat = {name: np.asarray(value) for name, value in traverse_util.flatten_dict(variables, sep="/").items()}
+    temporary = path.with_name(path.name + ".tmp")
+    save_file(flat, temporary, metadata={key: json.dumps(value) for key, value in metadata.items()})
+    temporary.replace(path)
+
+
+def load_weights(path: Path) -> tuple[dict, dict]:
+    """The (variables, metadata) that `save_weights` wrote."""
+    from safetensors import safe_open
+
+    with safe_open(path, "numpy") as file:
+        metadata = {key: json.loads(value) for key, value in file.metadata().items()}
+    return traverse_util.unflatten_dict(load_file(path), sep="/"), metadata

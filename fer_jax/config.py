@@ -1,0 +1,143 @@
+"""The fields of a run's configuration, each with its unit and its default. Imports no JAX.
+
+A file in `configs/` starts from `default_config()`, changes what its paper says, and returns the locked
+result from `get_config`. Any field can be overridden on the command line: `--config.optim.learning_rate=0.01`.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from fer_jax.errors import UserError
+
+
+def default_config() -> ConfigDict:
+    """Every field there is; unlocked, for a config file to fill in and `lock()`."""
+    return ConfigDict(
+        {
+            "seed": 0,  # initialisation, data order, augmentation and dropout all derive from it
+            "data": {
+                "name": "synthetic",  # see `python -m fer_jax.data.prepare --help`
+                "variant": "",  # of the data set, e.g. majority | strict_majority | soft of ferplus; '' = its default
+                "residence": "auto",  # auto | device (whole split in device memory) | stream (Grain, prefetched)
+                # unit: 0..1; symmetric: -1..1; per_channel: mean 0 and deviation 1 over the training split;
+                # mean_image: the training split's mean image subtracted, then divided by 255
+                "normalization": "unit",
+                "workers": 0,  # Grain worker processes when streaming; 0 = threads of this process
+            },
+            "model": {
+                "name": "vggs_small",  # a key of fer_jax.models.MODELS
+                "input_shape": (128, 128, 3),  # images are resized and converted grey <-> RGB on the device
+                "options": {},  # of the model, e.g. dropout
+                "dtype": "auto",  # compute type: float32 | bfloat16 | auto (bfloat16 on accelerators); weights stay float32
+            },
+            "head": {
+                "name": "classification",  # classification | intensity (sigmoid cross-entropy, one output an emotion)
+                "loss": "softmax",  # of classification: softmax | soft (soft labels, e.g. FER+ votes) | squared_hinge
+                "label_smoothing": 0.0,
+                "class_weights": "none",  # none | inverse | effective (of the training split's class counts)
+            },
+            "augment": {
+                "flip": 0.5,  # probability of mirroring
+                "shift": 0.1,  # largest shift, as a fraction of the side, borders replicated
+                "brightness": 0.2,  # largest relative change of brightness
+            },
+            "optim": {
+                "name": "sgd",  # sgd | adam | rmsprop | adagrad
+                "learning_rate": 0.05,  # its peak
+                "schedule": "cosine",  # constant | cosine (to 0) | step
+                "warmup_epochs": 0.0,
+                "decay_epochs": (),  # of schedule step
+                "decay_factor": 0.1,
+                "momentum": 0.9,  # of sgd
+                "nesterov": True,
+                "weight_decay": 0.0,  # L2 on kernels: weight_decay/2 * sum(kernel**2) joins the loss
+                "decoupled": False,  # True: decay apart from the gradient, as AdamW
+                "clip_norm": 0.0,  # global norm of the gradient; 0 = no clipping
+            },
+            "train": {
+                "batch_size": 64,  # over all devices
+                "epochs": 10,
+                "ema_decay": 0.0,  # of an exponential moving average of the weights, used for evaluation; 0 = none
+                "log_every": 50,  # steps a row of metrics.jsonl
+            },
+            "eval": {"batch_size": 256},
+        }
+    )
+
+
+# What a data set asks of a config, whatever the model.
+_DATASET_VARIANTS = {"ferplus": "majority"}
+
+
+def use_dataset(config: ConfigDict, name: str) -> ConfigDict:
+    """The config with its data set replaced, for `--config=configs/mini_xception.py:fer2013`."""
+    config.data.name = name
+    config.data.variant = _DATASET_VARIANTS.get(name, "")
+    return config
+
+
+def model_options(config: ConfigDict) -> dict:
+    """The model's options as plain Python, lists as tuples (Linen modules must be hashable)."""
+    return {key: _hashable(value) for key, value in config.model.options.to_dict().items()}
+
+
+def _hashable(value):
+    return tuple(_hashable(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks what needs no data and no device, before anything expensive starts.
+
+    Raises:
+      UserError: a value out of its range, naming the field.
+    """
+    positive = {
+        "train.batch_size": config.train.batch_size,
+        "train.epochs": config.train.epochs,
+        "train.log_every": config.train.log_every,
+        "eval.batch_size": config.eval.batch_size,
+        "optim.learning_rate": config.optim.learning_rate,
+    }
+    for field, value in positive.items():
+        if not value > 0:
+            raise UserError(f"{field} = {value} must be above 0 (--config.{field}=...)")
+    fractions = {
+        "train.ema_decay": config.train.ema_decay,
+        "head.label_smoothing": config.head.label_smoothing,
+        "augment.flip": config.augment.flip,
+        "augment.shift": config.augment.shift,
+        "augment.brightness": config.augment.brightness,
+    }
+    for field, value in fractions.items():
+        if not 0 <= value <= 1:
+            raise UserError(f"{field} = {value} must lie in 0..1 (--config.{field}=...)")
+    for field, value, choices in (
+        ("data.residence", config.data.residence, ("auto", "device", "stream")),
+        ("data.normalization", config.data.normalization, ("unit", "symmetric", "per_channel", "mean_image")),
+        ("model.dtype", config.model.dtype, ("auto", "float32", "bfloat16")),
+    ):
+        if value not in choices:
+            raise UserError(f"{field} = {value!r} is unknown: use one of {', '.join(choices)}")
+    if len(config.model.input_shape) != 3 or config.model.input_shape[2] not in (1, 3):
+        raise UserError(
+            f"model.input_shape = {config.model.input_shape} must be (height, width, channels), channels 1 or 3"
+        )
+
+
+def difference(before: dict, after: dict, prefix: str = "") -> list[str]:
+    """The fields in which two configs differ, one line each: `optim.learning_rate: 0.1 -> 0.01`."""
+    lines = []
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key, "(absent)"), after.get(key, "(absent)")
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += difference(old, new, f"{prefix}{key}.")
+        elif old != new:
+            lines.append(f"{prefix}{key}: {old} -> {new}")
+    return lines
+
+
+def default_workdir(config_file: str, stamp: str) -> Path:
+    """`runs/<config>[-<argument>]-<stamp>` for `configs/<config>.py[:<argument>]`."""
+    path, _, argument = config_file.partition(":")
+    return Path("runs") / "-".join(part for part in (Path(path).stem, argument, stamp) if part)

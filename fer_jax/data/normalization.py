@@ -1,0 +1,61 @@
+"""Normalisation: (image - mean) * scale, with the numbers computed from the training split alone.
+
+The numbers are variables of the network: they are saved with every checkpoint and used unchanged wherever
+the network is.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fer_jax.augment import to_input
+from fer_jax.data.pipeline import EvalOrder, Split
+
+STATISTICS_BATCH = 256
+
+
+def compute(
+    kind: str, split: Split, input_shape: tuple[int, int, int], *, devices: int
+) -> dict[str, np.ndarray]:
+    """The normaliser of a training split: {'mean', 'scale'}, float32, broadcastable to [h, w, c] of the input.
+
+    Args:
+      kind: `unit` (0..1), `symmetric` (-1..1), `per_channel` (mean 0, deviation 1 a channel) or `mean_image`
+        (the mean image subtracted, then 0..1 units, as Alizadeh & Fazel, section 4).
+      split: the training split, on the scale 0..255.
+      devices: of the mesh, which must divide the batch.
+    """
+    if kind == "unit":
+        return _constants(0.0, 1 / 255)
+    if kind == "symmetric":
+        return _constants(127.5, 1 / 127.5)
+    order = EvalOrder(split.length, STATISTICS_BATCH * devices)
+    total, squares, count = 0.0, 0.0, 0
+    for batch in split.batches(order, 0, order.steps):
+        sums = _sums(batch["image"], batch["mask"], input_shape)
+        image_sum, channel_squares, n = (np.asarray(value, np.float64) for value in jax.device_get(sums))
+        total, squares, count = total + image_sum, squares + channel_squares, count + int(n)
+    mean_image = total / count
+    if kind == "mean_image":
+        return {"mean": mean_image.astype(np.float32), "scale": np.full(1, 1 / 255, np.float32)}
+    height, width, _ = input_shape
+    mean = mean_image.mean(axis=(0, 1))
+    deviation = np.sqrt(np.maximum(squares / (count * height * width) - mean**2, 0))
+    # A channel that never varies (one flat colour) is left at its own scale instead of divided by zero.
+    scale = 1 / np.where(deviation > 0, deviation, 255)
+    return {"mean": mean.astype(np.float32), "scale": scale.astype(np.float32)}
+
+
+def apply(images: jax.Array, normalizer: dict[str, jax.Array]) -> jax.Array:
+    """Images [B, h, w, c] on 0..255, normalised: float32, same shape."""
+    return (images - normalizer["mean"]) * normalizer["scale"]
+
+
+def _constants(mean: float, scale: float) -> dict[str, np.ndarray]:
+    return {"mean": np.full(1, mean, np.float32), "scale": np.full(1, scale, np.float32)}
+
+
+@jax.jit(static_argnums=2)
+def _sums(images: jax.Array, mask: jax.Array, input_shape: tuple) -> tuple[jax.Array, jax.Array, jax.Array]:
+    images = to_input(images.astype(jnp.float32), input_shape) * mask[:, None, None, None]
+    return images.sum(axis=0), (images**2).sum(axis=(0, 1, 2)), mask.sum()

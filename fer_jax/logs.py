@@ -1,0 +1,148 @@
+"""What a run writes for people: metrics.jsonl, TensorBoard events, the environment, a progress bar.
+
+`metrics.jsonl` holds what is a function of the config alone, so that a resumed run ends in the same bytes as
+one never interrupted; what depends on the machine (seconds, images/s) goes to `timing.jsonl`.
+"""
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+PACKAGES = ("fer_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets")
+PACKAGES += ("numpy", "opencv-python", "ml-collections")
+
+
+class RunLog:
+    """Appends rows to a run directory; opening it at a step drops the rows that come after."""
+
+    def __init__(self, workdir: Path, *, step: int):
+        self._path = workdir / "metrics.jsonl"
+        self._timing = workdir / "timing.jsonl"
+        if self._path.exists():
+            kept = [row for row in read_rows(self._path) if row["step"] <= step]
+            temporary = self._path.with_suffix(".tmp")
+            temporary.write_text("".join(map(_line, kept)))
+            temporary.replace(self._path)
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1, write_to_disk=True)
+
+    def row(self, row: dict) -> None:
+        """One row of metrics: a dict with step, epoch, split and numbers (None where undefined)."""
+        _append(self._path, row)
+        for name, value in row.items():
+            if name not in ("step", "epoch", "split") and isinstance(value, int | float):
+                self._board.add_scalar(f"{row['split']}/{name}", value, row["step"])
+
+    def timing(self, row: dict) -> None:
+        """One row of wall-clock figures."""
+        _append(self._timing, row)
+        for name, value in row.items():
+            if name != "step":
+                self._board.add_scalar(f"timing/{name}", value, row["step"])
+
+    def rows(self) -> list[dict]:
+        """All rows of metrics so far."""
+        return read_rows(self._path)
+
+    def close(self) -> None:
+        self._board.close()
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a JSONL file; a last line cut short by a kill is left out."""
+    rows = []
+    for line in Path(path).read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def environment() -> dict:
+    """Versions, devices and the git commit, for the record beside the results."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": versions,
+        "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
+        "git": _git_commit(),
+    }
+
+
+class ProgressBar:
+    """A bar over the whole run that counts images: images/s, time left, and the latest figures."""
+
+    def __init__(self, *, total: int, done: int):
+        self._figures: dict[str, str] = {}
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            unit="img",
+            unit_scale=True,
+            smoothing=0.1,
+            dynamic_ncols=True,
+            mininterval=0.2 if sys.stderr.isatty() else 15,  # a log file wants few lines
+            desc="train",
+        )
+
+    def __enter__(self) -> "ProgressBar":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._bar.close()
+
+    def advance(self, images: int) -> None:
+        self._bar.update(images)
+
+    def show(self, *, loss: float | None = None, validation_accuracy: float | None = None) -> None:
+        """Updates the figures at the end of the bar."""
+        if loss is not None:
+            self._figures["loss"] = f"{loss:.3f}"
+        if validation_accuracy is not None:
+            self._figures["val acc"] = f"{validation_accuracy:.1%}"
+        self._bar.set_postfix(self._figures, refresh=validation_accuracy is not None)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Writes JSON, readable and all or nothing."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=2, default=list) + "\n")
+    temporary.replace(path)
+
+
+def _line(row: dict) -> str:
+    return json.dumps(row) + "\n"
+
+
+def _append(path: Path, row: dict) -> None:
+    with path.open("a") as file:
+        file.write(_line(row))
+
+
+def _git_commit() -> str | None:
+    """The commit of the code that runs, with '+changes' when the tree differs from it."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        status = subprocess.run(
+            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+changes" if status.stdout.strip() else "")

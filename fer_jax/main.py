@@ -1,0 +1,111 @@
+"""Command line: python -m fer_jax.main --config=configs/vggs_small.py [--workdir=...] [--data_dir=...]
+
+Trains what the config says, evaluates it and prints where the results lie. The same command with the same
+--workdir resumes. Flags and dispatch only; the work is in `run.py`.
+"""
+
+import datetime
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from fer_jax import config as config_lib
+from fer_jax.errors import UserError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="config file, e.g. configs/mini_xception.py:fer2013"
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "run directory (default: runs/<config>-<time>); resumed if it exists"
+)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "where the raw data lie, e.g. the unpacked Kaggle download of FER2013"
+)
+
+
+def main(_argv: Sequence[str]) -> None:
+    """Runs the config; exits with 1 and a message on what the user can mend, 128 + signal when interrupted."""
+    set_up_logging()
+    use_compilation_cache()
+    from fer_jax import run, train  # here, so that --help needs no JAX
+
+    config_file = flags.FLAGS["config"].config_filename
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    workdir = Path(_WORKDIR.value or config_lib.default_workdir(config_file, stamp))
+    try:
+        results = run.run(_CONFIG.value, workdir, data_dir=_DATA_DIR.value)
+    except train.Interrupted as interrupted:
+        print(f"{interrupted}; to resume: the same command with --workdir={workdir}", file=sys.stderr)
+        sys.exit(128 + interrupted.signum)
+    print(run.format_results(results))
+    print(f"results: {workdir.resolve()}")
+
+
+def set_up_logging() -> None:
+    """Our own messages, plain, on stderr; of the libraries, warnings only."""
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    logger = logging.getLogger("fer_jax")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs between runs, unless JAX_COMPILATION_CACHE_DIR says where."""
+    cache = Path(os.environ.get("FER_JAX_CACHE", "~/.cache/fer_jax")).expanduser() / "xla"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Parses the flags; a field that the config lacks is answered with the one that was meant.
+
+    Raises:
+      UserError: no config, or an override that names no field.
+    """
+    try:
+        rest = flags.FLAGS(list(argv))
+        if len(rest) > 1:
+            raise UserError(
+                f"unexpected arguments {rest[1:]}: flags begin with --, e.g. --config=configs/vggs_small.py"
+            )
+        if _CONFIG.value is None:
+            raise UserError("which config? e.g. --config=configs/vggs_small.py")
+        _CONFIG.value.to_dict()  # a file that could not be read answers here
+    except (AttributeError, KeyError) as error:
+        raise UserError("--config: no such field: " + str(error.args[0]).replace("\n", ". ")) from error
+    except (OSError, flags.Error) as error:
+        raise UserError(str(error)) from error
+    return rest
+
+
+def entry(main: Callable[[Sequence[str]], None], parser: Callable[[Sequence[str]], list[str]]) -> None:
+    """`absl.app.run` in which a `UserError` ends in its message and exit code 1, not in a traceback."""
+
+    def guarded(argv: Sequence[str]) -> None:
+        try:
+            main(argv)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+
+    def guarded_parser(argv: Sequence[str]) -> list[str]:
+        try:
+            return parser(argv)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+
+    app.run(guarded, flags_parser=guarded_parser)
+
+
+if __name__ == "__main__":
+    entry(main, parse_flags)

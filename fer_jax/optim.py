@@ -1,0 +1,97 @@
+"""Schedules and the optimizer chain.
+
+What a sweep may vary is a number that the compiled step takes as an argument (`hyper`), never a constant in
+it: the learning rate and the weight decay enter at every update, so changing them compiles nothing anew and
+members that differ only in them can be stacked.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from fer_jax.errors import UserError
+
+SCHEDULES = ("constant", "cosine", "step")
+OPTIMIZERS = ("sgd", "adam", "rmsprop", "adagrad")
+
+
+def make_schedule(
+    config: ConfigDict, *, steps_per_epoch: int, total_steps: int
+) -> Callable[[jax.Array], jax.Array]:
+    """The learning rate's course as a factor in 0..1 of its peak: step -> float32.
+
+    `cosine` falls to 0 at the last step; `step` multiplies by `decay_factor` after each of `decay_epochs`;
+    either may start with a linear warm-up of `warmup_epochs`.
+
+    Raises:
+      UserError: unknown schedule, or a warm-up as long as the run.
+    """
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+    if warmup >= total_steps and warmup > 0:
+        raise UserError(f"optim.warmup_epochs = {config.warmup_epochs} is as long as the run: shorten it")
+    if config.schedule == "constant":
+        course = optax.constant_schedule(1.0)
+    elif config.schedule == "cosine":
+        course = optax.cosine_decay_schedule(1.0, total_steps - warmup)
+    elif config.schedule == "step":
+        boundaries = {
+            max(round(epoch * steps_per_epoch) - warmup, 0): config.decay_factor
+            for epoch in config.decay_epochs
+        }
+        course = optax.piecewise_constant_schedule(1.0, boundaries)
+    else:
+        raise UserError(f"optim.schedule = {config.schedule!r} is unknown: use one of {', '.join(SCHEDULES)}")
+    if not warmup:
+        return course
+    return lambda step: jnp.where(step < warmup, (step + 1) / warmup, course(step - warmup))
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
+    """The chain: clip the global norm, add L2 to kernels, precondition, (decoupled decay), scale by the rate.
+
+    `update(grads, state, params, hyper=...)` wants `hyper['learning_rate']` (at this step) and
+    `hyper['weight_decay']`. L2 is what the papers mean: weight_decay/2 * sum(kernel**2) in the loss, hence
+    weight_decay * kernel in the gradient, biases and BatchNorm left alone. With `decoupled=True` the kernels
+    shrink by learning_rate * weight_decay instead (AdamW, Loshchilov & Hutter 2019).
+
+    Raises:
+      UserError: unknown optimizer.
+    """
+    if config.name == "sgd":
+        core = optax.trace(config.momentum, nesterov=config.nesterov) if config.momentum else optax.identity()
+    elif config.name == "adam":
+        core = optax.scale_by_adam()
+    elif config.name == "rmsprop":
+        core = optax.scale_by_rms()
+    elif config.name == "adagrad":
+        core = optax.scale_by_rss()
+    else:
+        raise UserError(f"optim.name = {config.name!r} is unknown: use one of {', '.join(OPTIMIZERS)}")
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm > 0 else optax.identity()
+    steps = [clip, core, _add_decay()] if config.decoupled else [clip, _add_decay(), core]
+    return optax.chain(*steps, _scale_by_rate())
+
+
+def kernels(params) -> dict:
+    """The tree with True at every convolution or affine kernel, False at biases and normalisation parameters."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key.endswith("kernel"), params)
+
+
+def _add_decay() -> optax.GradientTransformationExtraArgs:
+    def update(updates, state, params, *, hyper, **_):
+        def add(update, param, is_kernel):
+            return update + hyper["weight_decay"] * param if is_kernel else update
+
+        return jax.tree.map(add, updates, params, kernels(params)), state
+
+    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
+
+
+def _scale_by_rate() -> optax.GradientTransformationExtraArgs:
+    def update(updates, state, params=None, *, hyper, **_):
+        return jax.tree.map(lambda update: -hyper["learning_rate"] * update, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)

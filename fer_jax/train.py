@@ -1,0 +1,307 @@
+"""The training step and the loop around it. Read this file first.
+
+`train_step` is a pure function of (state, batch, key, hyper): it runs on every device's share of a batch
+inside `shard_map` over the mesh axis `data`, augments there, and averages gradients and BatchNorm statistics
+over that axis. What is compiled in is a `Recipe`; what may vary without a new compilation is `hyper`.
+"""
+
+import dataclasses
+import functools
+import signal
+import time
+from collections.abc import Callable, Iterator
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from fer_jax import augment, sharding
+from fer_jax.data import normalization
+from fer_jax.data.pipeline import ResidentSplit, Split, TrainOrder, gather
+from fer_jax.errors import UserError
+from fer_jax.heads import Head
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """Everything that changes in training, and the normaliser that the weights belong to."""
+
+    step: jax.Array  # int32, the number of steps taken: also the position in the data
+    params: dict
+    batch_stats: dict
+    normalizer: dict  # data.normalization
+    opt_state: optax.OptState
+    ema: dict | None  # moving average of params and batch_stats, None when config.train.ema_decay is 0
+
+    @property
+    def variables(self) -> dict:
+        """What evaluation, export and the saved weights use: the moving average where there is one."""
+        averaged = self.ema or {"params": self.params, "batch_stats": self.batch_stats}
+        return averaged | {"normalizer": self.normalizer}
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What a compiled step is made of."""
+
+    model: nn.Module
+    head: Head
+    optimizer: optax.GradientTransformationExtraArgs
+    schedule: Callable[[jax.Array], jax.Array]
+    input_shape: tuple[int, int, int]
+    class_weights: tuple[float, ...] | None = None
+
+
+def hyperparameters(config: ConfigDict) -> dict:
+    """The numbers of a config that the step takes as arrays."""
+    hyper = {
+        "learning_rate": config.optim.learning_rate,
+        "weight_decay": config.optim.weight_decay,
+        "label_smoothing": config.head.label_smoothing,
+        "ema_decay": config.train.ema_decay,
+        "augment": config.augment.to_dict(),
+    }
+    return jax.tree.map(np.float32, hyper)
+
+
+def init_state(recipe: Recipe, key: jax.Array, normalizer: dict, mesh: Mesh, *, ema: bool) -> TrainState:
+    """A fresh state, replicated over the mesh."""
+
+    def init(key):
+        variables = recipe.model.init(key, jnp.zeros((1, *recipe.input_shape)), train=False)
+        params, batch_stats = variables["params"], variables.get("batch_stats", {})
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            batch_stats=batch_stats,
+            normalizer=jax.tree.map(jnp.asarray, normalizer),
+            opt_state=recipe.optimizer.init(params),
+            ema={"params": params, "batch_stats": batch_stats} if ema else None,
+        )
+
+    return sharding.replicate(jax.jit(init)(key), mesh)
+
+
+def train_step(state: TrainState, batch: dict, key: jax.Array, hyper: dict, *, recipe: Recipe):
+    """One step on this device's share of a batch; runs inside shard_map over `data`.
+
+    Args:
+      batch: image uint8 [B,H,W,C], label int32 [B], intensity float32 [B,E], mask bool [B] (all True here).
+      key: of the run; the step's own keys are folded from it and `state.step`.
+      hyper: see `hyperparameters`.
+
+    Returns:
+      The next state, and {'loss', 'accuracy', 'learning_rate'} of the whole batch.
+    """
+    augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+    # An example's draws depend on its place in the global batch: one device and eight draw the same.
+    first = lax.axis_index(sharding.AXIS) * batch["label"].shape[0]
+    images = augment.augment_batch(augment_key, batch["image"], first, hyper["augment"])
+    inputs = normalization.apply(augment.to_input(images, recipe.input_shape), state.normalizer)
+
+    def loss_fn(params):
+        logits, updated = recipe.model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            inputs,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": dropout_key},
+        )
+        losses = recipe.head.loss(logits, batch, label_smoothing=hyper["label_smoothing"])
+        if recipe.class_weights is not None:
+            # PyTorch's weighted mean: over the weights of the whole batch's labels, not over its examples.
+            weights = jnp.asarray(recipe.class_weights)[batch["label"]]
+            losses = losses * weights / lax.pmean(weights.mean(), sharding.AXIS)
+        return losses.mean(), (logits, updated.get("batch_stats", {}))
+
+    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+    (loss, (logits, batch_stats)), grads = gradient(state.params)
+    grads = lax.pmean(grads, sharding.AXIS)
+
+    learning_rate = hyper["learning_rate"] * recipe.schedule(state.step)
+    updates, opt_state = recipe.optimizer.update(
+        grads, state.opt_state, state.params, hyper=hyper | {"learning_rate": learning_rate}
+    )
+    params = optax.apply_updates(state.params, updates)
+    correct = recipe.head.class_probabilities(logits).argmax(-1) == batch["label"]
+    metrics = lax.pmean({"loss": loss, "accuracy": correct.mean()}, sharding.AXIS)
+    state = state.replace(
+        step=state.step + 1,
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        ema=_average(
+            state.ema, {"params": params, "batch_stats": batch_stats}, state.step, hyper["ema_decay"]
+        ),
+    )
+    return state, metrics | {"learning_rate": learning_rate}
+
+
+def _average(ema: dict | None, current: dict, step: jax.Array, decay: jax.Array) -> dict | None:
+    if ema is None:
+        return None
+    # Early on the average follows quickly, so that it doesn't remember the initialisation (Tan & Le 2019).
+    decay = jnp.minimum(decay, (1 + step) / (10 + step))
+    return jax.tree.map(lambda average, value: decay * average + (1 - decay) * value, ema, current)
+
+
+def compile_step(recipe: Recipe, mesh: Mesh):
+    """The jitted step on a global batch: (state, batch, key, hyper) -> (state, metrics). Donates the state."""
+    # check_vma=False with pmean(grads): with the check on, gradients of replicated parameters arrive summed.
+    step = jax.shard_map(
+        functools.partial(train_step, recipe=recipe),
+        mesh=mesh,
+        in_specs=(sharding.REPLICATED, sharding.SPLIT, sharding.REPLICATED, sharding.REPLICATED),
+        out_specs=sharding.REPLICATED,
+        check_vma=False,
+    )
+    return jax.jit(step, donate_argnums=0)
+
+
+def compile_epoch(recipe: Recipe, mesh: Mesh):
+    """Many steps on resident data as one program: (state, arrays, order [steps, B], key, hyper) -> (state, metrics).
+
+    Donates the state; the metrics have a leading axis of steps.
+    """
+
+    def steps(state, arrays, order, key, hyper):
+        def body(state, index):
+            batch = gather(arrays, index, jnp.ones(index.shape, bool))
+            return train_step(state, batch, key, hyper, recipe=recipe)
+
+        return lax.scan(body, state, order)
+
+    replicated = sharding.REPLICATED
+    program = jax.shard_map(
+        steps,
+        mesh=mesh,
+        in_specs=(
+            replicated,
+            replicated,
+            jax.sharding.PartitionSpec(None, sharding.AXIS),
+            replicated,
+            replicated,
+        ),
+        out_specs=replicated,
+        check_vma=False,
+    )
+    return jax.jit(program, donate_argnums=0)
+
+
+def scanned_steps(
+    state: TrainState, split: ResidentSplit, order: TrainOrder, key, hyper, *, recipe: Recipe, mesh: Mesh
+):
+    """From `state.step` on, an epoch (or what is left of it) at a time as one program; yields (state, metrics)."""
+    program = compile_epoch(recipe, mesh)
+    while True:
+        epoch, start = divmod(int(state.step), order.steps_per_epoch)
+        state, metrics = program(state, split.arrays, order.epoch(epoch)[start:], key, hyper)
+        yield state, metrics
+
+
+def looped_steps(
+    state: TrainState, split: Split, order: TrainOrder, key, hyper, *, recipe: Recipe, mesh: Mesh, stop: int
+):
+    """From `state.step` on, a step at a time up to step `stop`; yields (state, metrics) without waiting for them."""
+    program = compile_step(recipe, mesh)
+    for batch in split.batches(order, int(state.step), stop):
+        state, metrics = program(state, batch, key, hyper)
+        yield state, metrics
+
+
+def training_steps(
+    state, split, order, key, hyper, *, recipe, mesh, stop
+) -> Iterator[tuple[TrainState, dict]]:
+    """The steps in the form that suits the platform; both forms give the same results."""
+    accelerator = mesh.devices.flat[0].platform != "cpu"
+    if accelerator and isinstance(split, ResidentSplit):
+        return scanned_steps(state, split, order, key, hyper, recipe=recipe, mesh=mesh)
+    # XLA's CPU convolutions lose their threads inside a scan: three times slower than this loop.
+    return looped_steps(state, split, order, key, hyper, recipe=recipe, mesh=mesh, stop=stop)
+
+
+class Interrupted(Exception):
+    """SIGTERM or Ctrl-C was caught and the state saved."""
+
+    def __init__(self, signum: int, step: int):
+        super().__init__(f"{signal.Signals(signum).name} at step {step}: saved")
+        self.signum = signum
+
+
+class Interruption:
+    """Remembers SIGTERM and Ctrl-C instead of dying of them; a second Ctrl-C interrupts as usual."""
+
+    def __enter__(self):
+        self.signum = 0
+        self._before = {}
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._before[signum] = signal.signal(signum, self._remember)
+            except ValueError:  # not in the main thread (a notebook's worker, a test): leave signals alone
+                break
+        return self
+
+    def _remember(self, signum, _frame):
+        self.signum = signum
+        signal.signal(signum, self._before[signum])
+
+    def __exit__(self, *_):
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+
+class Window:
+    """The metrics of the steps since the last row, and their mean; may hold results still being computed."""
+
+    def __init__(self, rows: list[dict], step: int):
+        self.rows = rows  # of finished steps: plain floats
+        self.step = step
+        self._unread = []
+        self._started = time.perf_counter()
+
+    def add(self, metrics: dict) -> None:
+        self._unread.append(metrics)
+
+    def __len__(self) -> int:
+        return len(self.rows) + len(self._unread)
+
+    def read(self) -> list[dict]:
+        """Waits for the results and returns all rows, one a step.
+
+        Raises:
+          UserError: a loss is not finite; names the step.
+        """
+        for metrics in jax.device_get(self._unread):
+            columns = {name: np.atleast_1d(value) for name, value in metrics.items()}
+            for values in zip(*columns.values(), strict=True):
+                self.rows.append(dict(zip(columns, map(float, values), strict=True)))
+                self.step += 1
+                if not np.isfinite(self.rows[-1]["loss"]):
+                    raise UserError(
+                        f"the loss became {self.rows[-1]['loss']} at step {self.step} (learning rate "
+                        f"{self.rows[-1]['learning_rate']:.3g}): lower --config.optim.learning_rate or set "
+                        f"--config.optim.clip_norm; the last good checkpoint is kept"
+                    )
+        self._unread = []
+        return self.rows
+
+    def means(self, size: int) -> Iterator[tuple[int, dict]]:
+        """Empties the window as (last step, mean) over each `size` rows."""
+        rows, self.rows = self.read(), []
+        first = self.step - len(rows)
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            mean = {name: sum(row[name] for row in part) / len(part) for name in part[0]}
+            mean["learning_rate"] = part[-1]["learning_rate"]
+            yield first + start + len(part), mean
+
+    def seconds(self) -> float:
+        """Since the last call."""
+        now = time.perf_counter()
+        elapsed, self._started = now - self._started, now
+        return elapsed
