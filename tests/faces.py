@@ -1,0 +1,32 @@
+"""Small inputs for the tests: arrays of noise, and FER2013 files with a pattern that can be learnt."""
+
+from pathlib import Path
+
+import numpy as np
+
+
+def noise_arrays(count: int, shape: tuple[int, int, int] = (48, 48, 1), emotions: int = 7, seed: int = 0) -> dict:
+    """A split in memory: uint8 noise, labels of every class, intensity one-hot of the expressed emotion."""
+    rng = np.random.default_rng(seed)
+    label = (np.arange(count) % emotions).astype(np.int32)
+    return {
+        "image": rng.integers(0, 256, (count, *shape), dtype=np.uint8),
+        "label": label,
+        "intensity": np.eye(emotions, dtype=np.float32)[label][:, :-1],
+    }
+
+
+def write_fer2013(path: Path, *, train: int = 70, validation: int = 21, test: int = 21, seed: int = 0) -> Path:
+    """A CSV in Kaggle's layout whose classes differ by where a bright square lies; returns its folder."""
+    rng = np.random.default_rng(seed)
+    lines = ["emotion,pixels,Usage"]
+    for usage, count in (("Training", train), ("PublicTest", validation), ("PrivateTest", test)):
+        for i in range(count):
+            emotion = i % 7
+            image = rng.integers(0, 90, (48, 48))
+            row, column = divmod(emotion, 3)
+            image[row * 16 : row * 16 + 16, column * 16 : column * 16 + 16] += 150
+            lines.append(f"{emotion},{' '.join(map(str, image.ravel()))},{usage}")
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "fer2013.csv").write_text("\n".join(lines) + "\n")
+    return path

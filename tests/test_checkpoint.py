@@ -1,0 +1,106 @@
+"""Checkpoints: round trips, a damaged one is passed over, weights carry their meaning."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fer_jax import checkpoint, sharding, train
+from fer_jax.errors import UserError
+
+
+def state_at(step, value):
+    return train.TrainState(
+        step=jnp.int32(step),
+        params={"layer": {"kernel": jnp.full((4, 4), value), "bias": jnp.zeros(4)}},
+        batch_stats={},
+        normalizer={"mean": jnp.zeros(1), "scale": jnp.ones(1)},
+        opt_state=({"trace": jnp.full((4,), value)},),
+        ema=None,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Checkpoints of the steps 5, 10 and 15, of which the newest two are kept."""
+    checkpoints = checkpoint.Checkpoints(tmp_path / "last", keep=2)
+    for step in (5, 10, 15):
+        checkpoints.save(state_at(step, float(step)), {"best_score": step / 100})
+    checkpoints.close()
+    return tmp_path / "last"
+
+
+def reopen(folder):
+    mesh = sharding.make_mesh()
+    return checkpoint.Checkpoints(folder, keep=2).restore(sharding.replicate(state_at(0, 0.0), mesh))
+
+
+def test_the_newest_is_restored_with_its_meta_on_the_devices_of_the_target(folder):
+    state, meta = reopen(folder)
+    assert int(state.step) == 15
+    np.testing.assert_array_equal(state.params["layer"]["kernel"], np.full((4, 4), 15.0))
+    np.testing.assert_array_equal(state.opt_state[0]["trace"], np.full(4, 15.0))
+    assert meta == {"best_score": 0.15}
+    assert len(state.step.sharding.device_set) == 8
+    assert sorted(path.name for path in folder.iterdir()) == ["10", "15"]
+
+
+def test_an_empty_folder_restores_nothing(tmp_path):
+    assert reopen(tmp_path / "none") is None
+
+
+def damage(step_folder):
+    files = [path for path in step_folder.rglob("*") if path.is_file() and path.stat().st_size > 20]
+    payload = max((path for path in files if "/d/" in str(path) or "state" in str(path)), key=lambda p: p.stat().st_size)
+    payload.write_bytes(payload.read_bytes()[: payload.stat().st_size // 2])
+
+
+def test_a_checkpoint_cut_short_is_never_restored_but_its_predecessor(folder, caplog):
+    damage(folder / "15")
+    state, meta = reopen(folder)
+    assert int(state.step) == 10
+    assert meta == {"best_score": 0.1}
+    assert "15 is damaged" in caplog.text
+
+
+def test_every_file_of_a_checkpoint_may_be_the_one_cut_short(folder):
+    """Whatever single file is truncated or lost, what is restored is one of the two states, whole."""
+    names = [path.relative_to(folder) for path in (folder / "15").rglob("*") if path.is_file()]
+    contents = {name: (folder / name).read_bytes() for name in names}
+    for broken in names:
+        for name, content in contents.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+        (folder / broken).write_bytes(contents[broken][: len(contents[broken]) // 2])
+        state, meta = reopen(folder)
+        step = int(state.step)
+        assert step in (10, 15), broken
+        np.testing.assert_array_equal(state.params["layer"]["kernel"], np.full((4, 4), float(step)))
+        assert meta == {"best_score": step / 100}
+
+
+def test_leftovers_of_a_killed_save_are_ignored(folder):
+    (folder / "20.orbax-checkpoint-tmp-1").mkdir()
+    assert int(reopen(folder)[0].step) == 15
+
+
+def test_all_damaged_is_an_error_not_a_fresh_start(folder):
+    damage(folder / "10")
+    damage(folder / "15")
+    with pytest.raises(UserError, match="every checkpoint in .* is damaged"):
+        reopen(folder)
+
+
+def test_saving_a_step_again_replaces_it(folder):
+    checkpoints = checkpoint.Checkpoints(folder, keep=2)
+    checkpoints.save(state_at(15, -1.0), {"best_score": 0})
+    np.testing.assert_array_equal(reopen(folder)[0].params["layer"]["kernel"], np.full((4, 4), -1.0))
+
+
+def test_weights_round_trip_with_names_and_metadata(tmp_path):
+    variables = state_at(3, 2.5).variables
+    metadata = {"emotions": ["happy", "neutral"], "input_shape": [48, 48, 1]}
+    checkpoint.save_weights(tmp_path / "weights.safetensors", variables, metadata)
+    loaded, read = checkpoint.load_weights(tmp_path / "weights.safetensors")
+    assert read == metadata
+    np.testing.assert_array_equal(loaded["params"]["layer"]["kernel"], variables["params"]["layer"]["kernel"])
+    np.testing.assert_array_equal(loaded["normalizer"]["mean"], variables["normalizer"]["mean"])

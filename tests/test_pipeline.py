@@ -1,0 +1,151 @@
+"""The pipeline: the order is a function of (seed, epoch), and residence changes nothing that is trained on."""
+
+import numpy as np
+import pytest
+
+from fer_jax import sharding
+from fer_jax.data import normalization, pipeline
+from fer_jax.data.prepare import Dataset
+from fer_jax.errors import UserError
+from tests.faces import noise_arrays
+
+
+class ArraySource:
+    """Random access over arrays, as a TFDS data source gives it."""
+
+    def __init__(self, arrays):
+        self.arrays = arrays
+
+    def __len__(self):
+        return len(self.arrays["label"])
+
+    def __getitem__(self, index):
+        return {name: array[index] for name, array in self.arrays.items()}
+
+    def __getitems__(self, indices):
+        return [self[i] for i in indices]
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return sharding.make_mesh()
+
+
+def both(arrays, mesh, workers=0):
+    resident = pipeline.ResidentSplit(arrays, mesh)
+    return resident, pipeline.StreamedSplit(ArraySource(arrays), mesh, workers=workers)
+
+
+def assert_same_batches(first, second):
+    first, second = list(first), list(second)
+    assert len(first) == len(second)
+    for a, b in zip(first, second, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+            assert a[name].dtype == b[name].dtype
+            assert a[name].sharding == b[name].sharding
+
+
+def test_resident_and_streamed_give_the_same_batches_in_the_same_order_for_two_epochs(mesh):
+    order = pipeline.TrainOrder(length=100, batch_size=16, seed=3)
+    resident, streamed = both(noise_arrays(100), mesh)
+    stop = 2 * order.steps_per_epoch
+    assert stop == 12
+    assert_same_batches(resident.batches(order, 0, stop), streamed.batches(order, 0, stop))
+
+
+def test_resident_and_streamed_agree_in_evaluation_and_the_padding_is_masked(mesh):
+    order = pipeline.EvalOrder(length=101, batch_size=16)
+    resident, streamed = both(noise_arrays(101), mesh)
+    assert_same_batches(resident.batches(order, 0, order.steps), streamed.batches(order, 0, order.steps))
+    masks = [np.asarray(batch["mask"]) for batch in resident.batches(order, 0, order.steps)]
+    assert sum(mask.sum() for mask in masks) == 101
+    assert [mask.sum() for mask in masks] == [16] * 6 + [5]
+
+
+def test_streaming_with_worker_processes_gives_the_same_batches(mesh):
+    order = pipeline.TrainOrder(length=64, batch_size=16, seed=0)
+    resident, streamed = both(noise_arrays(64), mesh, workers=1)
+    assert_same_batches(resident.batches(order, 1, 6), streamed.batches(order, 1, 6))
+
+
+def test_images_reach_the_devices_as_uint8_split_over_all_of_them(mesh):
+    resident, _ = both(noise_arrays(32), mesh)
+    batch = next(iter(resident.batches(pipeline.TrainOrder(32, 16, 0), 0, 1)))
+    assert batch["image"].dtype == np.uint8
+    assert len(batch["image"].sharding.device_set) == mesh.size == 8
+
+
+def test_an_epoch_shows_every_example_at_most_once_and_leaves_out_only_the_incomplete_batch():
+    order = pipeline.TrainOrder(length=103, batch_size=10, seed=0)
+    shown = order.epoch(0).ravel()
+    assert len(shown) == 100
+    assert len(set(shown.tolist())) == 100
+    assert set(shown.tolist()) <= set(range(103))
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    order = pipeline.TrainOrder(length=50, batch_size=10, seed=1)
+    np.testing.assert_array_equal(order.epoch(4), pipeline.TrainOrder(50, 10, 1).epoch(4))
+    assert (order.epoch(0) != order.epoch(1)).any()
+    assert (order.epoch(0) != pipeline.TrainOrder(50, 10, 2).epoch(0)).any()
+    np.testing.assert_array_equal(order.step(7)[0], order.epoch(1)[2])  # five steps an epoch
+
+
+def test_a_split_smaller_than_a_batch_is_refused():
+    with pytest.raises(UserError, match=r"7 examples, fewer than one batch of 64.*train\.batch_size"):
+        pipeline.train_order(7, 64, 0)
+
+
+def dataset(counts):
+    return Dataset(
+        name="x",
+        variant="",
+        emotions=("happy", "neutral"),
+        image_shape=(48, 48, 1),
+        has_intensity=False,
+        synthetic=False,
+        directory=None,
+        splits=counts,
+        fingerprint="",
+    )
+
+
+def test_residence_is_chosen_by_size_unless_it_is_asked_for(mesh, monkeypatch):
+    monkeypatch.setattr(pipeline, "_memory", lambda device: 10_000_000)
+    assert pipeline.choose_residence("auto", dataset({"train": 1000}), mesh) == "device"
+    assert pipeline.choose_residence("auto", dataset({"train": 1000, "test": 1000}), mesh) == "stream"
+    assert pipeline.choose_residence("device", dataset({"train": 9000}), mesh) == "device"
+    assert pipeline.choose_residence("stream", dataset({"train": 10}), mesh) == "stream"
+
+
+@pytest.mark.parametrize("residence", [0, 1])
+def test_normalisation_equals_numpy_over_the_training_split_alone(mesh, residence):
+    arrays = noise_arrays(75, shape=(24, 24, 3))
+    split = both(arrays, mesh)[residence]
+    images = arrays["image"].astype(np.float64)
+    per_channel = normalization.compute("per_channel", split, (24, 24, 3), devices=mesh.size)
+    np.testing.assert_allclose(per_channel["mean"], images.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(1 / per_channel["scale"], images.std((0, 1, 2)), rtol=1e-5)
+    mean_image = normalization.compute("mean_image", split, (24, 24, 3), devices=mesh.size)
+    np.testing.assert_allclose(mean_image["mean"], images.mean(0), rtol=1e-6)
+    normalized = normalization.apply(images.astype(np.float32), per_channel)
+    np.testing.assert_allclose(np.mean(normalized, (0, 1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(np.std(normalized, (0, 1, 2)), 1, atol=1e-5)
+
+
+def test_fixed_normalisations_map_to_their_ranges(mesh):
+    extremes = np.array([0, 255], np.float32)
+    unit = normalization.compute("unit", None, (24, 24, 1), devices=1)
+    symmetric = normalization.compute("symmetric", None, (24, 24, 1), devices=1)
+    np.testing.assert_allclose(normalization.apply(extremes, unit), [0, 1], atol=1e-6)
+    np.testing.assert_allclose(normalization.apply(extremes, symmetric), [-1, 1], atol=1e-6)
+
+
+def test_a_flat_channel_is_not_divided_by_zero(mesh):
+    arrays = noise_arrays(16)
+    arrays["image"][:] = 7
+    split = pipeline.ResidentSplit(arrays, mesh)
+    normalizer = normalization.compute("per_channel", split, (48, 48, 1), devices=mesh.size)
+    assert np.isfinite(normalizer["scale"]).all()

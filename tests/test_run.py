@@ -1,0 +1,202 @@
+"""Whole runs on a tiny FER2013 file: the run directory, exact resume, interruption, refusals."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fer_jax import checkpoint, logs, run
+from fer_jax.errors import UserError
+from tests.faces import write_fer2013
+
+ROOT = Path(__file__).parents[1]
+OVERRIDES = (
+    "--config.train.epochs=4",
+    "--config.train.batch_size=16",
+    "--config.eval.batch_size=16",
+    "--config.train.log_every=3",
+)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return write_fer2013(tmp_path_factory.mktemp("raw"), train=140)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """One CPU device, and prepared data kept apart from the user's."""
+    environment = os.environ | {"XLA_FLAGS": "", "FER_JAX_CACHE": str(tmp_path_factory.mktemp("cache"))}
+    return environment | {"JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"]}
+
+
+def command(data_dir, workdir, *extra):
+    config = "--config=tests/tiny_config.py"
+    return [sys.executable, "-m", "fer_jax.main", config, f"--data_dir={data_dir}", f"--workdir={workdir}", *OVERRIDES, *extra]
+
+
+def execute(environment, *arguments):
+    return subprocess.run(command(*arguments), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def start(environment, *arguments):
+    return subprocess.Popen(
+        command(*arguments), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+@pytest.fixture(scope="module", params=["device", "stream"])
+def uninterrupted(request, data_dir, environment, tmp_path_factory):
+    """A finished run in each residence."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    residence = f"--config.data.residence={request.param}"
+    result = execute(environment, data_dir, workdir, residence)
+    assert result.returncode == 0, result.stderr
+    return workdir, residence, result
+
+
+def weights(workdir):
+    return checkpoint.load_weights(workdir / "weights.safetensors")
+
+
+def assert_same_run(first, second):
+    assert (first / "metrics.jsonl").read_bytes() == (second / "metrics.jsonl").read_bytes()
+    one, two = (checkpoint.load_weights(workdir / "last.safetensors")[0] for workdir in (first, second))
+    assert json.dumps(one, default=lambda a: a.tobytes().hex()) == json.dumps(two, default=lambda a: a.tobytes().hex())
+
+
+def test_the_run_directory_holds_what_it_promises(uninterrupted):
+    workdir, _, result = uninterrupted
+    for name in ("config.json", "environment.json", "metrics.jsonl", "timing.jsonl", "results.json"):
+        assert (workdir / name).stat().st_size > 0, name
+    for name in ("confusion.png", "learning_curves.png"):
+        assert (workdir / name).read_bytes().startswith(b"\x89PNG")
+    assert list((workdir / "tensorboard").glob("events.out.tfevents.*"))
+    assert sorted(path.name for path in (workdir / "checkpoints/last").iterdir()) == ["24", "32"]
+    results = json.loads((workdir / "results.json").read_text())
+    assert results["split"] == "test"
+    assert results["selected_on"] == "validation"
+    assert results["examples"] == np.sum(results["confusion"]) == 21
+    assert results["metrics"]["accuracy"] == np.trace(results["confusion"]) / 21
+    assert str(workdir) in result.stdout
+    rows = logs.read_rows(workdir / "metrics.jsonl")
+    assert [row["step"] for row in rows if row["split"] == "validation"] == [8, 16, 24, 32]
+    assert [row["step"] for row in rows if row["split"] == "train"][:4] == [3, 6, 8, 11]
+    environment = json.loads((workdir / "environment.json").read_text())
+    assert environment["packages"]["jax"]
+    assert environment["devices"] == ["cpu: cpu"]
+
+
+def test_the_weights_carry_names_normalisation_and_input_shape(uninterrupted):
+    variables, metadata = weights(uninterrupted[0])
+    assert metadata["emotions"] == ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
+    assert metadata["input_shape"] == [48, 48, 1]
+    assert metadata["model"]["name"] == "shallow"
+    assert set(variables) == {"params", "batch_stats", "normalizer"}
+    assert variables["normalizer"]["mean"].shape == (48, 48, 1)
+
+
+def test_tensorboard_reads_the_events(uninterrupted):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(uninterrupted[0] / "tensorboard"))
+    events.Reload()
+    assert len(events.Scalars("validation/accuracy")) == 4
+
+
+def test_killed_at_random_steps_a_run_ends_in_the_same_bits(uninterrupted, data_dir, environment, tmp_path):
+    whole, residence, _ = uninterrupted
+    workdir = tmp_path / "run"
+    generator = random.Random(0)
+    for attempt in range(2):
+        process = start(environment, data_dir, workdir, residence)
+        rows = generator.randrange(1 + 6 * attempt, 7 + 6 * attempt)
+        while process.poll() is None and count_lines(workdir / "metrics.jsonl") < rows:
+            time.sleep(0.01)
+        process.kill()
+        process.communicate()
+    result = execute(environment, data_dir, workdir, residence)
+    assert result.returncode == 0, result.stderr
+    assert_same_run(whole, workdir)
+
+
+def test_sigterm_saves_in_mid_epoch_and_the_resumed_run_ends_in_the_same_bits(uninterrupted, data_dir, environment, tmp_path):
+    whole, residence, _ = uninterrupted
+    workdir = tmp_path / "run"
+    process = start(environment, data_dir, workdir, residence)
+    while process.poll() is None and count_lines(workdir / "metrics.jsonl") < 2:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 143, output
+    assert "SIGTERM at step" in output
+    assert f"--workdir={workdir}" in output
+    saved = [int(path.name) for path in (workdir / "checkpoints/last").iterdir()]
+    assert saved
+    result = execute(environment, data_dir, workdir, residence)
+    assert f"resuming {workdir} at step {max(saved)}" in result.stderr
+    assert_same_run(whole, workdir)
+
+
+def count_lines(path):
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def test_running_a_finished_run_again_only_reports(uninterrupted, data_dir, environment):
+    workdir, residence, first = uninterrupted
+    before = (workdir / "metrics.jsonl").read_bytes()
+    again = execute(environment, data_dir, workdir, residence)
+    assert again.returncode == 0, again.stderr
+    assert "is complete" in again.stderr
+    assert again.stdout == first.stdout
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_another_config_in_the_same_workdir_is_refused_with_the_difference(uninterrupted, data_dir, environment):
+    workdir, residence, _ = uninterrupted
+    result = execute(environment, data_dir, workdir, residence, "--config.optim.learning_rate=0.123")
+    assert result.returncode == 1
+    assert "optim.learning_rate: 0.05 -> 0.123" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_other_data_in_the_same_workdir_is_refused(uninterrupted, environment, tmp_path):
+    workdir, residence, _ = uninterrupted
+    other = write_fer2013(tmp_path / "other", train=140, seed=5)
+    result = execute(environment, other, workdir, residence)
+    assert result.returncode == 1
+    assert "was trained on other data" in result.stderr
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(data_dir, environment, tmp_path):
+    workdir = tmp_path / "run"
+    result = execute(environment, data_dir, workdir, "--config.optim.learning_rate=1e30")
+    assert result.returncode == 1
+    assert "the loss became" in result.stderr
+    assert "at step" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_unwritable_workdir_is_refused(tmp_path):
+    from tests import tiny_config
+
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"cannot write to the run directory .*file/run"):
+        run.run(tiny_config.get_config(), tmp_path / "file/run")
+
+
+def test_a_full_disk_says_so_and_what_to_do(tmp_path, monkeypatch):
+    from tests import tiny_config
+
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device", "metrics.jsonl")
+
+    monkeypatch.setattr(run, "build", full)
+    with pytest.raises(UserError, match=r"no space left while writing to metrics\.jsonl.*resumes"):
+        run.run(tiny_config.get_config(), tmp_path / "run")

@@ -1,0 +1,203 @@
+"""The training step: one device equals eight, a scan equals a loop, and the updates are what the papers mean."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fer_jax import optim, sharding, train
+from fer_jax.config import default_config
+from fer_jax.data import pipeline
+from fer_jax.errors import UserError
+from fer_jax.run import make_recipe
+from tests.faces import noise_arrays
+from tests.test_pipeline import dataset
+
+EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+
+
+def small_config(**overrides):
+    """A BatchNorm + dropout model that compiles in seconds, trained with plain SGD."""
+    config = default_config()
+    config.model.name = "conv_affine_tiny"
+    config.model.input_shape = (48, 48, 1)
+    config.optim.update({"learning_rate": 0.05, "schedule": "constant", "momentum": 0.0, "nesterov": False})
+    config.update_from_flattened_dict(overrides)
+    return config
+
+
+def make(config, mesh):
+    data = dataset({"train": 100})
+    object.__setattr__(data, "emotions", EMOTIONS)
+    recipe = make_recipe(config, data, steps_per_epoch=6)
+    normalizer = {"mean": np.full(1, 127.5, np.float32), "scale": np.full(1, 1 / 127.5, np.float32)}
+    state = train.init_state(recipe, jax.random.key(0), normalizer, mesh, ema=config.train.ema_decay > 0)
+    hyper = sharding.replicate(train.hyperparameters(config), mesh)
+    return recipe, state, hyper
+
+
+def run_steps(config, mesh, steps, form="loop"):
+    """The losses of the first steps, and the final state, on noise."""
+    recipe, state, hyper = make(config, mesh)
+    order = pipeline.TrainOrder(length=100, batch_size=16, seed=0)
+    split = pipeline.ResidentSplit(noise_arrays(100), mesh)
+    key = jax.random.key(1)
+    losses = []
+    if form == "loop":
+        iterator = train.looped_steps(state, split, order, key, hyper, recipe=recipe, mesh=mesh, stop=steps)
+    else:
+        iterator = train.scanned_steps(state, split, order, key, hyper, recipe=recipe, mesh=mesh)
+    for current, metrics in iterator:
+        losses.extend(np.atleast_1d(metrics["loss"]).tolist())
+        if len(losses) >= steps:
+            return np.array(losses), jax.device_get(current)
+    return np.array(losses), jax.device_get(current)
+
+
+@pytest.fixture(scope="module")
+def eight():
+    return sharding.make_mesh()
+
+
+@pytest.fixture(scope="module")
+def one():
+    return sharding.make_mesh(jax.devices()[:1])
+
+
+def test_eight_devices_equal_one_over_twenty_steps_with_batchnorm_dropout_and_augmentation(one, eight):
+    assert eight.size == 8
+    config = small_config()
+    assert config.augment.flip > 0
+    alone, _ = run_steps(config, one, 20)
+    together, _ = run_steps(config, eight, 20)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert alone.std() > 1e-3  # the losses do move
+
+
+def test_a_scanned_epoch_equals_the_loop_of_steps(one):
+    config = small_config(**{"train.ema_decay": 0.9})
+    looped, loop_state = run_steps(config, one, 12)
+    scanned, scan_state = run_steps(config, one, 12, form="scan")
+    np.testing.assert_allclose(scanned, looped, atol=1e-5)
+    assert loop_state.step == scan_state.step == 12
+    for a, b in zip(jax.tree.leaves(loop_state.ema), jax.tree.leaves(scan_state.ema), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_class_weights_give_the_weighted_mean_of_the_whole_batch(one, eight):
+    config = small_config(**{"optim.learning_rate": 1e-12})
+    weights = (5.0, 1.0, 1.0, 1.0, 2.0, 1.0, 0.5)
+    losses = []
+    for mesh in (one, eight):
+        recipe, state, hyper = make(config, mesh)
+        recipe = train.dataclasses.replace(recipe, class_weights=weights)
+        batch = sharding.split_batch(noise_arrays(16) | {"mask": np.ones(16, bool)}, mesh)
+        _, metrics = train.compile_step(recipe, mesh)(state, batch, jax.random.key(1), hyper)
+        losses.append(float(metrics["loss"]))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_the_moving_average_follows_its_definition():
+    ema, decay = {"w": jnp.zeros(())}, jnp.float32(0.5)
+    for step, value in enumerate([1.0, 2.0, 3.0]):
+        ema = train._average(ema, {"w": jnp.float32(value)}, jnp.int32(step), decay)
+    # decays: min(.5, 1/10), min(.5, 2/11), min(.5, 3/12)
+    expected = 0.25 * (2 / 11 * 0.9 + 9 / 11 * 2) + 0.75 * 3
+    assert float(ema["w"]) == pytest.approx(expected, rel=1e-6)
+
+
+def optimize(name, hyper, steps=5, **options):
+    config = default_config().optim
+    config.update({"name": name, "momentum": 0.9, "nesterov": False} | options)
+    optimizer = optim.make_optimizer(config)
+    params = {"kernel": jnp.array([1.0, -2.0]), "bias": jnp.array([0.5])}
+    state = optimizer.init(params)
+    for _ in range(steps):
+        grads = jax.tree.map(lambda p: p * 0.3 + 1, params)
+        updates, state = optimizer.update(grads, state, params, hyper=hyper)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def test_l2_is_the_gradient_of_half_the_squared_kernels_and_leaves_biases_alone():
+    plain = optimize("sgd", {"learning_rate": 0.1, "weight_decay": 0.0}, steps=1)
+    decayed = optimize("sgd", {"learning_rate": 0.1, "weight_decay": 0.2}, steps=1)
+    np.testing.assert_allclose(decayed["bias"], plain["bias"])
+    np.testing.assert_allclose(decayed["kernel"], plain["kernel"] - 0.1 * 0.2 * jnp.array([1.0, -2.0]), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "reference"),
+    [
+        ("sgd", {}, lambda: optax.sgd(0.1, momentum=0.9)),
+        ("sgd", {"nesterov": True}, lambda: optax.sgd(0.1, momentum=0.9, nesterov=True)),
+        ("adam", {}, lambda: optax.adam(0.1)),
+        ("rmsprop", {}, lambda: optax.rmsprop(0.1)),
+        ("adam", {"decoupled": True}, lambda: optax.adamw(0.1, weight_decay=0.2, mask={"kernel": True, "bias": False})),
+    ],
+)
+def test_optimizers_equal_optax(name, options, reference):
+    decay = 0.2 if options.get("decoupled") else 0.0
+    ours = optimize(name, {"learning_rate": 0.1, "weight_decay": decay}, **options)
+    optimizer = reference()
+    params = {"kernel": jnp.array([1.0, -2.0]), "bias": jnp.array([0.5])}
+    state = optimizer.init(params)
+    for _ in range(5):
+        updates, state = optimizer.update(jax.tree.map(lambda p: p * 0.3 + 1, params), state, params)
+        params = optax.apply_updates(params, updates)
+    for key in params:
+        np.testing.assert_allclose(ours[key], params[key], rtol=1e-5)
+
+
+def schedule(steps_per_epoch=10, total_steps=100, **options):
+    config = default_config().optim
+    config.update(options)
+    return optim.make_schedule(config, steps_per_epoch=steps_per_epoch, total_steps=total_steps)
+
+
+def test_schedules():
+    assert float(schedule(schedule="constant")(57)) == 1
+    cosine = schedule(schedule="cosine", warmup_epochs=1.0)
+    assert float(cosine(0)) == pytest.approx(0.1)
+    assert float(cosine(9)) == pytest.approx(1)
+    assert float(cosine(55)) == pytest.approx(0.5, abs=1e-6)
+    assert float(cosine(100)) == pytest.approx(0, abs=1e-6)
+    steps = schedule(schedule="step", decay_epochs=(3, 6), decay_factor=0.1)
+    assert [float(steps(s)) for s in (29, 31, 61)] == pytest.approx([1, 0.1, 0.01])
+
+
+def test_wrong_names_list_the_right_ones():
+    with pytest.raises(UserError, match=r"optim\.schedule = 'cosinus'.*constant, cosine, step"):
+        schedule(schedule="cosinus")
+    with pytest.raises(UserError, match=r"optim\.name = 'adamm'.*sgd, adam"):
+        optimize("adamm", {})
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused_with_the_nearest(eight):
+    with pytest.raises(UserError, match=r"train\.batch_size = 100 .* 8 devices: use 96 or 104"):
+        sharding.check_batch_size(100, eight, "train.batch_size")
+    with pytest.raises(UserError, match=r"use 8 \("):
+        sharding.check_batch_size(3, eight, "train.batch_size")
+    sharding.check_batch_size(64, eight, "train.batch_size")
+
+
+def test_a_loss_that_is_not_finite_names_its_step():
+    window = train.Window([], step=40)
+    window.add({"loss": np.array([1.0, np.nan, 2.0]), "learning_rate": np.full(3, 0.1)})
+    with pytest.raises(UserError, match=r"nan at step 42 \(learning rate 0\.1\)"):
+        window.read()
+
+
+def test_window_means_are_cut_at_the_same_steps_whether_or_not_they_were_interrupted():
+    rows = [{"loss": float(i), "learning_rate": 0.1} for i in range(7)]
+    whole = train.Window([], step=0)
+    whole.add({name: np.array([row[name] for row in rows]) for name in rows[0]})
+    resumed = train.Window(rows[:2], step=2)
+    for row in rows[2:]:
+        resumed.add({name: np.array(value) for name, value in row.items()})
+    assert list(whole.means(3)) == list(resumed.means(3)) == [
+        (3, {"loss": 1.0, "learning_rate": 0.1}),
+        (6, {"loss": 4.0, "learning_rate": 0.1}),
+        (7, {"loss": 6.0, "learning_rate": 0.1}),
+    ]
