@@ -1,0 +1,44 @@
+"""mini-Xception: four residual modules of depthwise-separable convolutions, global average pooling.
+
+Arriaga et al. 2017, "Real-time Convolutional Neural Networks for Emotion and Gender Classification", section 3
+and figure 3; used by Kaskun et al. (Lviv). Layer by layer the authors' Keras net `mini_XCEPTION`, whose
+published weights have 58,423 numbers with the BatchNorm statistics (56,951 of them trained).
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from fer_jax.models.layers import BatchNorm, DepthwiseConv
+
+
+class MiniXception(nn.Module):
+    """mini-Xception for 48x48x1 and 64x64x1."""
+
+    num_outputs: int
+    dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
+    stem: tuple[int, int] = (8, 8)
+    filters: tuple[int, ...] = (16, 32, 64, 128)
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        def norm(x):
+            return BatchNorm(self.axis_name, momentum=0.99, epsilon=1e-3)(x, train=train)  # Keras's defaults
+
+        def conv(x, filters, size, **options):
+            return nn.Conv(filters, (size, size), use_bias=False, dtype=self.dtype, **options)(x)
+
+        def separable(x, filters):
+            return norm(conv(DepthwiseConv(self.dtype)(x), filters, 1))
+
+        x = x.astype(self.dtype)
+        for filters in self.stem:
+            x = nn.relu(norm(conv(x, filters, 3, padding="VALID")))
+        for filters in self.filters:
+            residual = norm(conv(x, filters, 1, strides=2))
+            x = nn.relu(separable(x, filters))
+            x = separable(x, filters)
+            x = nn.max_pool(x, (3, 3), (2, 2), "SAME") + residual
+        x = nn.Conv(self.num_outputs, (3, 3), dtype=self.dtype)(x)
+        return x.mean((1, 2)).astype(jnp.float32)
