@@ -101,7 +101,7 @@ def make_recipe(config: ConfigDict, dataset: prepare.Dataset, steps_per_epoch: i
     )
     weights = None
     if config.head.class_weights != "none":
-        counts = dataset.class_counts("train")
+        counts = dataset.class_counts["train"]
         weights = tuple(float(w) for w in heads.class_weights(counts, kind=config.head.class_weights))
     return train.Recipe(model, head, optim.make_optimizer(config.optim), schedule, input_shape, weights)
 

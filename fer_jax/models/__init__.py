@@ -32,13 +32,13 @@ class ModelEntry:
 
 MODELS: dict[str, ModelEntry] = {
     "vggs_small": ModelEntry(
-        VGGSSmall, VGGSSmall, "Xu et al. (Purdue/HP), small VGG-S, 12.1 MB", (128, 128, 3), 3_025_175
+        VGGSSmall, VGGSSmall, "Xu et al. (Purdue/HP), small VGG-S, 12.1 MB", (128, 128, 3), 3_026_293
     ),
     "mini_xception": ModelEntry(
         MiniXception, MiniXception, "Arriaga et al. 2017, section 3; Kaskun et al. (Lviv)", (64, 64, 1), 56_951
     ),
-    "shallow": ModelEntry(shallow, ConvAffine, "Alizadeh & Fazel 2017, section 3, shallow model", (48, 48, 1), 0),
-    "deep": ModelEntry(deep, ConvAffine, "Alizadeh & Fazel 2017, section 3, deep model", (48, 48, 1), 0),
+    "shallow": ModelEntry(shallow, ConvAffine, "Alizadeh & Fazel 2017, section 3, shallow model", (48, 48, 1), 18_897_895),
+    "deep": ModelEntry(deep, ConvAffine, "Alizadeh & Fazel 2017, section 3, deep model", (48, 48, 1), 4_472_775),
 }
 
 _OWN_FIELDS = ("num_outputs", "dtype", "axis_name", "parent", "name")

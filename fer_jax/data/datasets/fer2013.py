@@ -1,0 +1,236 @@
+"""FER2013 (Goodfellow et al. 2013): Kaggle's CSV, packed or not, or a folder tree of its images."""
+
+import contextlib
+import csv
+import gzip
+import io
+import lzma
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+
+from fer_jax.data.datasets.base import FaceBuilder, missing
+from fer_jax.data.emotions import BASIC7, canonical
+from fer_jax.errors import UserError
+
+SIDE = 48
+USAGES = {"Training": "train", "PublicTest": "validation", "PrivateTest": "test"}
+# Kaggle's codes 0..6 happen to be the canonical order; written out, since position is never trusted.
+CODES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+OFFICIAL = {"Training": 28_709, "PublicTest": 3_589, "PrivateTest": 3_589}
+OFFICIAL_CLASSES = {
+    "angry": 4_953, "disgust": 547, "fear": 5_121, "happy": 8_989, "sad": 6_077, "surprise": 4_002, "neutral": 6_198
+}  # fmt: skip
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "publictest"),
+    "test": ("test", "privatetest"),
+}
+_CSV_NAMES = ("fer2013.csv", "icml_face_data.csv")
+_PACKINGS = ("", ".gz", ".xz", ".zip")
+_IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
+
+
+class Row(NamedTuple):
+    """One row of the CSV."""
+
+    line: int  # of the file, the header being line 1
+    usage: str
+    emotion: str
+    image: np.ndarray  # uint8 [48, 48, 1]
+
+
+class Fer2013(FaceBuilder):
+    """FER2013: 35,887 grey faces of 48x48 pixels from web searches, one of seven emotions each."""
+
+    EMOTIONS = BASIC7
+    IMAGE_SHAPE = (SIDE, SIDE, 1)
+    CITATION = "Goodfellow et al. 2013, Challenges in Representation Learning (arXiv:1307.0414)"
+    ORIGIN = (
+        "Expected in --data_dir: fer2013.csv or icml_face_data.csv (also .gz, .xz, .zip), or a folder tree "
+        "train/angry/*.jpg, test/angry/*.jpg. Get it from https://www.kaggle.com/c/challenges-in-representation-"
+        "learning-facial-expression-recognition-challenge/data"
+    )
+
+    @classmethod
+    def find_raw(cls, data_dir):
+        if data_dir and (path := find_csv(data_dir)):
+            return (path,)
+        if data_dir and data_dir.is_dir() and (images := _tree_images(data_dir)):
+            return tuple(images)
+        raise missing("fer2013", data_dir, cls.ORIGIN)
+
+    def extra_features(self):
+        return {"source": tfds.features.Text()}  # file and line, or path, of the raw image
+
+    def examples(self):
+        if self.raw[0].suffix.lower() in _IMAGES:
+            return self._tree_examples()
+        path = self.raw[0]
+        rows = list(read_csv(path))
+        check_counts(rows, self.notes)
+        splits = {}
+        for usage, split in USAGES.items():
+            chosen = [row for row in rows if row.usage == usage]
+            if chosen:
+                splits[split] = lambda chosen=chosen: (
+                    self.example(row.image, row.emotion, source=f"{path.name}:{row.line}") for row in chosen
+                )
+        return splits
+
+    def _tree_examples(self):
+        by_split = {}
+        for path in self.raw:
+            split = _split_of(path.parent.parent.name)
+            by_split.setdefault(split, []).append((path, _emotion_of(path)))
+        return {
+            split: lambda files=by_split[split]: self._read_images(files) for split in SPLIT_FOLDERS if split in by_split
+        }
+
+    def _read_images(self, files):
+        for path, emotion in files:
+            image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE) if path.stat().st_size else None
+            if image is None:
+                self.quarantine(path, "not a readable image", len(self.raw))
+            elif image.shape != (SIDE, SIDE):
+                reason = f"{image.shape[1]}x{image.shape[0]} pixels instead of {SIDE}x{SIDE}"
+                self.quarantine(path, reason, len(self.raw))
+            else:
+                yield self.example(image[..., None], emotion, source="/".join(path.parts[-3:]))
+
+
+def find_csv(data_dir: Path) -> Path | None:
+    """The CSV, packed or not: `data_dir` itself, in it, or in its folder `fer2013`."""
+    names = [name + packing for packing in _PACKINGS for name in _CSV_NAMES]
+    if data_dir.is_file():
+        return data_dir if data_dir.name in names or data_dir.suffix == ".zip" else None
+    for folder in (data_dir, data_dir / "fer2013"):
+        for name in names:
+            if (folder / name).is_file():
+                return folder / name
+        for archive in sorted(folder.glob("*.zip")):
+            with contextlib.suppress(zipfile.BadZipFile):
+                if _member(archive):
+                    return archive
+    return None
+
+
+def read_csv(path: Path) -> Iterator[Row]:
+    """The rows in the file's order.
+
+    Raises:
+      UserError: wrong header, or a row that is not an emotion, 2,304 grey levels and a usage; names file and line.
+    """
+    try:
+        with open_text(path) as file:
+            reader = csv.reader(file)
+            header = [name.strip() for name in next(reader, [])]
+            if not {"emotion", "pixels", "Usage"} <= set(header):
+                raise UserError(
+                    f"{path}: the header must name the columns emotion, pixels and Usage; it has {header or 'no line'}"
+                )
+            columns = [header.index(name) for name in ("emotion", "pixels", "Usage")]
+            empty = True
+            for fields in reader:
+                if not fields:
+                    continue
+                empty = False
+                yield _parse(fields, columns, path, reader.line_num)
+    except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged ({error}): download it again") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a text file ({error.reason}): is it packed under another name?") from error
+    if empty:
+        raise UserError(f"{path} has a header and no rows: download it again")
+
+
+def _parse(fields: list[str], columns: list[int], path: Path, line: int) -> Row:
+    where = f"{path}, line {line}"
+    if len(fields) <= max(columns):
+        raise UserError(f"{where}: {len(fields)} columns instead of {max(columns) + 1}; was the file cut short?")
+    code, text, usage = (fields[column].strip() for column in columns)
+    if not code.isdigit() or int(code) >= len(CODES):
+        raise UserError(f"{where}: unknown emotion {code!r}; FER2013 has the codes 0..6 ({', '.join(CODES)})")
+    if usage not in USAGES:
+        raise UserError(f"{where}: unknown Usage {usage!r}; expected one of {', '.join(USAGES)}")
+    try:
+        pixels = np.array(text.split(), dtype=np.int64)
+    except ValueError:
+        raise UserError(f"{where}: the pixels are not whole numbers separated by blanks") from None
+    if pixels.size != SIDE * SIDE:
+        raise UserError(f"{where}: {pixels.size} pixels instead of {SIDE * SIDE} (48x48)")
+    if pixels.min() < 0 or pixels.max() > 255:
+        wrong = pixels[(pixels < 0) | (pixels > 255)][0]
+        raise UserError(f"{where}: pixel value {wrong}; grey levels are 0..255")
+    return Row(line, usage, CODES[int(code)], pixels.astype(np.uint8).reshape(SIDE, SIDE, 1))
+
+
+@contextlib.contextmanager
+def open_text(path: Path) -> Iterator[TextIO]:
+    """A text file, unpacked by its ending."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            member = _member(path)
+            if member is None:
+                raise UserError(f"{path} holds no {' or '.join(_CSV_NAMES)}: unpack it and give the folder")
+            with archive.open(member) as file:
+                yield io.TextIOWrapper(file, encoding="utf-8", newline="")
+    else:
+        opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
+        with opener(path, "rt", encoding="utf-8", newline="") as file:
+            yield file
+
+
+def _member(archive: Path) -> str | None:
+    with zipfile.ZipFile(archive) as file:
+        return next((name for name in file.namelist() if Path(name).name in _CSV_NAMES), None)
+
+
+def check_counts(rows: list[Row], notes: list[str]) -> None:
+    """Notes what differs from the official file; a part of it is as welcome."""
+    usages = Counter(row.usage for row in rows)
+    for usage, official in OFFICIAL.items():
+        if usages[usage] not in (0, official):
+            notes.append(f"{usages[usage]:,} rows of Usage {usage}; the official file has {official:,}")
+    if usages == Counter(OFFICIAL):
+        for emotion, official in OFFICIAL_CLASSES.items():
+            if (count := sum(row.emotion == emotion for row in rows)) != official:
+                notes.append(f"{count:,} rows are {emotion}; the official file has {official:,}")
+
+
+def _split_of(folder: str) -> str | None:
+    return next((split for split, names in SPLIT_FOLDERS.items() if folder.lower() in names), None)
+
+
+def _emotion_of(path: Path) -> str:
+    try:
+        emotion = canonical(path.parent.name)
+    except ValueError as error:
+        raise UserError(f"{path.parent}: {error}") from None
+    if emotion not in BASIC7:
+        raise UserError(f"{path.parent}: FER2013 has no emotion {emotion!r}, only {', '.join(BASIC7)}")
+    return emotion
+
+
+def _tree_images(root: Path) -> list[Path]:
+    """The images of train/angry/*.jpg and the like, sorted, so that the order is the same on every file system.
+
+    Raises:
+      UserError: a split's folder has no image, or a folder is no emotion.
+    """
+    images = []
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and _split_of(path.name)):
+        found = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in _IMAGES)
+        if not found:
+            raise UserError(f"{folder} is an empty split: expected images in {folder}/angry and so on")
+        images += found
+    for emotion_folder in {path.parent: path for path in images}.values():
+        _emotion_of(emotion_folder)
+    return images

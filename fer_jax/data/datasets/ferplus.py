@@ -1,0 +1,129 @@
+"""FER+ (Barsoum et al. 2016): ten annotators' votes for each face of FER2013, as labels and soft labels."""
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from fer_jax.data.datasets.base import FaceBuilder, missing
+from fer_jax.data.datasets.fer2013 import SIDE, USAGES, find_csv, read_csv
+from fer_jax.data.emotions import CANONICAL, canonical, expressed
+from fer_jax.errors import UserError
+
+VOTES_FILE = "fer2013new.csv"
+# The file's columns after `Usage` and `Image name`; the last two are no emotions.
+COLUMNS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
+# Which column holds each canonical emotion.
+_ORDER = [[canonical(name) for name in COLUMNS[:8]].index(emotion) for emotion in CANONICAL]
+
+
+class Ferplus(FaceBuilder):
+    """FER+: eight emotions by majority of ten votes a face; the shares of the votes are the intensities.
+
+    Variants, by which faces they keep:
+      majority: the authors' rule: votes that stand alone are dropped, then one emotion must have more than half.
+      strict_majority: one emotion must have more than half of all votes, those that stand alone included.
+      soft: every face whose most frequent vote is an emotion; for training on the shares (head.loss=soft).
+    """
+
+    EMOTIONS = CANONICAL
+    IMAGE_SHAPE = (SIDE, SIDE, 1)
+    VARIANTS = ("majority", "strict_majority", "soft")
+    HAS_INTENSITY = True
+    CITATION = "Barsoum et al. 2016, Training Deep Networks with Crowd-Sourced Label Distribution (arXiv:1608.01041)"
+    ORIGIN = (
+        f"Expected in --data_dir: fer2013.csv (as for fer2013) and the votes, {VOTES_FILE}, from "
+        f"https://github.com/microsoft/FERPlus"
+    )
+
+    @classmethod
+    def find_raw(cls, data_dir):
+        path = data_dir and find_csv(data_dir)
+        if not path:
+            raise missing("ferplus", data_dir, cls.ORIGIN)
+        votes = path.with_name(VOTES_FILE)
+        if not votes.is_file():
+            raise UserError(f"ferplus: {path.name} is there, {votes} is missing. {cls.ORIGIN}")
+        return (path, votes)
+
+    def extra_features(self):
+        votes = tfds.features.Tensor(shape=(len(COLUMNS),), dtype=np.int32, encoding="bytes")
+        return {"source": tfds.features.Text(), "votes": votes}
+
+    def examples(self):
+        images, votes_file = self.raw
+        votes = read_votes(votes_file)
+        rows = list(read_csv(images))
+        counts = Counter(row.usage for row in rows)
+        for usage, count in counts.items():
+            if count != len(votes[usage]):
+                raise UserError(
+                    f"{votes_file} has {len(votes[usage]):,} rows of {usage}, {images} has {count:,}: "
+                    f"the two files do not belong together"
+                )
+        labelled = {split: [] for usage, split in USAGES.items() if usage in counts}
+        place = Counter()
+        for row in rows:
+            line_votes = votes[row.usage][place[row.usage]]
+            place[row.usage] += 1
+            if emotion := decide(line_votes, self.variant):
+                labelled[USAGES[row.usage]].append((row, line_votes, emotion))
+        for usage, split in USAGES.items():
+            if split in labelled:
+                kept, total = len(labelled[split]), counts[usage]
+                self.notes.append(f"{self.variant}: {split} keeps {kept:,} of {total:,} faces ({kept / total:.1%})")
+        return {
+            split: lambda chosen=chosen: (
+                self.example(
+                    row.image, emotion, intensities(row_votes), source=f"{images.name}:{row.line}", votes=row_votes
+                )
+                for row, row_votes, emotion in chosen
+            )
+            for split, chosen in labelled.items()
+        }
+
+
+def read_votes(path: Path) -> dict[str, list[np.ndarray]]:
+    """For each usage the votes of its rows, int32 [10] in the order of COLUMNS.
+
+    Raises:
+      UserError: wrong header or a row that is not ten counts; names file and line.
+    """
+    with path.open(newline="") as file:
+        reader = csv.reader(file)
+        header = [name.strip() for name in next(reader, [])]
+        if tuple(header) != ("Usage", "Image name", *COLUMNS):
+            raise UserError(f"{path}: the header must be Usage,Image name,{','.join(COLUMNS)}; it is {','.join(header)}")
+        votes = {usage: [] for usage in USAGES}
+        for fields in reader:
+            where = f"{path}, line {reader.line_num}"
+            if len(fields) != len(header) or fields[0] not in votes:
+                raise UserError(f"{where}: expected a Usage ({', '.join(USAGES)}), an image name and ten counts")
+            try:
+                votes[fields[0]].append(np.array(fields[2:], np.int32))
+            except ValueError:
+                raise UserError(f"{where}: the votes are not whole numbers") from None
+    return votes
+
+
+def decide(votes: np.ndarray, rule: str) -> str | None:
+    """The emotion of a face by its votes [10] under a variant's rule, or None when the rule drops the face."""
+    if rule == "majority":
+        votes = np.where(votes > 1, votes, 0)
+    top = votes.argmax()
+    if top >= len(COLUMNS) - 2 or votes[top] == 0:
+        return None
+    if rule != "soft" and votes[top] <= votes.sum() / 2:
+        return None
+    return canonical(COLUMNS[top])
+
+
+def intensities(votes: np.ndarray) -> np.ndarray:
+    """The share of each expressed emotion in the votes for emotions [10]: float32 [7], neutral the rest."""
+    shares = votes[_ORDER] / max(votes[_ORDER].sum(), 1)
+    keep = [CANONICAL.index(name) for name in expressed(CANONICAL)]
+    return shares[keep].astype(np.float32)
+
+

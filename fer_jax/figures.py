@@ -1,0 +1,72 @@
+"""Figures of a run as PNG: the confusion matrix and the learning curves."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+TRAIN, VALIDATION = "#8a8f98", "#1f5fbf"
+
+
+def confusion_matrix(confusion: np.ndarray, emotions: tuple[str, ...], path: Path) -> None:
+    """Draws counts and row percentages; rows are the true emotion.
+
+    Args:
+      confusion: int [C, C], rows true, columns predicted.
+    """
+    counts = np.asarray(confusion)
+    totals = counts.sum(1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
+    side = 1.5 + 0.75 * len(emotions)
+    figure, axes = _figure(side, side - 0.5)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        share = shares[row, column]
+        text = f"{share:.0%}\n{count:,}" if totals[row, 0] else "-"
+        axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if share > 0.55 else "#222222")
+    labels = [f"{emotion}\nn = {int(total):,}" for emotion, total in zip(emotions, totals[:, 0], strict=True)]
+    axes.set_xticks(range(len(emotions)), emotions, rotation=35, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(emotions)), labels)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    total = int(counts.sum())
+    accuracy = f"{counts.trace() / total:.2%}" if total else "undefined"
+    axes.set_title(f"accuracy {accuracy} of {total:,} images", fontsize=10)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    figure.savefig(path)
+
+
+def learning_curves(rows: list[dict], path: Path) -> None:
+    """Draws loss and accuracy over the epochs, from the rows of metrics.jsonl."""
+    figure = Figure(figsize=(9, 3.6), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for split, colour in (("train", TRAIN), ("validation", VALIDATION)):
+            points = [(row["epoch"], row[name]) for row in rows if row["split"] == split and row.get(name) is not None]
+            if not points:
+                continue
+            epochs, values = zip(*points, strict=True)
+            marker = "o" if split == "validation" and len(points) <= 40 else None
+            label = "train (augmented, running)" if split == "train" else split
+            axes.plot(epochs, values, color=colour, label=label, marker=marker, markersize=3, linewidth=1.4)
+        axes.set_xlabel("epoch")
+        axes.set_title(name, fontsize=10, loc="left")
+        axes.grid(alpha=0.25)
+        axes.set_xlim(left=0)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        if name == "accuracy":
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        if axes.lines:
+            axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path)
+
+
+def _figure(width: float, height: float):
+    # Without pyplot: no global state, no display, usable from any thread.
+    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
