@@ -37,7 +37,7 @@ class ConvAffine(nn.Module):
         for filters, kernel, pool in zip(self.filters, self.kernels, self.pools, strict=True):
             x = nn.Conv(filters, (kernel, kernel), use_bias=bias, dtype=self.dtype)(x)
             x = activate(x, self.conv_dropout)
-            x = max_pool(x, (2, 2), (2, 2)) if pool else x
+            x = max_pool(x, 2) if pool else x
         x = x.reshape(x.shape[0], -1)
         for width in self.hidden:
             x = activate(nn.Dense(width, use_bias=bias, dtype=self.dtype)(x), self.dropout)

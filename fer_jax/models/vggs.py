@@ -28,21 +28,19 @@ class VGGSSmall(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        def conv(x, filters, size, stride=1, padding="SAME"):
-            x = nn.Conv(filters, (size, size), stride, padding, use_bias=not self.batch_norm, dtype=self.dtype)(x)
+        def conv(x, filters, size, stride=1):
+            x = nn.Conv(filters, (size, size), stride, use_bias=not self.batch_norm, dtype=self.dtype)(x)
             x = BatchNorm(self.axis_name)(x, train=train) if self.batch_norm else x
             return nn.relu(x)
 
-        x = x.astype(self.dtype)
         first, second, *others = self.filters
-        x = conv(x, first, 7, stride=2, padding="VALID")
-        x = max_pool(x, (3, 3), (3, 3))
-        x = conv(x, second, 5, padding="VALID")
-        x = max_pool(x, (2, 2), (2, 2))
+        x = x.astype(self.dtype)  # (B, 128, 128, 3)
+        x = max_pool(conv(x, first, 7, stride=3), 3)  # (B, 14, 14, 48)
+        x = max_pool(conv(x, second, 5), 2)  # (B, 7, 7, 96)
         for filters in others:
-            x = conv(x, filters, 3)
-        x = nn.max_pool(x, (3, 3), (3, 3), "SAME")
-        x = x.reshape(x.shape[0], -1)
+            x = conv(x, filters, 3)  # (B, 7, 7, 192)
+        x = nn.max_pool(x, (3, 3), strides=(3, 3), padding="SAME")
+        x = x.reshape(x.shape[0], -1)  # (B, 1728)
         for width in self.hidden:
             x = nn.relu(nn.Dense(width, dtype=self.dtype)(x))
             x = Dropout(self.dropout, self.axis_name)(x, train=train)
