@@ -13,6 +13,7 @@ def get_config(dataset: str = "fer2013") -> ConfigDict:
     config = use_dataset(default_config(), dataset or "fer2013")
     config.model.name = "shallow"
     config.model.input_shape = (48, 48, 1)
+    config.model.options.dropout = 0.5
     config.data.normalization = "mean_image"
     config.optim.learning_rate = 0.02
     config.optim.weight_decay = 1e-4

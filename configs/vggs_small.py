@@ -2,6 +2,8 @@
 
 Paper: Xu et al., Purdue/HP: small VGG-S, 12.1 MB.
 Command: python -m fer_jax.main --config=configs/vggs_small.py
+Cost: 2.5 minutes on 2 CPU cores. Measured: 95.5 % on the 400 test faces of `synthetic` (one seed).
+The recipe is ours, chosen on the validation split of `synthetic`.
 """
 
 from ml_collections import ConfigDict
@@ -10,12 +12,16 @@ from fer_jax.config import default_config, use_dataset
 
 
 def get_config(dataset: str = "synthetic") -> ConfigDict:
-    config = use_dataset(default_config(), dataset)
+    config = use_dataset(default_config(), dataset or "synthetic")
     config.model.name = "vggs_small"
     config.model.input_shape = (128, 128, 3)
+    config.model.options.dropout = 0.2
     config.data.normalization = "per_channel"
-    config.optim.learning_rate = 0.02
-    config.optim.weight_decay = 5e-4
+    config.augment.shift = 0.04
+    config.augment.brightness = 0.1
+    config.optim.name = "adam"
+    config.optim.learning_rate = 1e-3
     config.optim.warmup_epochs = 0.5
+    config.train.batch_size = 32
     config.train.epochs = 8
     return config.lock()

@@ -61,9 +61,7 @@ class Checkpoints:
                 log.warning("checkpoint %s is damaged and passed over: %s", self.directory / str(step), error)
                 self._delete(step)
         if steps:
-            raise UserError(
-                f"every checkpoint in {self.directory} is damaged: delete the folder to start anew"
-            )
+            raise UserError(f"every checkpoint in {self.directory} is damaged: delete the folder to start anew")
         return None
 
     def _delete(self, step: int) -> None:

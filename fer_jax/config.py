@@ -29,7 +29,7 @@ def default_config() -> ConfigDict:
                 "name": "vggs_small",  # a key of fer_jax.models.MODELS
                 "input_shape": (128, 128, 3),  # images are resized and converted grey <-> RGB on the device
                 "options": {},  # of the model, e.g. dropout
-                "dtype": "auto",  # compute type: float32 | bfloat16 | auto (bfloat16 on accelerators); weights stay float32
+                "dtype": "auto",  # of computation: float32 | bfloat16 | auto (bfloat16 on accelerators)
             },
             "head": {
                 "name": "classification",  # classification | intensity (sigmoid cross-entropy, one output an emotion)

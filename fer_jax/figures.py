@@ -24,7 +24,15 @@ def confusion_matrix(confusion: np.ndarray, emotions: tuple[str, ...], path: Pat
     for (row, column), count in np.ndenumerate(counts):
         share = shares[row, column]
         text = f"{share:.0%}\n{count:,}" if totals[row, 0] else "-"
-        axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if share > 0.55 else "#222222")
+        axes.text(
+            column,
+            row,
+            text,
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if share > 0.55 else "#222222",
+        )
     labels = [f"{emotion}\nn = {int(total):,}" for emotion, total in zip(emotions, totals[:, 0], strict=True)]
     axes.set_xticks(range(len(emotions)), emotions, rotation=35, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(emotions)), labels)

@@ -24,7 +24,9 @@ def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return -(targets * jax.nn.log_softmax(logits.astype(jnp.float32))).sum(-1)
 
 
-def softmax_cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothing: jax.Array | float = 0.0) -> jax.Array:
+def softmax_cross_entropy(
+    logits: jax.Array, labels: jax.Array, *, label_smoothing: jax.Array | float = 0.0
+) -> jax.Array:
     """Cross-entropy of logits [B, C] and labels int [B]: float32 [B].
 
     The target is `1 - label_smoothing` on the label plus `label_smoothing / C` everywhere (Szegedy et al. 2016).
@@ -35,7 +37,7 @@ def softmax_cross_entropy(logits: jax.Array, labels: jax.Array, *, label_smoothi
 
 
 def squared_hinge(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Sum over the classes of max(0, 1 - sign * logit)**2, one against the rest (Tang 2013, equation 8): float32 [B]."""
+    """Sum over the classes of max(0, 1 - sign * logit)**2, one against the rest (Tang 2013, eq. 8): float32 [B]."""
     sign = 2 * jax.nn.one_hot(labels, logits.shape[-1]) - 1
     return (jnp.maximum(0, 1 - sign * logits.astype(jnp.float32)) ** 2).sum(-1)
 

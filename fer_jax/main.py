@@ -18,12 +18,8 @@ from ml_collections import config_flags
 from fer_jax import config as config_lib
 from fer_jax.errors import UserError
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="config file, e.g. configs/mini_xception.py:fer2013"
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "run directory (default: runs/<config>-<time>); resumed if it exists"
-)
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="config file, e.g. configs/mini_xception.py:fer2013")
+_WORKDIR = flags.DEFINE_string("workdir", None, "run directory (default: runs/<config>-<time>); resumed if it exists")
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "where the raw data lie, e.g. the unpacked Kaggle download of FER2013"
 )

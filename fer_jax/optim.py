@@ -18,9 +18,7 @@ SCHEDULES = ("constant", "cosine", "step")
 OPTIMIZERS = ("sgd", "adam", "rmsprop", "adagrad")
 
 
-def make_schedule(
-    config: ConfigDict, *, steps_per_epoch: int, total_steps: int
-) -> Callable[[jax.Array], jax.Array]:
+def make_schedule(config: ConfigDict, *, steps_per_epoch: int, total_steps: int) -> Callable[[jax.Array], jax.Array]:
     """The learning rate's course as a factor in 0..1 of its peak: step -> float32.
 
     `cosine` falls to 0 at the last step; `step` multiplies by `decay_factor` after each of `decay_epochs`;
@@ -38,8 +36,7 @@ def make_schedule(
         course = optax.cosine_decay_schedule(1.0, total_steps - warmup)
     elif config.schedule == "step":
         boundaries = {
-            max(round(epoch * steps_per_epoch) - warmup, 0): config.decay_factor
-            for epoch in config.decay_epochs
+            max(round(epoch * steps_per_epoch) - warmup, 0): config.decay_factor for epoch in config.decay_epochs
         }
         course = optax.piecewise_constant_schedule(1.0, boundaries)
     else:

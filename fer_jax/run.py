@@ -74,9 +74,7 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
         name: pipeline.load_split(dataset, name, mesh, residence=residence, workers=config.data.workers)
         for name in dataset.splits
     }
-    evaluator = Evaluator(
-        recipe.model, recipe.head, recipe.input_shape, mesh, batch_size=config.eval.batch_size
-    )
+    evaluator = Evaluator(recipe.model, recipe.head, recipe.input_shape, mesh, batch_size=config.eval.batch_size)
     return Experiment(config, dataset, mesh, splits, order, recipe, evaluator)
 
 
@@ -130,9 +128,7 @@ def run(config: ConfigDict, workdir: Path, *, data_dir: str | None = None) -> di
         raise
 
 
-def fit(
-    experiment: Experiment, workdir: Path, *, started: float
-) -> tuple[train.TrainState, checkpoint.Checkpoints]:
+def fit(experiment: Experiment, workdir: Path, *, started: float) -> tuple[train.TrainState, checkpoint.Checkpoints]:
     """Trains from the last checkpoint (or from nothing) to the end; returns the final state and the best's folder."""
     config, order, recipe, mesh = experiment.config, experiment.order, experiment.recipe, experiment.mesh
     last = checkpoint.Checkpoints(workdir / "checkpoints/last", keep=2)
@@ -230,9 +226,7 @@ def _validate(experiment, state, step, run_log, best, meta, bar) -> None:
     bar.show(validation_accuracy=summary["accuracy"])
 
 
-def _finish(
-    experiment: Experiment, workdir: Path, state: train.TrainState, best: checkpoint.Checkpoints
-) -> dict:
+def _finish(experiment: Experiment, workdir: Path, state: train.TrainState, best: checkpoint.Checkpoints) -> dict:
     """Evaluates the selected weights once more, on the test split where there is one, and writes the results."""
     selected_on = "validation" if "validation" in experiment.splits else None
     if selected_on and (restored := best.restore(state)):
@@ -271,9 +265,7 @@ def _finish(
 
 def format_results(results: dict) -> str:
     """The results as a small table for the terminal."""
-    name = f"{results['model']} on {results['dataset']}" + (
-        " (SYNTHETIC faces)" if results["synthetic"] else ""
-    )
+    name = f"{results['model']} on {results['dataset']}" + (" (SYNTHETIC faces)" if results["synthetic"] else "")
     if not results["split"]:
         return f"{name}: trained; the data set has no split to evaluate on"
     scores = results["metrics"]

@@ -135,9 +135,7 @@ def train_step(state: TrainState, batch: dict, key: jax.Array, hyper: dict, *, r
         params=params,
         batch_stats=batch_stats,
         opt_state=opt_state,
-        ema=_average(
-            state.ema, {"params": params, "batch_stats": batch_stats}, state.step, hyper["ema_decay"]
-        ),
+        ema=_average(state.ema, {"params": params, "batch_stats": batch_stats}, state.step, hyper["ema_decay"]),
     )
     return state, metrics | {"learning_rate": learning_rate}
 
@@ -214,9 +212,7 @@ def looped_steps(
         yield state, metrics
 
 
-def training_steps(
-    state, split, order, key, hyper, *, recipe, mesh, stop
-) -> Iterator[tuple[TrainState, dict]]:
+def training_steps(state, split, order, key, hyper, *, recipe, mesh, stop) -> Iterator[tuple[TrainState, dict]]:
     """The steps in the form that suits the platform; both forms give the same results."""
     accelerator = mesh.devices.flat[0].platform != "cpu"
     if accelerator and isinstance(split, ResidentSplit):

@@ -50,7 +50,9 @@ def test_an_empty_folder_restores_nothing(tmp_path):
 
 def damage(step_folder):
     files = [path for path in step_folder.rglob("*") if path.is_file() and path.stat().st_size > 20]
-    payload = max((path for path in files if "/d/" in str(path) or "state" in str(path)), key=lambda p: p.stat().st_size)
+    payload = max(
+        (path for path in files if "/d/" in str(path) or "state" in str(path)), key=lambda p: p.stat().st_size
+    )
     payload.write_bytes(payload.read_bytes()[: payload.stat().st_size // 2])
 
 
@@ -86,7 +88,7 @@ def test_leftovers_of_a_killed_save_are_ignored(folder):
 def test_all_damaged_is_an_error_not_a_fresh_start(folder):
     damage(folder / "10")
     damage(folder / "15")
-    with pytest.raises(UserError, match="every checkpoint in .* is damaged"):
+    with pytest.raises(UserError, match=r"every checkpoint in .* is damaged"):
         reopen(folder)
 
 

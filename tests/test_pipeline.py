@@ -108,6 +108,7 @@ def dataset(counts):
         synthetic=False,
         directory=None,
         splits=counts,
+        class_counts={},
         fingerprint="",
     )
 
@@ -130,7 +131,7 @@ def test_normalisation_equals_numpy_over_the_training_split_alone(mesh, residenc
     np.testing.assert_allclose(1 / per_channel["scale"], images.std((0, 1, 2)), rtol=1e-5)
     mean_image = normalization.compute("mean_image", split, (24, 24, 3), devices=mesh.size)
     np.testing.assert_allclose(mean_image["mean"], images.mean(0), rtol=1e-6)
-    normalized = normalization.apply(images.astype(np.float32), per_channel)
+    normalized = np.asarray(normalization.apply(images.astype(np.float32), per_channel), np.float64)
     np.testing.assert_allclose(np.mean(normalized, (0, 1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(np.std(normalized, (0, 1, 2)), 1, atol=1e-5)
 

@@ -20,7 +20,8 @@ EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 def small_config(**overrides):
     """A BatchNorm + dropout model that compiles in seconds, trained with plain SGD."""
     config = default_config()
-    config.model.name = "conv_affine_tiny"
+    config.model.name = "shallow"
+    config.model.options.update({"filters": (8, 8), "hidden": (16,)})
     config.model.input_shape = (48, 48, 1)
     config.optim.update({"learning_rate": 0.05, "schedule": "constant", "momentum": 0.0, "nesterov": False})
     config.update_from_flattened_dict(overrides)
@@ -67,7 +68,8 @@ def one():
 
 def test_eight_devices_equal_one_over_twenty_steps_with_batchnorm_dropout_and_augmentation(one, eight):
     assert eight.size == 8
-    config = small_config()
+    # At a larger rate a ReLU or maximum that rounding tips to its other side moves the loss by more than 1e-5.
+    config = small_config(**{"optim.learning_rate": 2e-3})
     assert config.augment.flip > 0
     alone, _ = run_steps(config, one, 20)
     together, _ = run_steps(config, eight, 20)
@@ -134,7 +136,11 @@ def test_l2_is_the_gradient_of_half_the_squared_kernels_and_leaves_biases_alone(
         ("sgd", {"nesterov": True}, lambda: optax.sgd(0.1, momentum=0.9, nesterov=True)),
         ("adam", {}, lambda: optax.adam(0.1)),
         ("rmsprop", {}, lambda: optax.rmsprop(0.1)),
-        ("adam", {"decoupled": True}, lambda: optax.adamw(0.1, weight_decay=0.2, mask={"kernel": True, "bias": False})),
+        (
+            "adam",
+            {"decoupled": True},
+            lambda: optax.adamw(0.1, weight_decay=0.2, mask={"kernel": True, "bias": False}),
+        ),
     ],
 )
 def test_optimizers_equal_optax(name, options, reference):
@@ -196,8 +202,12 @@ def test_window_means_are_cut_at_the_same_steps_whether_or_not_they_were_interru
     resumed = train.Window(rows[:2], step=2)
     for row in rows[2:]:
         resumed.add({name: np.array(value) for name, value in row.items()})
-    assert list(whole.means(3)) == list(resumed.means(3)) == [
-        (3, {"loss": 1.0, "learning_rate": 0.1}),
-        (6, {"loss": 4.0, "learning_rate": 0.1}),
-        (7, {"loss": 6.0, "learning_rate": 0.1}),
-    ]
+    assert (
+        list(whole.means(3))
+        == list(resumed.means(3))
+        == [
+            (3, {"loss": 1.0, "learning_rate": 0.1}),
+            (6, {"loss": 4.0, "learning_rate": 0.1}),
+            (7, {"loss": 6.0, "learning_rate": 0.1}),
+        ]
+    )

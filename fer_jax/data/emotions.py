@@ -50,5 +50,7 @@ def remap(source: Sequence[str], target: Sequence[str]) -> np.ndarray:
     """
     missing = [name for name in source if name not in target]
     if missing:
-        raise ValueError(f"emotions {missing} are not among {list(target)}: choose a data set or model with the same ones")
+        raise ValueError(
+            f"emotions {missing} are not among {list(target)}: choose a data set or model with the same ones"
+        )
     return np.array([list(target).index(name) for name in source], np.int32)

@@ -14,9 +14,7 @@ from fer_jax.data.pipeline import EvalOrder, Split
 STATISTICS_BATCH = 256
 
 
-def compute(
-    kind: str, split: Split, input_shape: tuple[int, int, int], *, devices: int
-) -> dict[str, np.ndarray]:
+def compute(kind: str, split: Split, input_shape: tuple[int, int, int], *, devices: int) -> dict[str, np.ndarray]:
     """The normaliser of a training split: {'mean', 'scale'}, float32, broadcastable to [h, w, c] of the input.
 
     Args:

@@ -184,9 +184,7 @@ def train_order(length: int, batch_size: int, seed: int) -> TrainOrder:
         )
     order = TrainOrder(length, batch_size, seed)
     if left := length % batch_size:
-        log.info(
-            "each epoch leaves out %d of %d examples (an incomplete batch), others each time", left, length
-        )
+        log.info("each epoch leaves out %d of %d examples (an incomplete batch), others each time", left, length)
     return order
 
 

@@ -50,7 +50,9 @@ class Dataset:
     def require(self, split: str) -> None:
         """Raises a UserError unless there is such a split."""
         if split not in self.splits:
-            raise UserError(f"{self.name} as prepared from the data at hand has no {split} split, only {', '.join(self.splits)}")
+            raise UserError(
+                f"{self.name} as prepared from the data at hand has no {split} split, only {', '.join(self.splits)}"
+            )
 
     def source(self, split: str) -> Sequence[dict]:
         """Random access to decoded examples: image uint8 [H, W, C], label, intensity float32 [E] and extras."""
@@ -99,7 +101,13 @@ class Dataset:
         return next(path.parent for path in self.directory.glob("*/*/dataset_info.json"))
 
 
-def load(name: str, *, variant: str | None = None, data_dir: str | Path | None = None, cache_dir: str | Path | None = None) -> Dataset:
+def load(
+    name: str,
+    *,
+    variant: str | None = None,
+    data_dir: str | Path | None = None,
+    cache_dir: str | Path | None = None,
+) -> Dataset:
     """The data set, prepared first if it is not in the cache.
 
     Args:
@@ -132,7 +140,9 @@ def load(name: str, *, variant: str | None = None, data_dir: str | Path | None =
         try:
             _prepare(builder_class, variant, raw, directory)
         except PermissionError as error:
-            raise UserError(f"cannot write to {directory}: set FER_JAX_CACHE to a folder that you can write to") from error
+            raise UserError(
+                f"cannot write to {directory}: set FER_JAX_CACHE to a folder that you can write to"
+            ) from error
     return _read(directory)
 
 
@@ -140,7 +150,9 @@ def _prepared_before(cache: Path, stem: str, builder_class) -> Path | None:
     """What was prepared from raw data that are not named now."""
     if builder_class.SYNTHETIC:
         return None
-    prepared = [path.parent for path in cache.glob(f"{stem}-*/{_RECORD}") if json.loads(path.read_text())["stem"] == stem]
+    prepared = [
+        path.parent for path in cache.glob(f"{stem}-*/{_RECORD}") if json.loads(path.read_text())["stem"] == stem
+    ]
     return prepared[0] if len(prepared) == 1 else None
 
 
@@ -217,7 +229,11 @@ def _prepare(builder_class, variant: str, raw: tuple[Path, ...], directory: Path
 def _read(directory: Path) -> Dataset:
     record = json.loads((directory / _RECORD).read_text())
     if record["quarantined"]:
-        log.info("data: %d unusable images are left out (listed in %s)", len(record["quarantined"]), directory / _RECORD)
+        log.info(
+            "data: %d unusable images are left out (listed in %s)",
+            len(record["quarantined"]),
+            directory / _RECORD,
+        )
     return Dataset(
         name=record["name"],
         variant=record["variant"],

@@ -21,7 +21,15 @@ _SHIFT = 4  # fractional bits of OpenCV's sub-pixel coordinates
 _WEAKEST = 0.4  # the intensity below which an expression is no longer labelled as one
 
 _SKINS = [(255, 224, 196), (241, 194, 156), (224, 172, 125), (198, 134, 92), (141, 91, 60), (92, 58, 40)]
-_HAIRS = [(25, 20, 18), (60, 40, 28), (105, 68, 38), (176, 128, 72), (222, 188, 122), (140, 52, 28), (150, 150, 150)]
+_HAIRS = [
+    (25, 20, 18),
+    (60, 40, 28),
+    (105, 68, 38),
+    (176, 128, 72),
+    (222, 188, 122),
+    (140, 52, 28),
+    (150, 150, 150),
+]
 _IRISES = [(70, 45, 25), (95, 70, 35), (70, 100, 60), (75, 105, 145), (110, 125, 135)]
 
 
@@ -181,7 +189,13 @@ class _Face:
         self.canvas[:] = cv2.resize(corners, (_CANVAS, _CANVAS), interpolation=cv2.INTER_LINEAR)
         for _ in range(self.rng.integers(0, 4)):
             x, y, width, height = self.rng.uniform(0, _CANVAS, 4).astype(int)
-            cv2.rectangle(self.canvas, (x, y), (x + width // 2, y + height // 2), _colour(self.rng.uniform(20, 235, 3)), -1)
+            cv2.rectangle(
+                self.canvas,
+                (x, y),
+                (x + width // 2, y + height // 2),
+                _colour(self.rng.uniform(20, 235, 3)),
+                -1,
+            )
         x, y = self.project(np.array([[0.0, 1.5]]), -0.6)[0]
         clothes = self.rng.uniform(20, 230, 3)
         neck = np.array([[-0.5, 0], [0.5, 0], [0.55, 1.0], [-0.55, 1.0]]) * self._scale + (x, y)
@@ -234,7 +248,10 @@ class _Face:
         for y in (-0.66, -0.8, -0.94):  # forehead lines
             width = 0.65 if level(2) > 0.3 else 0.35
             bend = 0.04 if level(2) > 0.3 else -0.06
-            self.fold([(-width, y + bend), (-width / 2, y), (0, y + 0.02), (width / 2, y), (width, y + bend)], raised)
+            self.fold(
+                [(-width, y + bend), (-width / 2, y), (0, y + 0.02), (width / 2, y), (width, y + bend)],
+                raised,
+            )
         for x in (-0.1, 0.1):  # between the brows
             self.fold([(x, -0.52), (x * 0.85, -0.38), (x, -0.24)], level(4) * (1 - 0.5 * level(1)) * 1.2)
         for y in (-0.12, -0.02, 0.08):  # root of the nose
@@ -261,9 +278,23 @@ class _Face:
         side = 35 if self._rotation[0] < 0 else 31
         inner = 42 if side == 35 else 39
         bridge = 0.6 * self.landmarks[27] + 0.4 * self.landmarks[inner]
-        self.line(_smooth(np.array([bridge, self.landmarks[29], 0.5 * (tip + self.landmarks[side])])), skin * 0.84, 0.04)
-        self.fill(_smooth(np.array([base[0], base[2], base[4], 0.4 * base[4] + 0.6 * tip, 0.4 * base[0] + 0.6 * tip]), closed=True), skin * 0.93)
-        self.line(_smooth(np.array([base[0] + (base[0] - base[1]) * 0.3, *base, base[4] + (base[4] - base[3]) * 0.3])), skin * 0.68, 0.04)
+        self.line(
+            _smooth(np.array([bridge, self.landmarks[29], 0.5 * (tip + self.landmarks[side])])),
+            skin * 0.84,
+            0.04,
+        )
+        self.fill(
+            _smooth(
+                np.array([base[0], base[2], base[4], 0.4 * base[4] + 0.6 * tip, 0.4 * base[0] + 0.6 * tip]),
+                closed=True,
+            ),
+            skin * 0.93,
+        )
+        self.line(
+            _smooth(np.array([base[0] + (base[0] - base[1]) * 0.3, *base, base[4] + (base[4] - base[3]) * 0.3])),
+            skin * 0.68,
+            0.04,
+        )
         for nostril in (base[1], base[3]):
             self.fill(_ellipse(nostril, 0.07 * self._scale, 0.035 * self._scale), skin * 0.4)
         self._soft_disc(tip, 0.09 * self._scale, np.clip(skin * 1.1 + 8, 0, 255))
@@ -281,7 +312,20 @@ class _Face:
             drop = min(0.13, 0.6 * gap) * self._scale
             down = np.array([-self._rotation[4], self._rotation[5]]) * drop
             lower = teeth[3:0:-1] + down
-            self.fill(_smooth(np.concatenate([0.85 * teeth[:1] + 0.15 * teeth[2], teeth[1:4], 0.85 * teeth[4:] + 0.15 * teeth[2], lower]), closed=True), (238, 234, 226))
+            self.fill(
+                _smooth(
+                    np.concatenate(
+                        [
+                            0.85 * teeth[:1] + 0.15 * teeth[2],
+                            teeth[1:4],
+                            0.85 * teeth[4:] + 0.15 * teeth[2],
+                            lower,
+                        ]
+                    ),
+                    closed=True,
+                ),
+                (238, 234, 226),
+            )
             if gap > 0.22:
                 tongue = 0.5 * (inner[6] + inner[[5, 7]].mean(0)) - down * 0.4
                 self.fill(_ellipse(tongue, 0.16 * self._scale, 0.07 * self._scale), (190, 90, 95))
@@ -305,10 +349,26 @@ class _Face:
             radius = 0.115 * self._scale
             # The iris hangs from the upper lid unless the eye is torn open.
             at = centre - low + (gaze * self._scale, -max(0.0, 0.16 * self._scale - opening) * 0.2)
-            for share, colour in ((1.0, self.subject.iris * 0.6), (0.85, self.subject.iris), (0.45, (12, 10, 10))):
-                cv2.fillPoly(ball, [_fixed(_ellipse(at, radius * share, radius * share))], _colour(colour), cv2.LINE_AA, _SHIFT)
+            for share, colour in (
+                (1.0, self.subject.iris * 0.6),
+                (0.85, self.subject.iris),
+                (0.45, (12, 10, 10)),
+            ):
+                cv2.fillPoly(
+                    ball,
+                    [_fixed(_ellipse(at, radius * share, radius * share))],
+                    _colour(colour),
+                    cv2.LINE_AA,
+                    _SHIFT,
+                )
             glint = at + (-0.035 * self._scale, -0.04 * self._scale)
-            cv2.fillPoly(ball, [_fixed(_ellipse(glint, 0.025 * self._scale, 0.025 * self._scale))], (255, 255, 255), cv2.LINE_AA, _SHIFT)
+            cv2.fillPoly(
+                ball,
+                [_fixed(_ellipse(glint, 0.025 * self._scale, 0.025 * self._scale))],
+                (255, 255, 255),
+                cv2.LINE_AA,
+                _SHIFT,
+            )
             alpha = mask[..., None].astype(np.uint16)
             region[:] = ((ball * alpha + region * (255 - alpha)) // 255).astype(np.uint8)
             skin = self.subject.skin
@@ -318,9 +378,14 @@ class _Face:
             self.line(_smooth(eye[:4] + up), skin * 0.75, 0.025)
 
     def _brows(self) -> None:
-        colour = np.clip(0.75 * self.subject.hair if self.subject.hair.mean() < 140 else 0.55 * self.subject.hair, 0, 255)
+        colour = np.clip(
+            0.75 * self.subject.hair if self.subject.hair.mean() < 140 else 0.55 * self.subject.hair, 0, 255
+        )
         down = np.array([-self._rotation[4], self._rotation[5]]) * self._scale * self.subject.brow_width
-        for brow, widths in ((self.landmarks[17:22], (0.3, 0.8, 1, 1.1, 1)), (self.landmarks[22:27], (1, 1.1, 1, 0.8, 0.3))):
+        for brow, widths in (
+            (self.landmarks[17:22], (0.3, 0.8, 1, 1.1, 1)),
+            (self.landmarks[22:27], (1, 1.1, 1, 0.8, 0.3)),
+        ):
             lower = brow + down * np.array(widths)[:, None]
             self.fill(np.concatenate([_smooth(brow), _smooth(lower)[::-1]]), colour)
 
@@ -351,7 +416,15 @@ class _Face:
         fringe = {
             1: [(-1.08, -0.35), (-0.85, -0.85), (0, -1.0), (0.85, -0.85), (1.08, -0.35)],
             2: [(-1.1, 0.0), (-0.95, -0.62), (-0.3, -0.68), (0.3, -0.7), (0.95, -0.62), (1.1, 0.0)],
-            3: [(-1.15, 0.5), (-1.0, -0.4), (-0.4, -0.9), (0.0, -1.02), (0.4, -0.9), (1.0, -0.4), (1.15, 0.5)],
+            3: [
+                (-1.15, 0.5),
+                (-1.0, -0.4),
+                (-0.4, -0.9),
+                (0.0, -1.02),
+                (0.4, -0.9),
+                (1.0, -0.4),
+                (1.15, 0.5),
+            ],
             4: [(-1.1, -0.2), (-0.9, -0.62), (-0.35, -0.98), (0.5, -0.78), (1.0, -0.5), (1.12, -0.1)],
         }[style]
         outline = np.concatenate([self.project(crown, -0.25), self.project(np.array(fringe), 0.05)])

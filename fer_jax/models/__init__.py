@@ -35,9 +35,15 @@ MODELS: dict[str, ModelEntry] = {
         VGGSSmall, VGGSSmall, "Xu et al. (Purdue/HP), small VGG-S, 12.1 MB", (128, 128, 3), 3_026_293
     ),
     "mini_xception": ModelEntry(
-        MiniXception, MiniXception, "Arriaga et al. 2017, section 3; Kaskun et al. (Lviv)", (64, 64, 1), 56_951
+        MiniXception,
+        MiniXception,
+        "Arriaga et al. 2017, section 3; Kaskun et al. (Lviv)",
+        (64, 64, 1),
+        56_951,
     ),
-    "shallow": ModelEntry(shallow, ConvAffine, "Alizadeh & Fazel 2017, section 3, shallow model", (48, 48, 1), 18_897_895),
+    "shallow": ModelEntry(
+        shallow, ConvAffine, "Alizadeh & Fazel 2017, section 3, shallow model", (48, 48, 1), 18_897_895
+    ),
     "deep": ModelEntry(deep, ConvAffine, "Alizadeh & Fazel 2017, section 3, deep model", (48, 48, 1), 4_472_775),
 }
 
@@ -51,7 +57,12 @@ def options(name: str) -> list[str]:
 
 
 def create(
-    name: str, *, num_outputs: int, dtype: jnp.dtype = jnp.float32, axis_name: str | None = None, **model_options
+    name: str,
+    *,
+    num_outputs: int,
+    dtype: jnp.dtype = jnp.float32,
+    axis_name: str | None = None,
+    **model_options,
 ) -> nn.Module:
     """The model registered under `name`.
 

@@ -91,12 +91,18 @@ class Fer2013(FaceBuilder):
             split = _split_of(path.parent.parent.name)
             by_split.setdefault(split, []).append((path, _emotion_of(path)))
         return {
-            split: lambda files=by_split[split]: self._read_images(files) for split in SPLIT_FOLDERS if split in by_split
+            split: lambda files=by_split[split]: self._read_images(files)
+            for split in SPLIT_FOLDERS
+            if split in by_split
         }
 
     def _read_images(self, files):
         for path, emotion in files:
-            image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE) if path.stat().st_size else None
+            image = (
+                cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE)
+                if path.stat().st_size
+                else None
+            )
             if image is None:
                 self.quarantine(path, "not a readable image", len(self.raw))
             elif image.shape != (SIDE, SIDE):

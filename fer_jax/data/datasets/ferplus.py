@@ -14,7 +14,18 @@ from fer_jax.errors import UserError
 
 VOTES_FILE = "fer2013new.csv"
 # The file's columns after `Usage` and `Image name`; the last two are no emotions.
-COLUMNS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "NF")
+COLUMNS = (
+    "neutral",
+    "happiness",
+    "surprise",
+    "sadness",
+    "anger",
+    "disgust",
+    "fear",
+    "contempt",
+    "unknown",
+    "NF",
+)
 # Which column holds each canonical emotion.
 _ORDER = [[canonical(name) for name in COLUMNS[:8]].index(emotion) for emotion in CANONICAL]
 
@@ -77,7 +88,11 @@ class Ferplus(FaceBuilder):
         return {
             split: lambda chosen=chosen: (
                 self.example(
-                    row.image, emotion, intensities(row_votes), source=f"{images.name}:{row.line}", votes=row_votes
+                    row.image,
+                    emotion,
+                    intensities(row_votes),
+                    source=f"{images.name}:{row.line}",
+                    votes=row_votes,
                 )
                 for row, row_votes, emotion in chosen
             )
@@ -95,7 +110,9 @@ def read_votes(path: Path) -> dict[str, list[np.ndarray]]:
         reader = csv.reader(file)
         header = [name.strip() for name in next(reader, [])]
         if tuple(header) != ("Usage", "Image name", *COLUMNS):
-            raise UserError(f"{path}: the header must be Usage,Image name,{','.join(COLUMNS)}; it is {','.join(header)}")
+            raise UserError(
+                f"{path}: the header must be Usage,Image name,{','.join(COLUMNS)}; it is {','.join(header)}"
+            )
         votes = {usage: [] for usage in USAGES}
         for fields in reader:
             where = f"{path}, line {reader.line_num}"
@@ -125,5 +142,3 @@ def intensities(votes: np.ndarray) -> np.ndarray:
     shares = votes[_ORDER] / max(votes[_ORDER].sum(), 1)
     keep = [CANONICAL.index(name) for name in expressed(CANONICAL)]
     return shares[keep].astype(np.float32)
-
-

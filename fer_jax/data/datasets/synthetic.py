@@ -10,7 +10,10 @@ from fer_jax.data.emotions import BASIC7
 
 SEED = 0
 PICTURES = 10  # of each subject
-SUBJECTS = {"": {"train": 320, "validation": 40, "test": 40}, "small": {"train": 40, "validation": 8, "test": 8}}
+SUBJECTS = {
+    "": {"train": 320, "validation": 40, "test": 40},
+    "small": {"train": 40, "validation": 8, "test": 8},
+}
 
 
 class Synthetic(FaceBuilder):
@@ -46,7 +49,11 @@ class Synthetic(FaceBuilder):
                 for number in range(PICTURES):
                     drawn = synthetic.example(SEED, subject, number)
                     yield self.example(
-                        drawn.image, drawn.emotion, drawn.intensity, landmarks=drawn.landmarks, subject=subject
+                        drawn.image,
+                        drawn.emotion,
+                        drawn.intensity,
+                        landmarks=drawn.landmarks,
+                        subject=subject,
                     )
         finally:
             cv2.setNumThreads(threads)
