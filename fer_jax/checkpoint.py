@@ -73,10 +73,14 @@ class Checkpoints:
 
 
 def save_weights(path: Path, variables: dict, metadata: dict) -> None:
-    """Writes variables as safetensors, names joined by '/', with JSON metadata (emotions, input shape, ...)."""
+    """Writes variables as safetensors, names joined by '/', with JSON metadata (emotions, input shape, ...).
+
+    The metadata are one entry, `fer_jax`, since safetensors keeps several in no fixed order, and the same weights
+    should be the same bytes.
+    """
     flat = {name: np.asarray(value) for name, value in traverse_util.flatten_dict(variables, sep="/").items()}
     temporary = path.with_name(path.name + ".tmp")
-    save_file(flat, temporary, metadata={key: json.dumps(value) for key, value in metadata.items()})
+    save_file(flat, temporary, metadata={"fer_jax": json.dumps(metadata)})
     temporary.replace(path)
 
 
@@ -85,5 +89,5 @@ def load_weights(path: Path) -> tuple[dict, dict]:
     from safetensors import safe_open
 
     with safe_open(path, "numpy") as file:
-        metadata = {key: json.loads(value) for key, value in file.metadata().items()}
+        metadata = json.loads(file.metadata()["fer_jax"])
     return traverse_util.unflatten_dict(load_file(path), sep="/"), metadata

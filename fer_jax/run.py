@@ -250,7 +250,7 @@ def _finish(experiment: Experiment, workdir: Path, state: train.TrainState, best
         figures.confusion_matrix(sums["confusion"], dataset.emotions, workdir / "confusion.png")
     figures.learning_curves(logs.read_rows(workdir / "metrics.jsonl"), workdir / "learning_curves.png")
     metadata = {
-        "fer_jax": __version__,
+        "version": __version__,
         "model": config.model.to_dict(),
         "head": config.head.to_dict(),
         "emotions": dataset.emotions,
