@@ -1,0 +1,109 @@
+"""Heads and losses against PyTorch and against their definitions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fer_jax import heads
+from fer_jax.errors import UserError
+
+SEVEN = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch", reason="the reference is PyTorch, which is not installed")
+
+
+@pytest.fixture(scope="module")
+def sample():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 4, (64, 7)).astype(np.float32)
+    targets = rng.dirichlet(np.ones(7), 64).astype(np.float32)
+    return logits, rng.integers(0, 7, 64), targets
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_softmax_cross_entropy_equals_torch(torch, sample, smoothing):
+    logits, labels, _ = sample
+    ours = heads.softmax_cross_entropy(logits, labels, label_smoothing=smoothing)
+    reference = torch.nn.functional.cross_entropy(
+        torch.tensor(logits), torch.tensor(labels), reduction="none", label_smoothing=smoothing
+    )
+    np.testing.assert_allclose(ours, reference, rtol=1e-6, atol=1e-6)
+
+
+def test_soft_cross_entropy_equals_torch(torch, sample):
+    logits, _, targets = sample
+    reference = torch.nn.functional.cross_entropy(torch.tensor(logits), torch.tensor(targets), reduction="none")
+    np.testing.assert_allclose(heads.soft_cross_entropy(logits, targets), reference, rtol=1e-6, atol=1e-6)
+
+
+def test_sigmoid_cross_entropy_and_its_gradient_equal_torch(torch, sample):
+    logits, _, targets = sample
+    tensor = torch.tensor(logits, requires_grad=True)
+    reference = torch.nn.functional.binary_cross_entropy_with_logits(tensor, torch.tensor(targets))
+    reference.backward()
+    ours, gradient = jax.value_and_grad(lambda x: heads.sigmoid_cross_entropy(x, targets).mean())(logits)
+    np.testing.assert_allclose(ours, reference.item(), rtol=1e-6)
+    np.testing.assert_allclose(gradient, tensor.grad, atol=1e-7)
+
+
+def test_the_squared_hinge_equals_torch(torch, sample):
+    logits, labels, _ = sample
+    sign = 2 * torch.nn.functional.one_hot(torch.tensor(labels), 7) - 1
+    reference = (torch.clamp(1 - sign * torch.tensor(logits), min=0) ** 2).sum(1)
+    np.testing.assert_allclose(heads.squared_hinge(logits, labels), reference, rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [heads.softmax_cross_entropy, heads.squared_hinge])
+def test_losses_of_huge_bfloat16_logits_are_finite(loss):
+    logits = jnp.array([[300.0, -300.0, 0.0]], jnp.bfloat16)
+    for label in range(3):
+        assert np.isfinite(loss(logits, jnp.array([label]))).all()
+    assert np.isfinite(heads.sigmoid_cross_entropy(logits, jnp.array([[0.0, 1.0, 0.5]]))).all()
+
+
+def test_class_weights_are_inverse_to_the_counts_and_average_one():
+    counts = [100, 300, 0, 50]
+    inverse = heads.class_weights(counts, kind="inverse")
+    np.testing.assert_allclose(inverse[0] / inverse[3], 0.5, rtol=1e-6)
+    np.testing.assert_allclose(inverse[[0, 1, 3]].mean(), 1, rtol=1e-6)
+    assert inverse[2] == 0
+    effective = heads.class_weights(counts, kind="effective")
+    assert inverse[3] / inverse[1] > effective[3] / effective[1] > 1  # between none and inverse
+    np.testing.assert_allclose(heads.class_weights(counts, kind="none"), [1, 1, 0, 1])
+    with pytest.raises(UserError, match=r"none, inverse, effective"):
+        heads.class_weights(counts, kind="inverted")
+
+
+def test_neutral_is_the_complement_of_the_intensities():
+    head = heads.make_head("intensity", SEVEN)
+    assert head.num_outputs == 6
+    logits = jnp.log(jnp.array([[0.9, 0.1, 0.1, 0.1, 0.1, 0.1], [0.1, 0.2, 0.1, 0.1, 0.1, 0.1]]))
+    logits = logits - jnp.log1p(-jnp.exp(logits))  # the logits of those intensities
+    np.testing.assert_allclose(head.intensities(logits)[:, :2], [[0.9, 0.1], [0.1, 0.2]], rtol=1e-5)
+    probabilities = head.class_probabilities(logits)
+    assert probabilities.argmax(-1).tolist() == [0, 6]
+    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-6)
+    np.testing.assert_allclose(probabilities[1, 6] / probabilities[1, 1], 0.8 / 0.2, rtol=1e-5)
+
+
+def test_neutral_is_found_by_name_wherever_it_stands():
+    head = heads.make_head("intensity", ("neutral", "happy", "sad"))
+    assert head.num_outputs == 2
+    assert head.class_probabilities(jnp.array([[-9.0, -9.0], [9.0, -9.0]])).argmax(-1).tolist() == [0, 1]
+    soft = heads.soft_labels(jnp.array([[0.25, 0.5]]), ("neutral", "happy", "sad"))
+    np.testing.assert_allclose(soft, [[0.25, 0.25, 0.5]])
+
+
+def test_soft_labels_of_hard_intensities_are_one_hot():
+    np.testing.assert_allclose(heads.soft_labels(jnp.eye(7)[:, :6], SEVEN), np.eye(7))
+
+
+def test_wrong_heads_and_losses_list_the_right_ones():
+    with pytest.raises(UserError, match=r"classification, intensity"):
+        heads.make_head("regression", SEVEN)
+    with pytest.raises(UserError, match=r"softmax, soft, squared_hinge"):
+        heads.make_head("classification", SEVEN, loss="softmx")
