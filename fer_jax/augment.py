@@ -14,13 +14,13 @@ Number = jax.Array | float
 
 def flip(key: jax.Array, image: jax.Array, *, probability: Number) -> jax.Array:
     """Mirrors left and right with the given probability."""
-    image = image.astype(jnp.float32)
+    image = jnp.asarray(image, jnp.float32)
     return jnp.where(jax.random.uniform(key) < probability, image[:, ::-1], image)
 
 
 def shift(key: jax.Array, image: jax.Array, *, fraction: Number) -> jax.Array:
     """Moves by whole pixels, at most `fraction` of each side, borders replicated: a random crop after padding."""
-    image = image.astype(jnp.float32)
+    image = jnp.asarray(image, jnp.float32)
     sides = jnp.array(image.shape[:2])
     limit = jnp.floor(fraction * sides)
     offset = jnp.floor(jax.random.uniform(key, (2,)) * (2 * limit + 1) - limit).astype(jnp.int32)
@@ -31,7 +31,7 @@ def shift(key: jax.Array, image: jax.Array, *, fraction: Number) -> jax.Array:
 
 def brightness(key: jax.Array, image: jax.Array, *, strength: Number) -> jax.Array:
     """Multiplies by a factor from 1 - strength .. 1 + strength, clipped to 0..255."""
-    image = image.astype(jnp.float32)
+    image = jnp.asarray(image, jnp.float32)
     factor = 1 + strength * jax.random.uniform(key, minval=-1.0, maxval=1.0)
     return jnp.clip(image * factor, 0, 255)
 
@@ -47,7 +47,7 @@ OPERATIONS: dict[str, Callable] = {
 
 def augment(key: jax.Array, image: jax.Array, options: dict[str, Number]) -> jax.Array:
     """The chain on one image [H, W, C]; `options` gives each operation of OPERATIONS its strength."""
-    image = image.astype(jnp.float32)
+    image = jnp.asarray(image, jnp.float32)
     for place, (name, operation) in enumerate(OPERATIONS.items()):
         image = operation(jax.random.fold_in(key, place), image, options[name])
     return image

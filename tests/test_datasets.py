@@ -1,0 +1,341 @@
+"""The data sets: raw official layouts in, the same examples out; everything wrong is named with file and line."""
+
+import gzip
+import json
+import lzma
+import sys
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow_datasets  # noqa: F401 - before the test that looks whether it imports TensorFlow
+
+from fer_jax.data import prepare
+from fer_jax.data.datasets import DATASETS, ferplus
+from fer_jax.data.datasets.base import FaceBuilder
+from fer_jax.data.emotions import BASIC7, CANONICAL
+from fer_jax.errors import UserError
+from tests.faces import write_fer2013
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache/datasets"
+
+
+@pytest.fixture
+def raw(tmp_path):
+    return write_fer2013(tmp_path / "raw")
+
+
+def edit(raw, line, change, name="fer2013.csv"):
+    """Changes one line (the header is line 1) of the CSV."""
+    lines = (raw / name).read_text().splitlines()
+    lines[line - 1] = change(lines[line - 1])
+    (raw / name).write_text("\n".join(lines) + "\n")
+
+
+def assert_same_examples(first, second):
+    assert first.splits == second.splits
+    assert first.fingerprint == second.fingerprint
+    for split in first.splits:
+        for name, array in first.arrays(split).items():
+            np.testing.assert_array_equal(array, second.arrays(split)[name])
+
+
+def test_usages_become_splits_and_rows_keep_their_order(raw):
+    dataset = prepare.load("fer2013", data_dir=raw)
+    assert dataset.splits == {"train": 70, "validation": 21, "test": 21}
+    assert dataset.emotions == BASIC7
+    assert dataset.class_counts["test"] == (3,) * 7
+    arrays = dataset.arrays("train")
+    assert arrays["image"].shape == (70, 48, 48, 1)
+    np.testing.assert_array_equal(arrays["label"], np.arange(70) % 7)
+    np.testing.assert_array_equal(arrays["intensity"], np.eye(7)[arrays["label"]][:, :6])
+    rows = (raw / "fer2013.csv").read_text().splitlines()[1:]
+    np.testing.assert_array_equal(arrays["image"][33].ravel(), np.array(rows[33].split(",")[1].split(), int))
+    example = dataset.source("validation")[2]
+    assert example["source"].decode() == "fer2013.csv:74"
+
+
+def test_random_access_and_arrays_agree(raw):
+    dataset = prepare.load("fer2013", data_dir=raw)
+    arrays, source = dataset.arrays("train"), dataset.source("train")
+    assert len(source) == 70
+    for i, example in zip([3, 69, 0], source.__getitems__([3, 69, 0]), strict=True):
+        for name in ("image", "label", "intensity"):
+            np.testing.assert_array_equal(example[name], arrays[name][i])
+
+
+@pytest.mark.parametrize("packing", ["gz", "xz", "zip", "any zip", "blanks in the header", "in a folder", "the file"])
+def test_every_packing_gives_the_same_examples(raw, tmp_path, packing):
+    expected = prepare.load("fer2013", data_dir=raw)
+    text = (raw / "fer2013.csv").read_bytes()
+    other = data_dir = tmp_path / "other"
+    other.mkdir()
+    if packing == "gz":
+        (other / "fer2013.csv.gz").write_bytes(gzip.compress(text))
+    elif packing == "xz":
+        (other / "fer2013.csv.xz").write_bytes(lzma.compress(text))
+    elif packing in ("zip", "any zip"):
+        name = "fer2013.csv.zip" if packing == "zip" else "archive.zip"
+        with zipfile.ZipFile(other / name, "w") as file:
+            file.writestr("fer2013/fer2013.csv", text)
+    elif packing == "blanks in the header":
+        rows = text.decode().splitlines()[1:]
+        swapped = [f"{e}, {u},{p}" for e, p, u in (row.split(",") for row in rows)]
+        (other / "icml_face_data.csv").write_text("\n".join(["emotion, Usage, pixels", *swapped]))
+    elif packing == "in a folder":
+        (other / "fer2013").mkdir()
+        (other / "fer2013/fer2013.csv").write_bytes(text)
+    else:
+        data_dir = raw / "fer2013.csv"
+    assert_same_examples(prepare.load("fer2013", data_dir=data_dir), expected)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """train/<emotion>/*.png with 4 images each, test/<emotion> with 2, the folders named as copies name them."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("test", 2)):
+        for emotion in ("angry", "disgusted", "fearful", "happy", "sad", "surprised", "neutral"):
+            folder = tmp_path / "tree" / split / emotion
+            folder.mkdir(parents=True)
+            for i in range(count):
+                cv2.imwrite(str(folder / f"{i}.png"), rng.integers(0, 256, (48, 48), dtype=np.uint8))
+    return tmp_path / "tree"
+
+
+def test_a_folder_tree_is_read_by_emotion_name(tree):
+    dataset = prepare.load("fer2013", data_dir=tree)
+    assert dataset.splits == {"train": 28, "test": 14}
+    for example in dataset.source("train"):
+        split, folder, name = example["source"].decode().split("/")
+        assert dataset.emotions[example["label"]][:3] == folder[:3]
+        image = cv2.imread(str(tree / split / folder / name), cv2.IMREAD_GRAYSCALE)
+        np.testing.assert_array_equal(example["image"][..., 0], image)
+
+
+def test_corrupt_images_are_quarantined_listed_and_counted(tree, caplog):
+    (tree / "train/happy/1.png").write_bytes(b"not a picture")
+    (tree / "train/sad/0.png").write_bytes(b"")
+    cv2.imwrite(str(tree / "test/sad/0.png"), np.zeros((20, 30), np.uint8))
+    caplog.set_level("INFO", "fer_jax")
+    dataset = prepare.load("fer2013", data_dir=tree)
+    assert dataset.splits == {"train": 26, "test": 13}
+    assert "3 images cannot be used" in caplog.text
+    assert "happy/1.png: not a readable image" in caplog.text
+    assert "sad/0.png: not a readable image" in caplog.text
+    assert "sad/0.png: 30x20 pixels instead of 48x48" in caplog.text
+    record = json.loads((dataset.directory / "prepared.json").read_text())
+    assert len(record["quarantined"]) == 3
+    caplog.clear()
+    prepare.load("fer2013", data_dir=tree)  # from the cache
+    assert "3 unusable images are left out" in caplog.text
+
+
+def test_too_many_corrupt_images_stop_the_preparation(tree, cache):
+    for path in list(tree.glob("train/*/*.png"))[:11]:
+        path.write_bytes(b"not a picture")
+    with pytest.raises(UserError, match=r"11 of 42 images cannot be used, more than 1%.*\n.*not a readable image"):
+        prepare.load("fer2013", data_dir=tree)
+    assert not list(cache.glob("*"))
+
+
+def test_an_unknown_emotion_folder_is_refused(tree):
+    (tree / "train/happy").rename(tree / "train/grumpy")
+    with pytest.raises(UserError, match=r"train/grumpy: unknown emotion 'grumpy'; known: angry, disgust"):
+        prepare.load("fer2013", data_dir=tree)
+
+
+def test_an_empty_split_is_refused(tree):
+    for path in tree.glob("test/*/*.png"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"tree/test is an empty split: expected images in .*test/angry"):
+        prepare.load("fer2013", data_dir=tree)
+
+
+def test_an_absent_split_says_so_when_it_is_asked_for(tmp_path):
+    dataset = prepare.load("fer2013", data_dir=write_fer2013(tmp_path / "raw", test=0))
+    assert "test" not in dataset.splits
+    for access in (dataset.source, dataset.arrays):
+        with pytest.raises(UserError, match=r"fer2013 .*has no test split, only train, validation"):
+            access("test")
+
+
+@pytest.mark.parametrize(
+    ("line", "change", "message"),
+    [
+        (1, lambda s: s.replace("pixels", "pixel"), r"fer2013\.csv: the header must name .*has \['emotion', 'pixel',"),
+        (5, lambda s: s.replace(" ", "", 1), r"fer2013\.csv, line 5: 2303 pixels instead of 2304"),
+        (9, lambda s: s.replace(",", ",256 ", 1).replace(" 1", " 1", 1), r"line 9: 2305 pixels instead of 2304"),
+        (
+            9,
+            lambda s: ",".join([s.split(",")[0], "256 " + s.split(",")[1].split(" ", 1)[1], "Training"]),
+            r"line 9: pixel value 256; grey levels are 0\.\.255",
+        ),
+        (9, lambda s: s.replace(" ", " x", 1), r"line 9: the pixels are not whole numbers"),
+        (3, lambda s: "7" + s[1:], r"line 3: unknown emotion '7'; FER2013 has the codes 0\.\.6"),
+        (3, lambda s: "happy" + s[1:], r"line 3: unknown emotion 'happy'"),
+        (4, lambda s: s.replace("Training", "training"), r"line 4: unknown Usage 'training'; expected one of Training"),
+        (6, lambda s: s.split(" ")[0], r"line 6: 2 columns instead of 3; was the file cut short"),
+    ],
+)
+def test_a_wrong_row_is_named_with_file_and_line(raw, cache, line, change, message):
+    edit(raw, line, change)
+    with pytest.raises(UserError, match=message):
+        prepare.load("fer2013", data_dir=raw)
+    assert not list(cache.glob("*"))
+
+
+def test_a_file_without_rows_is_refused(raw):
+    (raw / "fer2013.csv").write_text("emotion,pixels,Usage\n")
+    with pytest.raises(UserError, match="has a header and no rows"):
+        prepare.load("fer2013", data_dir=raw)
+
+
+@pytest.mark.parametrize("ending", ["gz", "xz", "zip"])
+def test_a_damaged_archive_is_refused(raw, ending):
+    text = (raw / "fer2013.csv").read_bytes()
+    packed = {"gz": gzip.compress, "xz": lzma.compress, "zip": lambda data: b"PK" + data}[ending](text)
+    (raw / "fer2013.csv").unlink()
+    (raw / f"fer2013.csv.{ending}").write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(UserError, match=r"fer2013\.csv\.\w+ is damaged .*download it again"):
+        prepare.load("fer2013", data_dir=raw)
+
+
+def test_missing_data_say_where_to_get_them_what_is_expected_and_what_was_found(tmp_path):
+    with pytest.raises(UserError, match=r"fer2013 needs --data_dir=PATH\. Expected .*fer2013\.csv.*kaggle\.com"):
+        prepare.load("fer2013")
+    with pytest.raises(UserError, match=r"nowhere does not exist\. Expected"):
+        prepare.load("fer2013", data_dir=tmp_path / "nowhere")
+    (tmp_path / "holiday.jpg").touch()
+    with pytest.raises(UserError, match=r"nothing usable in .*found: holiday\.jpg.*train/angry/\*\.jpg"):
+        prepare.load("fer2013", data_dir=tmp_path)
+    write_fer2013(tmp_path)
+    with pytest.raises(UserError, match=r"fer2013new\.csv is missing.*github\.com/microsoft/FERPlus"):
+        prepare.load("ferplus", data_dir=tmp_path)
+
+
+def test_unknown_data_sets_and_variants_list_the_valid_ones(raw):
+    with pytest.raises(UserError, match=r"unknown data set 'fer2103'\. Did you mean 'fer2013'\? Known: synthetic, "):
+        prepare.load("fer2103")
+    with pytest.raises(
+        UserError, match=r"ferplus has no variant 'most'; it has: 'majority', 'strict_majority', 'soft'"
+    ):
+        prepare.load("ferplus", variant="most", data_dir=raw)
+
+
+def test_what_was_prepared_is_found_again_without_the_raw_data(raw, tmp_path):
+    first = prepare.load("fer2013", data_dir=raw)
+    assert prepare.load("fer2013").directory == first.directory
+    prepare.load("fer2013", data_dir=write_fer2013(tmp_path / "more", seed=1))
+    with pytest.raises(UserError, match="needs --data_dir"):  # which of the two?
+        prepare.load("fer2013")
+
+
+def test_a_preparation_cut_short_leaves_nothing(raw, cache, monkeypatch):
+    def killed(*_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FaceBuilder, "fingerprint", property(killed))
+    with pytest.raises(KeyboardInterrupt):
+        prepare.load("fer2013", data_dir=raw)
+    assert not list(cache.glob("*"))
+    monkeypatch.undo()
+
+
+def test_changed_raw_data_are_prepared_anew(raw):
+    before = prepare.load("fer2013", data_dir=raw)
+    edit(raw, 2, lambda s: "3" + s[1:])
+    after = prepare.load("fer2013", data_dir=raw)
+    assert after.fingerprint != before.fingerprint
+    assert after.arrays("train")["label"][0] == 3
+
+
+def test_nothing_of_this_imports_tensorflow():
+    assert "tensorflow" not in sys.modules
+
+
+def write_votes(raw, usages, votes):
+    lines = [",".join(["Usage", "Image name", *ferplus.COLUMNS])]
+    lines += [
+        f"{usage},fer{i:07}.png,{','.join(map(str, row))}"
+        for i, (usage, row) in enumerate(zip(usages, votes, strict=True))
+    ]
+    (raw / ferplus.VOTES_FILE).write_text("\n".join(lines) + "\n")
+
+
+def test_ferplus_matches_votes_with_faces_by_usage_and_order(raw, caplog):
+    usages = ["Training"] * 70 + ["PublicTest"] * 21 + ["PrivateTest"] * 21
+    votes = np.zeros((112, 10), int)
+    votes[:, 1] = 10  # all happy,
+    votes[5] = [0, 2, 0, 0, 6, 0, 0, 2, 0, 0]  # but one angry, a little happy and contemptuous,
+    votes[9] = [0, 0, 0, 0, 4, 0, 4, 0, 2, 0]  # and one undecided
+    write_votes(raw, usages, votes)
+    caplog.set_level("INFO", "fer_jax")
+    dataset = prepare.load("ferplus", data_dir=raw)
+    assert (dataset.variant, dataset.emotions, dataset.has_intensity) == ("majority", CANONICAL, True)
+    assert dataset.splits == {"train": 69, "validation": 21, "test": 21}
+    assert "majority: train keeps 69 of 70 faces (98.6%)" in caplog.text
+    arrays = dataset.arrays("train")
+    assert [CANONICAL[label] for label in arrays["label"][4:7]] == ["happy", "angry", "happy"]
+    expressed = [name for name in CANONICAL if name != "neutral"]
+    assert dict(zip(expressed, arrays["intensity"][5].tolist(), strict=True)) == pytest.approx(
+        {"angry": 0.6, "disgust": 0, "fear": 0, "happy": 0.2, "sad": 0, "surprise": 0, "contempt": 0.2}
+    )
+    plain = prepare.load("fer2013", data_dir=raw).arrays("train")["image"]
+    np.testing.assert_array_equal(arrays["image"], np.delete(plain, 9, axis=0))
+
+
+def test_votes_that_do_not_belong_to_the_faces_are_refused(raw):
+    write_votes(raw, ["Training"] * 70, np.eye(10, dtype=int)[[1] * 70])
+    with pytest.raises(UserError, match=r"has 0 rows of PublicTest, .* has 21: the two files do not belong together"):
+        prepare.load("ferplus", data_dir=raw)
+    edit(raw, 3, lambda s: s.rsplit(",", 1)[0], ferplus.VOTES_FILE)
+    with pytest.raises(UserError, match=r"fer2013new\.csv, line 3: expected a Usage"):
+        prepare.load("ferplus", data_dir=raw)
+
+
+@pytest.mark.parametrize(
+    ("votes", "kept"),
+    [
+        # neutral happiness surprise sadness anger disgust fear contempt unknown NF
+        ([0, 10, 0, 0, 0, 0, 0, 0, 0, 0], {"majority": "happy", "strict_majority": "happy", "soft": "happy"}),
+        ([1, 5, 1, 1, 1, 1, 0, 0, 0, 0], {"majority": "happy", "strict_majority": None, "soft": "happy"}),
+        ([5, 0, 0, 5, 0, 0, 0, 0, 0, 0], {"majority": None, "strict_majority": None, "soft": "neutral"}),
+        ([0, 0, 0, 0, 2, 2, 0, 0, 6, 0], {"majority": None, "strict_majority": None, "soft": None}),
+        ([0, 0, 0, 0, 0, 0, 0, 0, 0, 10], {"majority": None, "strict_majority": None, "soft": None}),
+        ([1, 1, 1, 1, 1, 1, 1, 1, 1, 1], {"majority": None, "strict_majority": None, "soft": "neutral"}),
+    ],
+)
+def test_the_rules_of_ferplus(votes, kept):
+    assert {rule: ferplus.decide(np.array(votes), rule) for rule in kept} == kept
+
+
+def test_every_data_set_is_described():
+    for name, builder in DATASETS.items():
+        assert builder.__name__.lower() == name
+        assert builder.ORIGIN
+        assert builder.__doc__
+
+
+@pytest.mark.slow
+def test_the_real_fer2013_and_ferplus(shared_data):
+    dataset = prepare.load("fer2013", data_dir=shared_data / "fer2013")
+    assert dataset.splits == {"train": 28_709, "validation": 3_589}
+    assert dataset.class_counts["train"] == (3995, 436, 4097, 7215, 4830, 3171, 4965)
+    # What the authors' own script keeps of FER2013's Training and PublicTest.
+    plus = prepare.load("ferplus", data_dir=shared_data / "fer2013")
+    assert plus.splits == {"train": 25_060, "validation": 3_199}
+
+
+def test_the_command_line_prints_the_classes_and_refuses_in_one_line(raw, capsys):
+    prepare.main(["fer2013", f"--data_dir={raw}"])
+    printed = capsys.readouterr().out
+    assert "surprise" in printed
+    assert "70" in printed
+    with pytest.raises(SystemExit, match=r"^error: unknown data set 'fer'"):
+        prepare.main(["fer"])
