@@ -7,6 +7,7 @@ Trains what the config says, evaluates it and prints where the results lie. The 
 import datetime
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -69,18 +70,30 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     """
     try:
         rest = flags.FLAGS(list(argv))
-        if len(rest) > 1:
-            raise UserError(
-                f"unexpected arguments {rest[1:]}: flags begin with --, e.g. --config=configs/vggs_small.py"
-            )
-        if _CONFIG.value is None:
-            raise UserError("which config? e.g. --config=configs/vggs_small.py")
-        _CONFIG.value.to_dict()  # a file that could not be read answers here
     except (AttributeError, KeyError) as error:
-        raise UserError("--config: no such field: " + str(error.args[0]).replace("\n", ". ")) from error
-    except (OSError, flags.Error) as error:
+        raise UserError(_no_such_field(str(error))) from error
+    except flags.Error as error:
         raise UserError(str(error)) from error
+    if len(rest) > 1:
+        raise UserError(f"unexpected arguments {rest[1:]}: flags begin with --, e.g. --config=configs/vggs_small.py")
+    if not flags.FLAGS["config"].present:
+        raise UserError("which config? e.g. --config=configs/vggs_small.py")
+    try:
+        _CONFIG.value.to_dict()  # a file that could not be loaded answers here
+    except OSError as error:
+        path = Path(flags.FLAGS["config"].config_filename.partition(":")[0])
+        if path.exists():
+            raise UserError(str(error)) from error
+        others = ", ".join(sorted(map(str, path.parent.glob("*.py")))) or "none"
+        raise UserError(f"there is no config file {path}; in {path.parent}: {others}") from error
     return rest
+
+
+def _no_such_field(message: str) -> str:
+    """What ml_collections says of an override that names no field, in one line."""
+    if near := re.search(r'Did you mean "(\w+)" instead of "(\w+)"', message):
+        return f"the config has no field {near[2]!r}: did you mean {near[1]!r}?"
+    return f"--config: {message}"
 
 
 def entry(main: Callable[[Sequence[str]], None], parser: Callable[[Sequence[str]], list[str]]) -> None:

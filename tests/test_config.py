@@ -1,0 +1,156 @@
+"""Configs: every file is valid, overrides and refusals, and the command line's answers."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fer_jax import config as config_lib
+from fer_jax import models, run
+from fer_jax.data.emotions import BASIC7, canonical, remap
+from fer_jax.errors import UserError
+from tests import tiny_config
+from tests.faces import write_fer2013
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("dataset", ["", "fer2013", "ferplus"])
+def test_every_config_is_valid_for_every_data_set(path, dataset):
+    config = load(path).get_config(dataset)
+    config_lib.validate(config)
+    assert config.is_locked
+    assert config.data.name == (dataset or config.data.name)
+    assert config.data.variant == ("majority" if dataset == "ferplus" else "")
+    models.create(config.model.name, num_outputs=7, **config_lib.model_options(config))
+    assert config.keys() == config_lib.default_config().keys()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_says_where_it_comes_from_and_how_to_run_it(path):
+    docstring = load(path).__doc__
+    assert "Paper" in docstring
+    assert f"--config=configs/{path.name}" in docstring
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("train.batch_size", 0, r"train\.batch_size = 0 must be above 0"),
+        ("augment.flip", 1.5, r"augment\.flip = 1\.5 must lie in 0\.\.1"),
+        ("data.residence", "disk", r"data\.residence = 'disk' is unknown: use one of auto, device, stream"),
+        ("data.normalization", "zscore", r"unit, symmetric, per_channel, mean_image"),
+        ("model.dtype", "float16", r"auto, float32, bfloat16"),
+        ("model.input_shape", (48, 48, 2), r"channels 1 or 3"),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(field, value, message):
+    config = config_lib.default_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=message):
+        config_lib.validate(config)
+
+
+def test_too_small_images_and_unknown_names_are_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
+    data = write_fer2013(tmp_path / "raw")
+    for field, value, message in (
+        ("model.input_shape", (16, 16, 1), r"model\.input_shape = \(16, 16, 1\) is too small: at least 24 pixels"),
+        ("model.name", "shalow", r"unknown model 'shalow'\. Did you mean 'shallow'"),
+        ("data.name", "affectnet9", r"unknown data set 'affectnet9'.* Known: synthetic, fer2013, ferplus"),
+        ("head.name", "intensities", r"head\.name = 'intensities' is unknown"),
+        ("optim.name", "adamm", r"optim\.name = 'adamm' is unknown"),
+        ("train.batch_size", 72_000, r"70 examples, fewer than one batch of 72000"),
+    ):
+        config = tiny_config.get_config()
+        config.train.batch_size = config.eval.batch_size = 8
+        with config.unlocked():
+            config.update_from_flattened_dict({field: value})
+        with pytest.raises(UserError, match=message):
+            run.build(config, str(data))
+
+
+def test_differences_are_named_field_by_field():
+    before = {"a": {"b": 1, "c": 2}, "d": 3}
+    after = {"a": {"b": 1, "c": 5}, "e": 4}
+    assert config_lib.difference(before, after) == ["a.c: 2 -> 5", "d: 3 -> (absent)", "e: (absent) -> 4"]
+
+
+def test_the_default_run_directory_names_the_config():
+    path = config_lib.default_workdir("configs/mini_xception.py:fer2013", "20261121-120000")
+    assert str(path) == "runs/mini_xception-fer2013-20261121-120000"
+
+
+def test_emotions_go_by_name():
+    assert canonical(" Happiness ") == "happy"
+    with pytest.raises(ValueError, match="unknown emotion 'bored'; known: angry"):
+        canonical("bored")
+    assert remap(("sad", "angry"), BASIC7).tolist() == [4, 0]
+    with pytest.raises(ValueError, match=r"\['contempt'\] are not among"):
+        remap(("contempt",), BASIC7)
+
+
+def command(*arguments):
+    environment = os.environ | {"XLA_FLAGS": ""}
+    return subprocess.run(
+        [sys.executable, "-m", "fer_jax.main", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--config=configs/shallow.py", "--config.optim.learning_rat=0.1"],
+            "no field 'learning_rat': did you mean 'learning_rate'?",
+        ),
+        (["--config=configs/shallow.py", "--config.optm.learning_rate=0.1"], "no field 'optm': did you mean 'optim'?"),
+        (["--config=configs/shalow.py"], "no config file configs/shalow.py; in configs: configs/deep.py"),
+        ([], "which config?"),
+        (["--config=configs/shallow.py", "--confg=1"], "Unknown command line flag 'confg'"),
+        (["--config=configs/shallow.py", "extra"], "unexpected arguments ['extra']"),
+        (["--config=configs/shallow.py", "--config.train.epochs=many"], "train.epochs"),
+        (["--config=configs/shallow.py"], "fer2013 needs --data_dir=PATH"),
+    ],
+)
+def test_a_wrong_command_line_is_answered_in_a_line_or_two(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path))
+    result = command(*arguments, f"--workdir={tmp_path / 'run'}")
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.strip().splitlines()[-1].startswith("error:")
+
+
+def test_help_imports_no_jax():
+    code = (
+        "import sys, fer_jax.main as main\n"
+        "sys.argv = ['fer_jax.main', '--help']\n"
+        "try: main.entry(main.main, main.parse_flags)\n"
+        "except SystemExit: pass\n"
+        "assert 'jax' not in sys.modules, 'JAX was imported'\n"
+        "assert 'tensorflow_datasets' not in sys.modules\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "--data_dir" in result.stdout
+
+
+def test_the_package_itself_imports_nothing_heavy():
+    code = (
+        "import sys, fer_jax; assert not {'jax', 'numpy', 'cv2', 'flax'} & set(sys.modules); print(fer_jax.__version__)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
