@@ -6,8 +6,10 @@ since the order is a function of (seed, epoch) - and a JSON `meta`. Orbax writes
 renames it: a save cut short never appears, and one damaged later fails to restore and is passed over.
 """
 
+import errno
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -21,6 +23,8 @@ from fer_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
+DISK_RESERVE = 1_000_000  # bytes that a checkpoint's own bookkeeping may need
+
 
 class Checkpoints:
     """One folder of checkpoints, `<directory>/<step>`, of which the newest `keep` stay."""
@@ -33,13 +37,26 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.directory.absolute(), options=options)
 
     def save(self, state, meta: dict) -> None:
-        """Writes the state at its own step, replacing what a killed run left there."""
+        """Writes the state at its own step, replacing what a killed run left there.
+
+        Raises:
+          OSError: no space (ENOSPC); nothing of the new checkpoint appears, those before it stay.
+        """
+        # Looked at before, since Orbax meets a full disk in a dozen coroutines that each complain.
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        if shutil.disk_usage(self.directory).free < needed + DISK_RESERVE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory))
         step = int(state.step)
         if step in self._manager.all_steps():
             self._delete(step)
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
-        self._manager.save(step, args=args, force=True)
-        self._manager.wait_until_finished()
+        try:
+            self._manager.save(step, args=args, force=True)
+            self._manager.wait_until_finished()
+        except ValueError as error:
+            if "RESOURCE_EXHAUSTED" in str(error):  # what tensorstore makes of a full disk or quota
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory)) from error
+            raise
 
     def restore(self, like) -> tuple[object, dict] | None:
         """The newest checkpoint that can be read, as (state, meta); None when there is none.

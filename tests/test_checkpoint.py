@@ -1,5 +1,7 @@
 """Checkpoints: round trips, a damaged one is passed over, weights carry their meaning."""
 
+import shutil
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -106,3 +108,11 @@ def test_weights_round_trip_with_names_and_metadata(tmp_path):
     assert read == metadata
     np.testing.assert_array_equal(loaded["params"]["layer"]["kernel"], variables["params"]["layer"]["kernel"])
     np.testing.assert_array_equal(loaded["normalizer"]["mean"], variables["normalizer"]["mean"])
+
+
+def test_a_full_disk_leaves_the_checkpoints_before_as_they_are(folder, monkeypatch):
+    checkpoints = checkpoint.Checkpoints(folder, keep=2)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(10**9, 10**9, 100))
+    with pytest.raises(OSError, match=r"No space left on device: .*last"):
+        checkpoints.save(state_at(20, 0.0), {})
+    assert int(reopen(folder)[0].step) == 15

@@ -216,11 +216,35 @@ def test_an_unwritable_workdir_is_refused(tmp_path):
         run.run(tiny_config.get_config(), tmp_path / "file/run")
 
 
-def test_a_full_disk_says_so_and_what_to_do(tmp_path, monkeypatch):
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a small file system cannot be mounted here: needs root")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_says_so_and_the_run_resumes_once_there_is_space(small_disk, data_dir, environment):
+    (small_disk / "other").write_bytes(bytes(800_000))
+    result = execute(environment, data_dir, small_disk / "run")
+    assert result.returncode == 1
+    assert f"no space left while writing to {small_disk}/run/checkpoints" in result.stderr
+    assert f"--workdir={small_disk}/run" in result.stderr
+    assert "Traceback" not in result.stderr
+    subprocess.run(["mount", "-o", "remount,size=50m", small_disk], check=True)
+    assert execute(environment, data_dir, small_disk / "run").returncode == 0
+
+
+@pytest.mark.parametrize("number", [28, 122])
+def test_a_full_disk_met_anywhere_is_a_message(tmp_path, monkeypatch, number):
     from tests import tiny_config
 
     def full(*_args, **_kwargs):
-        raise OSError(28, "No space left on device", "metrics.jsonl")
+        raise OSError(number, "No space left on device", "metrics.jsonl")
 
     monkeypatch.setattr(run, "build", full)
     with pytest.raises(UserError, match=r"no space left while writing to metrics\.jsonl.*resumes"):
