@@ -1,4 +1,4 @@
-"""Figures of a run as PNG: the confusion matrix and the learning curves."""
+"""Figures as PNG: the confusion matrix and learning curves of a run, contact sheets of a data set."""
 
 from pathlib import Path
 
@@ -70,6 +70,26 @@ def learning_curves(rows: list[dict], path: Path) -> None:
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         if axes.lines:
             axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path)
+
+
+def contact_sheet(images: dict[str, np.ndarray], path: Path) -> None:
+    """Draws a column of images for each name, under the name.
+
+    Args:
+      images: name -> uint8 [n, H, W, 1] grey or [n, H, W, 3] RGB; columns may differ in n.
+    """
+    rows = max(map(len, images.values()))
+    figure = Figure(figsize=(1.25 * len(images), 1.25 * rows + 0.25), dpi=102, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
+    grid = figure.subplots(rows, len(images), squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for column, (name, shown) in enumerate(images.items()):
+        grid[0, column].set_title(name, fontsize=10)
+        for row, image in enumerate(shown):
+            grid[row, column].imshow(np.broadcast_to(image, (*image.shape[:2], 3)), interpolation="nearest")
     figure.savefig(path)
 
 

@@ -333,8 +333,9 @@ def test_the_real_fer2013_and_ferplus(shared_data):
 
 
 def test_the_command_line_prints_the_classes_and_refuses_in_one_line(raw, capsys):
-    prepare.main(["fer2013", f"--data_dir={raw}"])
+    prepare.main(["fer2013", f"--data_dir={raw}", f"--preview={raw / 'sheet.png'}"])
     printed = capsys.readouterr().out
+    assert cv2.imread(str(raw / "sheet.png")).shape[1] > 700
     assert "surprise" in printed
     assert "70" in printed
     with pytest.raises(SystemExit, match=r"^error: unknown data set 'fer'"):

@@ -260,6 +260,20 @@ def describe(dataset: Dataset) -> str:
     return "\n".join([*lines, f"prepared: {dataset.directory}"])
 
 
+def preview(dataset: Dataset, path: Path, rows: int = 4) -> None:
+    """Draws a few faces of each emotion, from all over the training split (or the first split there is)."""
+    from fer_jax import figures
+
+    split = "train" if "train" in dataset.splits else next(iter(dataset.splits))
+    arrays = dataset.arrays(split)
+    columns = {}
+    for label, emotion in enumerate(dataset.emotions):
+        members = np.flatnonzero(arrays["label"] == label)
+        spread = np.linspace(0, len(members) - 1, min(rows, len(members))).astype(int)
+        columns[emotion] = arrays["image"][members[spread]]
+    figures.contact_sheet(columns, path)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend."""
     from fer_jax.data.datasets import DATASETS
@@ -274,11 +288,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("name", help=", ".join(DATASETS))
     parser.add_argument("--data_dir", type=Path, help="where the raw data lie")
     parser.add_argument("--variant", help="of the data set, e.g. majority of ferplus")
+    parser.add_argument("--preview", type=Path, metavar="FILE", help="draw some faces of each emotion")
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     log.setLevel(logging.INFO)
     try:
-        print(describe(load(options.name, variant=options.variant, data_dir=options.data_dir)))
+        dataset = load(options.name, variant=options.variant, data_dir=options.data_dir)
+        print(describe(dataset))
+        if options.preview:
+            preview(dataset, options.preview)
+            print(f"preview: {options.preview}")
     except UserError as error:
         sys.exit(f"error: {error}")
 
