@@ -216,6 +216,27 @@ def test_an_unwritable_workdir_is_refused(tmp_path):
         run.run(tiny_config.get_config(), tmp_path / "file/run")
 
 
+def test_an_intensity_head_trains_on_eight_devices_and_reports_its_rmse(tmp_path, monkeypatch):
+    from tests import tiny_config
+
+    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
+    config = tiny_config.get_config("synthetic")
+    config.data.variant = "small"
+    config.head.name = "intensity"
+    config.train.epochs = 2
+    results = run.run(config, tmp_path / "run")
+    assert jax.device_count() == 8
+    assert results["examples"] == 80
+    assert 0 < results["metrics"]["rmse"] < 0.5
+    assert set(results["metrics"]) >= {"rmse/angry", "rmse/surprise", "accuracy/neutral"}
+    assert "rmse/neutral" not in results["metrics"]
+    rows = [row for row in logs.read_rows(tmp_path / "run/metrics.jsonl") if row["split"] == "validation"]
+    best = min(rows, key=lambda row: row["rmse"])  # selected by RMSE, not by accuracy
+    assert results["step"] == best["step"]
+    assert "SYNTHETIC" in run.format_results(results)
+    assert "RMSE" in run.format_results(results)
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of one megabyte."""
