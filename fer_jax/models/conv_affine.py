@@ -1,61 +1,114 @@
-"""The configurable builder of the Stanford paper and its nets.
+"""The configurable builder of the Stanford paper, its nets, and two others of the same make.
 
 Alizadeh & Fazel 2017, "Convolutional Neural Networks for Facial Expression Recognition" (arXiv:1704.06756),
-section 3: [Conv-(BN)-ReLU-(Dropout)-(MaxPool)] x M - [Affine-(BN)-ReLU-(Dropout)] x N - Affine. Padding and
-dropout rates, which the paper leaves open, are ours: SAME, and those below.
+section 3: [Conv-(BN)-ReLU-(Dropout)-(MaxPool)] x M - [Affine-(BN)-ReLU-(Dropout)] x N - Affine, and hybrids whose
+affine layers also see HOG features. Padding and dropout rates, which the paper leaves open, are ours.
 """
+
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fer_jax.models.layers import BatchNorm, Dropout, max_pool
+from fer_jax.errors import UserError
+from fer_jax.models.hog import hog
+from fer_jax.models.layers import BatchNorm, DepthwiseConv, Dropout, max_pool
 
 
 class ConvAffine(nn.Module):
-    """M convolutions and N affine layers; the tuples of the convolutions have one item a layer."""
+    """M convolutions and N affine layers; every option of a layer is one value for all or a tuple with one for each."""
 
     num_outputs: int
     dtype: jnp.dtype = jnp.float32
     axis_name: str | None = None
+    # The convolutions, as many as `filters` has.
     filters: tuple[int, ...] = (32, 64)
-    kernels: tuple[int, ...] = (3, 3)
-    pools: tuple[bool, ...] = (False, True)  # a 2x2 max-pooling after the layer
+    kernels: int | tuple[int, ...] = 3
+    strides: int | tuple[int, ...] = 1
+    paddings: str | tuple[str, ...] = "SAME"  # SAME | VALID
+    batch_norm: bool | tuple[bool, ...] = True
+    conv_dropout: float | tuple[float, ...] = 0.0
+    pools: int | tuple[int, ...] = 1  # side of the max-pooling after the layer; 1 = none
+    separable: bool = False  # depthwise-separable convolutions from the second layer on
+    # From maps to features.
+    global_pool: bool = False  # global average pooling instead of all pixels
+    use_hog: bool = False  # HOG of the input joins the features
+    # The affine layers.
     hidden: tuple[int, ...] = (512,)
-    batch_norm: bool = True
-    conv_dropout: float = 0.0
-    dropout: float = 0.5  # of the affine layers
+    hidden_batch_norm: bool | tuple[bool, ...] = True
+    dropout: float | tuple[float, ...] = 0.5
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        def activate(x, rate):
-            x = BatchNorm(self.axis_name)(x, train=train) if self.batch_norm else x
+        def activate(x, norm, rate):
+            x = BatchNorm(self.axis_name)(x, train=train) if norm else x
             return Dropout(rate, self.axis_name)(nn.relu(x), train=train)
 
-        bias = not self.batch_norm  # BatchNorm brings its own
-        x = x.astype(self.dtype)
-        for filters, kernel, pool in zip(self.filters, self.kernels, self.pools, strict=True):
-            x = nn.Conv(filters, (kernel, kernel), use_bias=bias, dtype=self.dtype)(x)
-            x = activate(x, self.conv_dropout)
-            x = max_pool(x, 2) if pool else x
-        x = x.reshape(x.shape[0], -1)
-        for width in self.hidden:
-            x = activate(nn.Dense(width, use_bias=bias, dtype=self.dtype)(x), self.dropout)
+        images, x = x, x.astype(self.dtype)
+        layers = self._layers("filters", "kernels", "strides", "paddings", "batch_norm", "conv_dropout", "pools")
+        for i, (filters, kernel, stride, padding, norm, rate, pool) in enumerate(layers):
+            options = {"use_bias": not norm, "dtype": self.dtype}  # BatchNorm brings its own bias
+            if self.separable and i > 0:
+                if (kernel, stride, padding) != (3, 1, "SAME"):
+                    raise UserError("model.options.separable wants kernels=3, strides=1 and paddings=SAME")
+                x = nn.Conv(filters, (1, 1), **options)(DepthwiseConv(self.dtype)(x))
+            else:
+                x = nn.Conv(filters, (kernel, kernel), stride, padding, **options)(x)
+            x = max_pool(activate(x, norm, rate), pool) if pool > 1 else activate(x, norm, rate)
+        x = x.mean((1, 2)) if self.global_pool else x.reshape(x.shape[0], -1)
+        if self.use_hog:
+            x = jnp.concatenate([x, hog(images).astype(self.dtype)], -1)
+        for width, norm, rate in self._layers("hidden", "hidden_batch_norm", "dropout"):
+            x = activate(nn.Dense(width, use_bias=not norm, dtype=self.dtype)(x), norm, rate)
         return nn.Dense(self.num_outputs, dtype=self.dtype)(x).astype(jnp.float32)
+
+    def _layers(self, first: str, *others: str) -> list[tuple[Any, ...]]:
+        """The options of each layer; the first says how many layers there are."""
+        count = len(getattr(self, first))
+        columns = [getattr(self, first)]
+        for name in others:
+            value = getattr(self, name)
+            column = value if isinstance(value, tuple) else (value,) * count
+            if len(column) != count:
+                raise UserError(f"model.options.{name} = {value} has {len(column)} items, {first} has {count}")
+            columns.append(column)
+        return list(zip(*columns, strict=True))
 
 
 def shallow(**options) -> ConvAffine:
-    """The shallow net: 32 and 64 filters 3x3, pooling after the second only, one affine layer of 512."""
-    return ConvAffine(**options)
+    """Two convolutions 3x3, of 32 and 64 filters, pooling after the second only, one affine layer of 512."""
+    return ConvAffine(**({"filters": (32, 64), "pools": (1, 2), "hidden": (512,)} | options))
 
 
 def deep(**options) -> ConvAffine:
-    """The deep net: 64 filters 3x3, 128 5x5, 512 3x3, 512 3x3, each with pooling; affine layers of 256 and 512."""
-    layers = {
-        "filters": (64, 128, 512, 512),
-        "kernels": (3, 5, 3, 3),
-        "pools": (True,) * 4,
-        "hidden": (256, 512),
-        "conv_dropout": 0.25,
-    }
-    return ConvAffine(**(layers | options))
+    """64 filters 3x3, 128 5x5, 512 3x3, 512 3x3, each with pooling; affine layers of 256 and 512."""
+    layers = {"filters": (64, 128, 512, 512), "kernels": (3, 5, 3, 3), "hidden": (256, 512)}
+    return ConvAffine(**(layers | {"pools": 2, "conv_dropout": 0.25} | options))
+
+
+def deep5(**options) -> ConvAffine:
+    """`deep` with a fifth convolution, 512 3x3."""
+    return deep(**({"filters": (64, 128, 512, 512, 512), "kernels": (3, 5, 3, 3, 3), "pools": (2, 2, 2, 2, 1)} | options))
+
+
+def deep6(**options) -> ConvAffine:
+    """`deep` with a fifth and a sixth convolution, 512 3x3."""
+    layers = {"filters": (64, 128, 512, 512, 512, 512), "kernels": (3, 5, 3, 3, 3, 3), "pools": (2, 2, 2, 2, 1, 1)}
+    return deep(**(layers | options))
+
+
+def shallow_hog(**options) -> ConvAffine:
+    """`shallow` whose affine layer also sees HOG features."""
+    return shallow(**({"use_hog": True} | options))
+
+
+def deep_hog(**options) -> ConvAffine:
+    """`deep` whose affine layers also see HOG features."""
+    return deep(**({"use_hog": True} | options))
+
+
+def baseline5(**options) -> ConvAffine:
+    """Dikshit et al. (CMU), section 4: five convolutions 3x3, each with ReLU and max-pooling, and one linear layer."""
+    layers = {"filters": (16, 32, 64, 128, 256), "pools": 2, "batch_norm": False, "hidden": (), "dropout": 0.0}
+    return ConvAffine(**(layers | {"hidden_batch_norm": False} | options))

@@ -1,0 +1,36 @@
+"""The fully convolutional net with global average pooling of Kaskun et al. (Lviv).
+
+Nine convolutions, BatchNorm, ReLU, and global average pooling in the place of every affine layer; about 600,000
+parameters. Section 3 gives these numbers, after Arriaga et al. 2017, section 3, whose published code (`simple_CNN`)
+has the kernel sizes and dropout used here. The last convolution has one filter a class.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from fer_jax.models.layers import BatchNorm, Dropout
+
+
+class FullyConvolutional(nn.Module):
+    """`fcn_gap`; a stage is the filters of its convolutions, and ends in average pooling and dropout."""
+
+    num_outputs: int
+    dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
+    stages: tuple[tuple[int, ...], ...] = ((16,), (32, 32), (64, 64), (128, 128), (256,))
+    kernels: tuple[int, ...] = (7, 5, 3, 3, 3)  # of each stage
+    dropout: float = 0.2
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        x = x.astype(self.dtype)
+        for number, (stage, kernel) in enumerate(zip(self.stages, self.kernels, strict=True)):
+            if number:
+                x = nn.avg_pool(x, (2, 2), strides=(2, 2), padding="SAME")
+                x = Dropout(self.dropout, self.axis_name)(x, train=train)
+            for filters in stage:
+                x = nn.Conv(filters, (kernel, kernel), use_bias=False, dtype=self.dtype)(x)
+                x = nn.relu(BatchNorm(self.axis_name)(x, train=train))
+        x = nn.Conv(self.num_outputs, (3, 3), dtype=self.dtype)(x)
+        return x.mean((1, 2)).astype(jnp.float32)
