@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -201,11 +202,14 @@ def test_other_data_in_the_same_workdir_is_refused(uninterrupted, environment, t
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(data_dir, environment, tmp_path):
     workdir = tmp_path / "run"
-    result = execute(environment, data_dir, workdir, "--config.optim.learning_rate=1e30")
+    explode = ("--config.optim.schedule=step", "--config.optim.decay_epochs=(2,)", "--config.optim.decay_factor=1e30")
+    result = execute(environment, data_dir, workdir, *explode)
     assert result.returncode == 1
     assert "the loss became" in result.stderr
-    assert "at step" in result.stderr
+    step = int(re.search(r"at step (\d+)", result.stderr)[1])
+    assert 16 < step <= 24  # in the third epoch, which begins with the explosion
     assert "Traceback" not in result.stderr
+    assert sorted(path.name for path in (workdir / "checkpoints/last").iterdir()) == ["16", "8"]
 
 
 def test_an_unwritable_workdir_is_refused(tmp_path):

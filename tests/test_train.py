@@ -129,6 +129,17 @@ def test_l2_is_the_gradient_of_half_the_squared_kernels_and_leaves_biases_alone(
     np.testing.assert_allclose(decayed["kernel"], plain["kernel"] - 0.1 * 0.2 * jnp.array([1.0, -2.0]), rtol=1e-6)
 
 
+def test_clipping_bounds_the_global_norm_of_the_gradient():
+    hyper = {"learning_rate": 1.0, "weight_decay": 0.0}
+    start = optimize("sgd", hyper, steps=0)
+    moved = optimize("sgd", hyper, steps=1, momentum=0.0, clip_norm=0.01)
+    step = jax.tree.map(lambda a, b: a - b, moved, start)
+    norm = np.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(step)))
+    assert float(norm) == pytest.approx(0.01, rel=1e-5)
+    free, bounded = (optimize("sgd", hyper, steps=1, momentum=0.0, clip_norm=norm) for norm in (0.0, 1e6))
+    jax.tree.map(np.testing.assert_array_equal, free, bounded)
+
+
 @pytest.mark.parametrize(
     ("name", "options", "reference"),
     [
