@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from fer_jax.errors import UserError
 from fer_jax.models.hog import hog
-from fer_jax.models.layers import BatchNorm, DepthwiseConv, Dropout, max_pool
+from fer_jax.models.layers import BatchNorm, DepthwiseConv, Dropout, max_pool, output_init
 
 
 class ConvAffine(nn.Module):
@@ -61,7 +61,7 @@ class ConvAffine(nn.Module):
             x = jnp.concatenate([x, hog(images).astype(self.dtype)], -1)
         for width, norm, rate in self._layers("hidden", "hidden_batch_norm", "dropout"):
             x = activate(nn.Dense(width, use_bias=not norm, dtype=self.dtype)(x), norm, rate)
-        return nn.Dense(self.num_outputs, dtype=self.dtype)(x).astype(jnp.float32)
+        return nn.Dense(self.num_outputs, kernel_init=output_init, dtype=self.dtype)(x).astype(jnp.float32)
 
     def _layers(self, first: str, *others: str) -> list[tuple[Any, ...]]:
         """The options of each layer; the first says how many layers there are."""
@@ -89,7 +89,8 @@ def deep(**options) -> ConvAffine:
 
 def deep5(**options) -> ConvAffine:
     """`deep` with a fifth convolution, 512 3x3."""
-    return deep(**({"filters": (64, 128, 512, 512, 512), "kernels": (3, 5, 3, 3, 3), "pools": (2, 2, 2, 2, 1)} | options))
+    layers = {"filters": (64, 128, 512, 512, 512), "kernels": (3, 5, 3, 3, 3), "pools": (2, 2, 2, 2, 1)}
+    return deep(**(layers | options))
 
 
 def deep6(**options) -> ConvAffine:

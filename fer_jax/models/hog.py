@@ -24,7 +24,8 @@ def hog(images: jax.Array, *, orientations: int = 8, cell: int = 8, block: int =
     inner_columns = jnp.pad(images[:, :, 2:] - images[:, :, :-2], ((0, 0), (0, 0), (1, 1), (0, 0)))
     squared = inner_rows**2 + inner_columns**2
     strongest = squared.argmax(-1, keepdims=True)
-    down, across, squared = (jnp.take_along_axis(a, strongest, -1)[..., 0] for a in (inner_rows, inner_columns, squared))
+    gradient = (inner_rows, inner_columns, squared)
+    down, across, squared = (jnp.take_along_axis(part, strongest, -1)[..., 0] for part in gradient)
     # The gradient of sqrt at 0 is infinite; flat pixels get magnitude 0 and gradient 0 instead.
     magnitude = jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
     degrees = jnp.rad2deg(jnp.arctan2(down, across)) % 180

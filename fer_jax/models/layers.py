@@ -1,4 +1,6 @@
-"""Layers that several architectures share: BatchNorm and dropout that know of the mesh, depthwise convolution."""
+"""Layers that several architectures share: BatchNorm and dropout that know of the mesh, pooling, sampling."""
+
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -6,6 +8,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from fer_jax import ops
+
+# Of the layer that gives the logits: small, so that training begins at the loss of even chances, ln(classes)
+# (the sanity check of Alizadeh & Fazel, section 4).
+output_init = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
 
 
 class BatchNorm(nn.Module):
@@ -74,3 +80,49 @@ def max_pool(x: jax.Array, size: int) -> jax.Array:
     rows, columns = height // size, width // size
     x = x[:, : rows * size, : columns * size]
     return x.reshape(batch, rows, size, columns, size, channels).max((2, 4))
+
+
+def ceil_pool(pool: Callable, x: jax.Array, size: int, stride: int) -> jax.Array:
+    """`nn.max_pool` or `nn.avg_pool` as Caffe pools: a last, incomplete window counts, what lies outside does not."""
+    sides = [(0, -(length - size) % stride) for length in x.shape[1:3]]
+    options = {} if pool is nn.max_pool else {"count_include_pad": False}
+    return pool(x, (size, size), strides=(stride, stride), padding=sides, **options)
+
+
+def local_response_norm(
+    x: jax.Array, *, size: int = 5, alpha: float = 5e-4, beta: float = 0.75, k: float = 2.0
+) -> jax.Array:
+    """x / (k + alpha * mean of x**2 over `size` neighbouring channels) ** beta (Krizhevsky et al. 2012, section 3.3).
+
+    As in Caffe and PyTorch the sum is divided by `size`, and channels beyond the ends count as zeros.
+    """
+    before = size // 2
+    window = (1, 1, 1, size)
+    sums = lax.reduce_window(
+        x.astype(jnp.float32) ** 2, 0.0, lax.add, window, (1, 1, 1, 1), ((0, 0),) * 3 + ((before, size - 1 - before),)
+    )
+    return (x / (k + alpha / size * sums) ** beta).astype(x.dtype)
+
+
+def sample_affine(x: jax.Array, theta: jax.Array) -> jax.Array:
+    """Samples x [B, H, W, C] bilinearly at theta [B, 2, 3] @ (x, y, 1), coordinates in -1..1, zeros outside.
+
+    The spatial transformer of Jaderberg et al. 2015, equations 1 and 5; -1 and 1 are the outer edges of the image,
+    as in PyTorch's `grid_sample(align_corners=False)`.
+    """
+    _, height, width, _ = x.shape
+    centres = [(jnp.arange(side) * 2 + 1) / side - 1 for side in (height, width)]
+    down, across = jnp.meshgrid(*centres, indexing="ij")
+    grid = jnp.stack([across, down, jnp.ones_like(down)], -1)  # (H, W, 3)
+    places = jnp.einsum("bij,hwj->bhwi", theta, grid, precision="highest")
+    columns = ((places[..., 0] + 1) * width - 1) / 2
+    rows = ((places[..., 1] + 1) * height - 1) / 2
+    top, left = jnp.floor(rows), jnp.floor(columns)
+    total = 0.0
+    for row, column in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
+        weight = (1 - jnp.abs(rows - row)) * (1 - jnp.abs(columns - column))
+        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        index = (jnp.clip(row, 0, height - 1) * width + jnp.clip(column, 0, width - 1)).astype(jnp.int32)
+        pixels = jax.vmap(lambda image, at: image.reshape(-1, image.shape[-1])[at])(x, index)
+        total = total + pixels * jnp.where(inside, weight, 0)[..., None]
+    return total.astype(x.dtype)

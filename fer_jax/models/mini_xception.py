@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fer_jax import ops
-from fer_jax.models.layers import BatchNorm, DepthwiseConv
+from fer_jax.models.layers import BatchNorm, DepthwiseConv, output_init
 
 
 class MiniXception(nn.Module):
@@ -42,5 +42,5 @@ class MiniXception(nn.Module):
             x = nn.relu(separable(x, filters))
             x = separable(x, filters)
             x = ops.max_pool_3x3_stride_2(x) + residual
-        x = nn.Conv(self.num_outputs, (3, 3), dtype=self.dtype)(x)
+        x = nn.Conv(self.num_outputs, (3, 3), kernel_init=output_init, dtype=self.dtype)(x)
         return x.mean((1, 2)).astype(jnp.float32)

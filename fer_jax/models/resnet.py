@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fer_jax.models.layers import BatchNorm
+from fer_jax.models.layers import BatchNorm, output_init
 
 
 class ResNet18(nn.Module):
@@ -39,4 +39,4 @@ class ResNet18(nn.Module):
                 shortcut = norm(conv(x, filters, 1, stride)) if stride == 2 else x
                 x = nn.relu(norm(conv(x, filters, 3, stride)))
                 x = nn.relu(norm(conv(x, filters, 3)) + shortcut)
-        return nn.Dense(self.num_outputs, dtype=self.dtype)(x.mean((1, 2))).astype(jnp.float32)
+        return nn.Dense(self.num_outputs, kernel_init=output_init, dtype=self.dtype)(x.mean((1, 2))).astype(jnp.float32)

@@ -12,7 +12,36 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fer_jax.models.layers import BatchNorm, Dropout, max_pool
+from fer_jax.models.layers import BatchNorm, Dropout, ceil_pool, local_response_norm, max_pool, output_init
+
+
+class VGGS(nn.Module):
+    """CNN-S of Chatfield et al. 2014, table 1: 224x224x3, local response normalisation, 4096-wide affine layers."""
+
+    num_outputs: int
+    dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
+    dropout: float = 0.5
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        def conv(x, filters, size, stride=1, padding=1):
+            return nn.relu(nn.Conv(filters, (size, size), stride, padding, dtype=self.dtype)(x))
+
+        def pool(x, size):
+            return ceil_pool(nn.max_pool, x, size, size)
+
+        x = conv(x.astype(self.dtype), 96, 7, stride=2, padding=0)  # (B, 109, 109, 96)
+        x = pool(local_response_norm(x), 3)  # (B, 37, 37, 96)
+        x = pool(conv(x, 256, 5), 2)  # (B, 18, 18, 256)
+        for _ in range(3):
+            x = conv(x, 512, 3)
+        x = pool(x, 3)  # (B, 6, 6, 512)
+        x = x.reshape(x.shape[0], -1)
+        for _ in range(2):
+            x = nn.relu(nn.Dense(4096, dtype=self.dtype)(x))
+            x = Dropout(self.dropout, self.axis_name)(x, train=train)
+        return nn.Dense(self.num_outputs, kernel_init=output_init, dtype=self.dtype)(x).astype(jnp.float32)
 
 
 class VGGSSmall(nn.Module):
@@ -44,4 +73,4 @@ class VGGSSmall(nn.Module):
         for width in self.hidden:
             x = nn.relu(nn.Dense(width, dtype=self.dtype)(x))
             x = Dropout(self.dropout, self.axis_name)(x, train=train)
-        return nn.Dense(self.num_outputs, dtype=self.dtype)(x).astype(jnp.float32)
+        return nn.Dense(self.num_outputs, kernel_init=output_init, dtype=self.dtype)(x).astype(jnp.float32)

@@ -1,0 +1,44 @@
+"""python -m fer_jax.models: the registered models as a table."""
+
+import jax
+import jax.numpy as jnp
+
+from fer_jax import models
+
+
+def describe(name: str) -> dict[str, object]:
+    """One row: name, paper, input, parameters, megabytes in float32 and bfloat16, MFLOPs of one face.
+
+    A multiplication and an addition are two operations; counted by XLA on the program before optimisation.
+    """
+    entry = models.MODELS[name]
+    module = models.create(name, num_outputs=7)
+    images = jax.ShapeDtypeStruct((1, *entry.input_shape), jnp.float32)
+    variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
+    lowered = jax.jit(lambda v, x: module.apply(v, x, train=False)).lower(variables, images)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    return {
+        "name": name,
+        "input": "x".join(map(str, entry.input_shape)),
+        "parameters": f"{parameters:,}",
+        "MB float32": f"{4 * parameters / 1e6:.2f}",
+        "MB bf16": f"{2 * parameters / 1e6:.2f}",
+        "MFLOPs": f"{lowered.cost_analysis()['flops'] / 1e6:,.0f}",
+        "paper": entry.paper,
+    }
+
+
+def main() -> None:
+    """Prints the table."""
+    rows = [describe(name) for name in models.MODELS]
+    widths = {column: max(len(column), *(len(row[column]) for row in rows)) for column in rows[0]}
+    for row in [{column: column for column in widths}, *rows]:
+        cells = [
+            f"{value:<{widths[column]}}" if column in ("name", "paper") else f"{value:>{widths[column]}}"
+            for column, value in row.items()
+        ]
+        print("  ".join(cells).rstrip())
+
+
+if __name__ == "__main__":
+    main()
