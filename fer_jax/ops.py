@@ -4,6 +4,9 @@ On GPU and TPU they are XLA's own: `jax.lax.platform_dependent` decides when the
 tests/test_ops.py holds each one, gradients included, to XLA's within 1e-5.
 """
 
+import functools
+import itertools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -73,53 +76,77 @@ def _backward_grouped(x, kernel, grad):
 depthwise_conv.defvjp(_forward, _backward)
 
 
-@jax.custom_vjp
-def max_pool_3x3_stride_2(x: jax.Array) -> jax.Array:
-    """Maxima of overlapping 3x3 windows, stride 2, padding SAME: x [B, H, W, C] -> [B, ceil(H/2), ceil(W/2), C].
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def max_pool(x: jax.Array, size: int, stride: int, padding: str) -> jax.Array:
+    """Maxima of size x size windows of x [B, H, W, C], padding SAME or VALID.
 
-    XLA's CPU gradient is a serial scatter, 4 to 15 times slower than the nine comparisons used here. As there, the
-    first of equal maxima takes the whole gradient.
+    XLA's CPU gradient is a serial scatter, 5 to 15 times slower than the comparisons used here. As there, the first
+    of equal maxima takes the whole gradient.
     """
-    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "SAME")
+    return _pool_forward(x, size, stride, padding)[0]
 
 
-def _pool_forward(x):
-    y = max_pool_3x3_stride_2(x)
-    return y, (x, y)
+def _pool_forward(x, size, stride, padding):
+    cpu = functools.partial(_pool_by_comparison, size=size, stride=stride, padding=padding)
+    default = functools.partial(_pool_by_window, size=size, stride=stride, padding=padding)
+    y, winner = lax.platform_dependent(x, cpu=cpu, default=default)
+    return y, (x, winner)
 
 
-def _pool_backward(residuals, grad):
-    return (lax.platform_dependent(*residuals, grad, cpu=_pool_gradient_compared, default=_pool_gradient_scattered),)
+def _pool_backward(size, stride, padding, residuals, grad):
+    cpu = functools.partial(_unpool_by_winner, size=size, stride=stride, padding=padding)
+    default = functools.partial(_unpool_by_window, size=size, stride=stride, padding=padding)
+    return (lax.platform_dependent(*residuals, grad, cpu=cpu, default=default),)
 
 
-def _pool_gradient_scattered(x, _y, grad):
-    window = (1, 3, 3, 1), (1, 2, 2, 1)
-    return jax.vjp(lambda x: lax.reduce_window(x, -jnp.inf, lax.max, *window, "SAME"), x)[1](grad)[0]
+def _pool_by_window(x, *, size, stride, padding):
+    y = lax.reduce_window(x, -jnp.inf, lax.max, (1, size, size, 1), (1, stride, stride, 1), padding)
+    return y, jnp.zeros(y.shape, jnp.uint8)
 
 
-def _pool_gradient_compared(x, y, grad):
-    (_, height, width, _), (batch, rows, columns, channels) = x.shape, y.shape
-    top, left = height % 2, width % 2  # SAME pads an even side behind only
-    sides = ((0, 0), (top, 2 * rows + 1 - height - top), (left, 2 * columns + 1 - width - left), (0, 0))
-    padded = jnp.pad(x, sides, constant_values=-jnp.inf)
-    taken = jnp.zeros(y.shape, bool)
-    part = {}  # the gradient that goes to each of the nine places of a window
-    for i in range(3):
-        for j in range(3):
-            view = padded[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2]
-            hit = (view == y) & ~taken
-            taken |= hit
-            part[i, j] = jnp.where(hit, grad, 0)
-
-    def place(i, j):
-        """A part on the grid of the even (i, j = 0, 2) or odd (1) rows and columns of the padded image."""
-        return jnp.pad(part[i, j], ((0, 0), (i // 2, 1 - i // 2), (j // 2, 1 - j // 2), (0, 0)))
-
-    # Even rows (columns) are the first of one window and the last of the one before; odd ones belong to one window.
-    even = jnp.stack([place(0, 0) + place(2, 0) + place(0, 2) + place(2, 2), place(0, 1) + place(2, 1)], 3)
-    odd = jnp.stack([place(1, 0) + place(1, 2), place(1, 1)], 3)
-    whole = jnp.stack([even, odd], 2).reshape(batch, 2 * rows + 2, 2 * columns + 2, channels)
-    return whole[:, top : top + height, left : left + width]
+def _unpool_by_window(x, _winner, grad, **window):
+    return jax.vjp(lambda x: _pool_by_window(x, **window)[0], x)[1](grad)[0]
 
 
-max_pool_3x3_stride_2.defvjp(_pool_forward, _pool_backward)
+def _pool_by_comparison(x, *, size, stride, padding):
+    """The maxima, and which place of its window each one has.
+
+    The places are kept, and not found again by comparing x with the maxima: XLA computes x anew where it is cheap
+    to, the last bit may then differ, and the gradient of that window would be lost. (The gradient of `jnp.max` has
+    this fault: jitted on a CPU after BatchNorm it was off by half.)
+    """
+    rows, columns, sides = _windows(x, size, stride, padding)
+    padded = jnp.pad(x, ((0, 0), *sides, (0, 0)), constant_values=-jnp.inf)
+    best, winner = None, None
+    for place, (i, j) in enumerate(itertools.product(range(size), repeat=2)):
+        view = padded[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
+        if best is None:
+            best, winner = view, jnp.zeros(view.shape, jnp.uint8)
+        else:
+            better = view > best
+            best, winner = jnp.where(better, view, best), jnp.where(better, jnp.uint8(place), winner)
+    return best, winner
+
+
+def _unpool_by_winner(x, winner, grad, *, size, stride, padding):
+    rows, columns, sides = _windows(x, size, stride, padding)
+    total = jnp.zeros((), grad.dtype)
+    for place, offsets in enumerate(itertools.product(range(size), repeat=2)):
+        part = jnp.where(winner == place, grad, 0)
+        # Back to where this place lies in the image; what lies in the padding is cut off.
+        spread = []
+        for offset, windows, length, (before, _) in zip(offsets, (rows, columns), x.shape[1:3], sides, strict=True):
+            first = offset - before
+            spread.append((first, length - first - ((windows - 1) * stride + 1), stride - 1))
+        total = total + lax.pad(part, jnp.zeros((), grad.dtype), [(0, 0, 0), *spread, (0, 0, 0)])
+    return total
+
+
+def _windows(x, size, stride, padding):
+    """The rows and columns of windows, and the padding of the two sides of the image."""
+    sides = lax.padtype_to_pads(x.shape[1:3], (size, size), (stride, stride), padding)
+    rows, columns = ((n + sum(side) - size) // stride + 1 for n, side in zip(x.shape[1:3], sides, strict=True))
+    return rows, columns, sides
+
+
+max_pool.defvjp(_pool_forward, _pool_backward)

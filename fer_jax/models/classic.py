@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from fer_jax import ops
 from fer_jax.models.layers import BatchNorm, Dropout, ceil_pool, output_init, sample_affine
 
 _VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -49,7 +50,7 @@ class AlexNet(nn.Module):
             return nn.relu(nn.Conv(filters, (size, size), stride, padding, dtype=self.dtype)(x))
 
         def pool(x):
-            return nn.max_pool(x, (3, 3), strides=(2, 2))
+            return ops.max_pool(x, 3, 2, "VALID")
 
         x = pool(conv(x.astype(self.dtype), 64, 11, stride=4, padding=2))
         x = pool(conv(x, 192, 5, padding=2))
@@ -74,7 +75,7 @@ class VGG16(nn.Module):
         for stage in _VGG16:
             for filters in stage:
                 x = nn.relu(nn.Conv(filters, (3, 3), dtype=self.dtype)(x))
-            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+            x = ops.max_pool(x, 2, 2, "VALID")
         x = x.reshape(x.shape[0], -1)  # (B, 7 * 7 * 512)
         for _ in range(2):
             x = nn.relu(nn.Dense(4096, dtype=self.dtype)(x))
@@ -100,7 +101,7 @@ class DeepEmotion(nn.Module):
             return nn.Conv(10, (size, size), padding="VALID", dtype=self.dtype)(x)
 
         def pool(x):
-            return nn.max_pool(x, (2, 2), strides=(2, 2))
+            return ops.max_pool(x, 2, 2, "VALID")
 
         x = x.astype(self.dtype)
         where = nn.relu(pool(nn.Conv(8, (7, 7), padding="VALID", dtype=self.dtype)(x)))

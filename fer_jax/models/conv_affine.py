@@ -11,9 +11,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from fer_jax import ops
 from fer_jax.errors import UserError
 from fer_jax.models.hog import hog
-from fer_jax.models.layers import BatchNorm, DepthwiseConv, Dropout, max_pool, output_init
+from fer_jax.models.layers import BatchNorm, DepthwiseConv, Dropout, output_init
 
 
 class ConvAffine(nn.Module):
@@ -55,7 +56,8 @@ class ConvAffine(nn.Module):
                 x = nn.Conv(filters, (1, 1), **options)(DepthwiseConv(self.dtype)(x))
             else:
                 x = nn.Conv(filters, (kernel, kernel), stride, padding, **options)(x)
-            x = max_pool(activate(x, norm, rate), pool) if pool > 1 else activate(x, norm, rate)
+            x = activate(x, norm, rate)
+            x = ops.max_pool(x, pool, pool, "VALID") if pool > 1 else x
         x = x.mean((1, 2)) if self.global_pool else x.reshape(x.shape[0], -1)
         if self.use_hog:
             x = jnp.concatenate([x, hog(images).astype(self.dtype)], -1)

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from fer_jax import ops
 from fer_jax.models.layers import BatchNorm, DepthwiseConv, Dropout, output_init
 
 
@@ -30,7 +31,7 @@ class InceptionV3(nn.Module):
             return jnp.concatenate(branches, -1)
 
         def pool(x):
-            return nn.max_pool(x, (3, 3), strides=(2, 2))
+            return ops.max_pool(x, 3, 2, "VALID")
 
         def average(x):
             return nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=True)
@@ -104,7 +105,7 @@ class Xception(nn.Module):
             residual = conv(x, filters, 1, 2)
             x = separable(x if filters == 128 else nn.relu(x), filters)
             x = separable(nn.relu(x), filters)
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME") + residual
+            x = ops.max_pool(x, 3, 2, "SAME") + residual
         for _ in range(8):
             residual = x
             for _ in range(3):
@@ -112,7 +113,7 @@ class Xception(nn.Module):
             x = x + residual
         residual = conv(x, 1024, 1, 2)
         x = separable(nn.relu(separable(nn.relu(x), 728)), 1024)
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME") + residual
+        x = ops.max_pool(x, 3, 2, "SAME") + residual
         x = nn.relu(separable(nn.relu(separable(x, 1536)), 2048))
         x = Dropout(self.dropout, self.axis_name)(x.mean((1, 2)), train=train)
         return nn.Dense(self.num_outputs, kernel_init=output_init, dtype=self.dtype)(x).astype(jnp.float32)

@@ -70,18 +70,6 @@ class DepthwiseConv(nn.Module):
         return ops.depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype))
 
 
-def max_pool(x: jax.Array, size: int) -> jax.Array:
-    """The largest of each size x size block of x [B, H, W, C]; rows and columns that fill no block are left out.
-
-    As a maximum over a reshaped array it takes a third of the time of XLA's CPU pooling, whose gradient is a
-    scatter. Equal maxima share the gradient.
-    """
-    batch, height, width, channels = x.shape
-    rows, columns = height // size, width // size
-    x = x[:, : rows * size, : columns * size]
-    return x.reshape(batch, rows, size, columns, size, channels).max((2, 4))
-
-
 def ceil_pool(pool: Callable, x: jax.Array, size: int, stride: int) -> jax.Array:
     """`nn.max_pool` or `nn.avg_pool` as Caffe pools: a last, incomplete window counts, what lies outside does not."""
     sides = [(0, -(length - size) % stride) for length in x.shape[1:3]]

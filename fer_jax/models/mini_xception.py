@@ -41,6 +41,6 @@ class MiniXception(nn.Module):
             residual = norm(conv(x, filters, 1, strides=2))
             x = nn.relu(separable(x, filters))
             x = separable(x, filters)
-            x = ops.max_pool_3x3_stride_2(x) + residual
+            x = ops.max_pool(x, 3, 2, "SAME") + residual
         x = nn.Conv(self.num_outputs, (3, 3), kernel_init=output_init, dtype=self.dtype)(x)
         return x.mean((1, 2)).astype(jnp.float32)

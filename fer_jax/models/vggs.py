@@ -12,7 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fer_jax.models.layers import BatchNorm, Dropout, ceil_pool, local_response_norm, max_pool, output_init
+from fer_jax import ops
+from fer_jax.models.layers import BatchNorm, Dropout, ceil_pool, local_response_norm, output_init
 
 
 class VGGS(nn.Module):
@@ -64,11 +65,11 @@ class VGGSSmall(nn.Module):
 
         first, second, *others = self.filters
         x = x.astype(self.dtype)  # (B, 128, 128, 3)
-        x = max_pool(conv(x, first, 7, stride=3), 3)  # (B, 14, 14, 48)
-        x = max_pool(conv(x, second, 5), 2)  # (B, 7, 7, 96)
+        x = ops.max_pool(conv(x, first, 7, stride=3), 3, 3, "VALID")  # (B, 14, 14, 48)
+        x = ops.max_pool(conv(x, second, 5), 2, 2, "VALID")  # (B, 7, 7, 96)
         for filters in others:
             x = conv(x, filters, 3)  # (B, 7, 7, 192)
-        x = nn.max_pool(x, (3, 3), strides=(3, 3), padding="SAME")
+        x = ops.max_pool(x, 3, 3, "SAME")
         x = x.reshape(x.shape[0], -1)  # (B, 1728)
         for width in self.hidden:
             x = nn.relu(nn.Dense(width, dtype=self.dtype)(x))

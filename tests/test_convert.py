@@ -1,0 +1,109 @@
+"""Weights from elsewhere: the Keras mini-Xception and torchvision's names, and what does not fit."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from fer_jax import checkpoint, convert, models
+from fer_jax.errors import UserError
+
+
+def fake_tensors(model):
+    """Tensors with the names and shapes of the source, as if read from a file."""
+    source = convert.SOURCES[model]
+    module = models.create(model, num_outputs=len(source.names) or 1000)
+    template = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, *source.input_shape)), train=False))
+    shapes = {
+        "/".join(part.key for part in path): leaf.shape
+        for path, leaf in jax.tree_util.tree_flatten_with_path(template)[0]
+    }
+    tensors = {}
+    for path, (name, _) in source.mapping().items():
+        shape = shapes[path]
+        if model != "mini_xception":
+            shape = {4: lambda s: (s[3], s[2], s[0], s[1]), 2: lambda s: s[::-1]}.get(len(shape), lambda s: s)(shape)
+        elif name.endswith("depthwise_kernel"):
+            shape = (3, 3, shape[3], 1)
+        tensors[name] = np.zeros(shape, np.float32)
+    return tensors
+
+
+def test_every_tensor_that_does_not_fit_is_listed_at_once():
+    tensors = fake_tensors("mini_xception")
+    del tensors["conv2d_2/kernel"]
+    tensors["conv2d_7/bias"] = np.zeros(8, np.float32)
+    tensors["dense_1/kernel"] = np.zeros((3, 3), np.float32)
+    with pytest.raises(UserError) as error:
+        convert.convert("mini_xception", tensors)
+    assert str(error.value).startswith("3 tensors do not fit:")
+    assert "conv2d_2/kernel is missing (for params/Conv_1/kernel)" in str(error.value)
+    assert "conv2d_7/bias has shape (8,), params/Conv_14/bias wants (7,)" in str(error.value)
+    assert "dense_1/kernel is left over" in str(error.value)
+
+
+@pytest.mark.parametrize("model", convert.SOURCES)
+def test_a_complete_file_fills_every_variable(model):
+    variables, metadata = convert.convert(model, fake_tensors(model))
+    module = models.create(model, num_outputs=7 if metadata["emotions"] else 1000)
+    images = jnp.zeros((1, *metadata["input_shape"]))
+    template = jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=False))
+    filled = {name: variables[name] for name in template}
+    assert jax.tree.structure(template) == jax.tree.structure(filled)
+    assert set(variables) - set(template) == {"normalizer"}
+
+
+def test_the_command_writes_what_the_package_reads(tmp_path, capsys):
+    save_file(fake_tensors("mini_xception"), tmp_path / "in.safetensors")
+    arguments = [
+        "--model=mini_xception",
+        f"--input={tmp_path / 'in.safetensors'}",
+        f"--output={tmp_path / 'out.safetensors'}",
+    ]
+    convert.main(arguments)
+    assert "58,423 numbers" in capsys.readouterr().out
+    variables, metadata = checkpoint.load_weights(tmp_path / "out.safetensors")
+    assert metadata["emotions"] == ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
+    np.testing.assert_allclose(variables["normalizer"]["mean"], 127.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"", r"expected a file ending in \.hdf5"),
+        ("a.safetensors", b"nonsense", "not a readable safetensors file"),
+        ("missing.safetensors", None, "does not exist"),
+    ],
+)
+def test_files_that_cannot_be_read(name, content, message, tmp_path):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        convert.read_tensors(tmp_path / name)
+
+
+def test_a_pickle_is_never_run(tmp_path):
+    torch = pytest.importorskip("torch", reason="`.pth` files need PyTorch, which is not installed")
+
+    class Trap:
+        def __reduce__(self):
+            return (sys.exit, ("the pickle was run",))
+
+    torch.save({"conv1.weight": Trap()}, tmp_path / "evil.pth")
+    with pytest.raises(UserError, match="it is not unpickled"):
+        convert.read_tensors(tmp_path / "evil.pth")
+    torch.save({"conv1.weight": torch.ones(2, 3)}, tmp_path / "good.pth")
+    assert convert.read_tensors(tmp_path / "good.pth")["conv1.weight"].shape == (2, 3)
+
+
+def test_keras_files_are_read_by_layer(tmp_path):
+    h5py = pytest.importorskip("h5py", reason="HDF5 files need h5py, which is not installed")
+    with h5py.File(tmp_path / "net.hdf5", "w") as file:
+        file["model_weights/conv2d_1/conv2d_1_1/kernel:0"] = np.ones((3, 3, 1, 8))
+    assert convert.read_tensors(tmp_path / "net.hdf5")["conv2d_1/kernel"].shape == (3, 3, 1, 8)
+    (tmp_path / "bad.h5").write_bytes(b"nonsense")
+    with pytest.raises(UserError, match="not a readable HDF5 file"):
+        convert.read_tensors(tmp_path / "bad.h5")

@@ -1,0 +1,108 @@
+"""PyTorch counterparts of the nets, written as functions of our own variables, for the parity tests.
+
+Each takes (variables as nested dicts of torch tensors in our layout, images NHWC, train) and gives the logits.
+They share no code with the package: plain `torch.nn.functional`, channels first inside.
+"""
+
+import torch
+import torch.nn.functional as F
+
+
+def _same(x, kernel, stride):
+    """Pads x [B, C, H, W] as TensorFlow's SAME does."""
+    sides = []
+    for length, size in zip(reversed(x.shape[2:]), reversed(kernel), strict=True):
+        total = max((-(-length // stride) - 1) * stride + size - length, 0)
+        sides += [total // 2, total - total // 2]
+    return sides
+
+
+class Net:
+    """Looks up our parameters by our names, in the order in which layers of a kind are called."""
+
+    def __init__(self, variables, *, train, epsilon=1e-5):
+        self.params, self.stats = variables["params"], variables.get("batch_stats", {})
+        self.train, self.epsilon = train, epsilon
+        self.count = {}
+
+    def _next(self, kind):
+        number = self.count.get(kind, 0)
+        self.count[kind] = number + 1
+        return f"{kind}_{number}"
+
+    def conv(self, x, stride=1, padding="SAME"):
+        layer = self.params[self._next("Conv")]
+        kernel = layer["kernel"].permute(3, 2, 0, 1)
+        if padding == "SAME":
+            x, padding = F.pad(x, _same(x, kernel.shape[2:], stride)), 0
+        return F.conv2d(x, kernel, layer.get("bias"), stride=stride, padding=padding)
+
+    def depthwise(self, x):
+        kernel = self.params[self._next("DepthwiseConv")]["kernel"]  # 3, 3, 1, C
+        return F.conv2d(x, kernel.permute(3, 2, 0, 1), padding=1, groups=x.shape[1])
+
+    def norm(self, x):
+        name = self._next("BatchNorm")
+        layer, stats = self.params[name]["norm"], self.stats[name]["norm"]
+        mean, var = stats["mean"].detach().clone(), stats["var"].detach().clone()
+        return F.batch_norm(x, mean, var, layer["scale"], layer["bias"], training=self.train, eps=self.epsilon)
+
+    def dense(self, x):
+        layer = self.params[self._next("Dense")]
+        out = x @ layer["kernel"]
+        return out + layer["bias"] if "bias" in layer else out
+
+
+def _flat(x):
+    return x.permute(0, 2, 3, 1).flatten(1)  # our features are channels last
+
+
+def deep(variables, images, *, train):
+    net = Net(variables, train=train)
+    x = images.permute(0, 3, 1, 2)
+    for _ in range(4):
+        x = F.max_pool2d(F.relu(net.norm(net.conv(x))), 2)
+    x = _flat(x)
+    for _ in range(2):
+        x = F.relu(net.norm(net.dense(x)))
+    return net.dense(x)
+
+
+def vggs_small(variables, images, *, train):
+    net = Net(variables, train=train)
+    x = images.permute(0, 3, 1, 2)
+    x = F.max_pool2d(F.relu(net.norm(net.conv(x, stride=3))), 3)
+    x = F.max_pool2d(F.relu(net.norm(net.conv(x))), 2)
+    for _ in range(3):
+        x = F.relu(net.norm(net.conv(x)))
+    x = F.max_pool2d(F.pad(x, (1, 1, 1, 1), value=-torch.inf), 3)
+    x = _flat(x)
+    for _ in range(2):
+        x = F.relu(net.dense(x))
+    return net.dense(x)
+
+
+def mini_xception(variables, images, *, train):
+    net = Net(variables, train=train, epsilon=1e-3)
+    x = images.permute(0, 3, 1, 2)
+    for _ in range(2):
+        x = F.relu(net.norm(net.conv(x, padding=0)))
+    for _ in range(4):
+        residual = net.norm(net.conv(x, stride=2))
+        x = F.relu(net.norm(net.conv(net.depthwise(x))))
+        x = net.norm(net.conv(net.depthwise(x)))
+        x = F.max_pool2d(F.pad(x, _same(x, (3, 3), 2), value=-torch.inf), 3, 2) + residual
+    return net.conv(x).mean((2, 3))
+
+
+def resnet18(variables, images, *, train):
+    net = Net(variables, train=train)
+    x = images.permute(0, 3, 1, 2)
+    x = F.max_pool2d(F.relu(net.norm(net.conv(x, 2, 3))), 3, 2, 1)
+    for filters in (64, 128, 256, 512):
+        for block in range(2):
+            stride = 2 if block == 0 and filters > 64 else 1
+            shortcut = net.norm(net.conv(x, stride, 0)) if stride == 2 else x
+            x = F.relu(net.norm(net.conv(x, stride, 1)))
+            x = F.relu(net.norm(net.conv(x, 1, 1)) + shortcut)
+    return net.dense(x.mean((2, 3)))
