@@ -23,5 +23,5 @@ def get_config(dataset: str = "synthetic") -> ConfigDict:
     config.optim.learning_rate = 1e-3
     config.optim.warmup_epochs = 0.5
     config.train.batch_size = 32
-    config.train.epochs = 8
+    config.train.epochs = 10
     return config.lock()
