@@ -1,13 +1,25 @@
 """Every registered model keeps its contract: parameters, shapes, types, devices."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from fer_jax import models, sharding
+from fer_jax import heads, models, sharding
+from fer_jax.augment import to_input
+from fer_jax.data import synthetic
+from fer_jax.data.emotions import BASIC7
 from fer_jax.errors import UserError
 from fer_jax.models import layers
+
+# What takes seconds to compile and step; the others are in the slow suite.
+SMALL = ("vggs_small", "shallow", "fcn_gap", "mini_xception", "l2svm", "deep_emotion")
+
+
+def small_first(names):
+    return [pytest.param(name, marks=() if name in SMALL else pytest.mark.slow) for name in names]
 
 
 def variables_of(name, **options):
@@ -43,6 +55,84 @@ def test_logits_are_float32_whatever_is_computed_in(name, dtype):
     assert jax.tree.structure(updated.get("batch_stats", {})) == jax.tree.structure(variables.get("batch_stats", {}))
 
 
+@pytest.fixture(scope="module")
+def forty_faces():
+    """Forty synthetic faces and their labels."""
+    examples = [synthetic.example(0, i // 10, i % 10) for i in range(40)]
+    labels = np.array([BASIC7.index(example.emotion) for example in examples])
+    return np.stack([example.image for example in examples]), labels
+
+
+def without_dropout(name, **options):
+    options |= {rate: 0.0 for rate in ("dropout", "conv_dropout") if rate in models.options(name)}
+    return models.create(name, num_outputs=7, **options)
+
+
+@pytest.mark.parametrize("name", small_first(models.MODELS))
+def test_training_begins_at_the_loss_of_even_chances(name, forty_faces):
+    """Alizadeh & Fazel, section 4: ln(7) = 1.95 before the first step."""
+    images, labels = forty_faces
+    x = to_input(images[:14], models.MODELS[name].input_shape) / 127.5 - 1
+    model = models.create(name, num_outputs=7)
+
+    @jax.jit
+    def loss(key):
+        variables = model.init(key, x[:1], train=False)
+        rngs = {"dropout": key}
+        trained, _ = model.apply(variables, x, train=True, mutable=["batch_stats"], rngs=rngs)
+        logits = trained, model.apply(variables, x, train=False)
+        return [heads.softmax_cross_entropy(each, labels[:14]).mean() for each in logits]
+
+    np.testing.assert_allclose(loss(jax.random.key(0)), np.log(7), rtol=0.1)
+
+
+@pytest.mark.parametrize("name", small_first(models.MODELS))
+def test_forty_faces_are_learnt_by_heart(name, forty_faces):
+    images, labels = forty_faces
+    x = to_input(images, models.MODELS[name].input_shape) / 127.5 - 1
+    model = without_dropout(name)
+    optimizer = optax.adam(3e-4 if name in ("vggs", "alexnet", "vgg16") else 2e-3)
+
+    @jax.jit
+    def step(params, stats, state):
+        def loss_fn(params):
+            variables = {"params": params, "batch_stats": stats}
+            logits, updated = model.apply(variables, x, train=True, mutable=["batch_stats"])
+            return heads.softmax_cross_entropy(logits, labels).mean(), (logits, updated.get("batch_stats", {}))
+
+        grads, (logits, updated) = jax.grad(loss_fn, has_aux=True)(params)
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), updated, state, (logits.argmax(-1) == labels).mean()
+
+    variables = jax.jit(lambda key: model.init(key, x[:1], train=False))(jax.random.key(0))
+    params, stats = variables["params"], variables.get("batch_stats", {})
+    state = optimizer.init(params)
+    for _ in range(300):
+        params, stats, state, accuracy = step(params, stats, state)
+        if accuracy == 1:
+            return
+    pytest.fail(f"{name} knows {accuracy:.0%} of forty faces after 300 steps")
+
+
+@pytest.mark.parametrize("name", ["vggs_small", "mini_xception", "deep_emotion"])
+def test_training_and_evaluation_differ_only_in_dropout_and_statistics(name):
+    model = without_dropout(name)
+    images = jax.random.normal(jax.random.key(0), (4, *models.MODELS[name].input_shape))
+    variables = jax.jit(lambda key: model.init(key, images[:1], train=False))(jax.random.key(1))
+    evaluate = jax.jit(lambda v, x: model.apply(v, x, train=False))
+    train = jax.jit(lambda v: model.apply(v, images, train=True, mutable=["batch_stats"]))
+    together = evaluate(variables, images)
+    alone = jnp.concatenate([evaluate(variables, images[i : i + 1]) for i in range(4)])
+    np.testing.assert_allclose(together, alone, atol=1e-5)  # a face's answer does not depend on its neighbours
+    # With the statistics of this very batch, evaluation gives what training does.
+    expected, updated = train(variables)
+    momentum = 0.99 if name == "mini_xception" else 0.9
+    own = jax.tree.map(
+        lambda new, old: (new - momentum * old) / (1 - momentum), updated["batch_stats"], variables["batch_stats"]
+    )
+    np.testing.assert_allclose(evaluate(variables | {"batch_stats": own}, images), expected, atol=1e-3)
+
+
 def test_small_vggs_weighs_what_the_paper_says():
     _, variables = variables_of("vggs_small")
     assert 4 * count(variables["params"]) / 1e6 == pytest.approx(12.1, rel=0.01)
@@ -73,7 +163,9 @@ def test_the_stanford_nets_have_their_layers():
 
 
 def test_unknown_models_and_options_list_the_right_ones():
-    with pytest.raises(UserError, match=r"unknown model 'minixception'. Did you mean 'mini_xception'\? Known: vggs_"):
+    with pytest.raises(
+        UserError, match=r"unknown model 'minixception'. Did you mean 'mini_xception'\? Known: vggs, vggs_small"
+    ):
         models.create("minixception", num_outputs=7)
     with pytest.raises(UserError, match=r"deep has no options \['widht'\]; it has: filters, kernels"):
         models.create("deep", num_outputs=7, widht=3)
@@ -93,6 +185,66 @@ def test_batch_norm_equals_torch():
     # PyTorch keeps the unbiased variance, Flax the biased one.
     unbiased = (statistics["var"] - 0.9) * 200 / 199 + 0.9
     np.testing.assert_allclose(unbiased, reference.running_var, rtol=1e-5)
+
+
+def test_local_response_norm_equals_torch():
+    torch = pytest.importorskip("torch", reason="the reference is PyTorch, which is not installed")
+    x = np.random.default_rng(0).normal(0, 30, (2, 4, 5, 11)).astype(np.float32)
+    reference = torch.nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
+    theirs = reference(torch.tensor(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(layers.local_response_norm(x), theirs, rtol=1e-5)
+
+
+def test_the_spatial_transformer_samples_as_torch_does():
+    torch = pytest.importorskip("torch", reason="the reference is PyTorch, which is not installed")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 7, 9, 2)).astype(np.float32)
+    theta = (np.array([[1, 0, 0], [0, 1, 0]]) + rng.normal(0, 0.4, (3, 2, 3))).astype(np.float32)
+    grid = torch.nn.functional.affine_grid(torch.tensor(theta), (3, 2, 7, 9), align_corners=False)
+    theirs = torch.nn.functional.grid_sample(torch.tensor(x).permute(0, 3, 1, 2), grid, align_corners=False)
+    np.testing.assert_allclose(layers.sample_affine(x, theta), theirs.permute(0, 2, 3, 1), atol=1e-4)
+    identity = np.tile(np.float32([[1, 0, 0], [0, 1, 0]]), (3, 1, 1))
+    np.testing.assert_allclose(layers.sample_affine(x, identity), x, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["max", "avg"])
+@pytest.mark.parametrize(("length", "size", "stride"), [(42, 3, 2), (37, 2, 2), (17, 3, 3), (9, 3, 3)])
+def test_ceil_pooling_equals_torch(kind, length, size, stride):
+    torch = pytest.importorskip("torch", reason="the reference is PyTorch, which is not installed")
+    x = np.random.default_rng(0).normal(size=(1, length, length, 2)).astype(np.float32)
+    pool, name = (nn.max_pool, "MaxPool2d") if kind == "max" else (nn.avg_pool, "AvgPool2d")
+    reference = getattr(torch.nn, name)(size, stride, ceil_mode=True)
+    theirs = reference(torch.tensor(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(layers.ceil_pool(pool, x, size, stride), theirs, atol=1e-6)
+
+
+def test_the_switches_of_the_builder_change_what_they_name():
+    base = {"filters": (8, 8, 8), "pools": (2, 2, 1), "hidden": (16,)}
+
+    def parameters(**options):
+        _, variables = variables_of("shallow", **(base | options))
+        return variables["params"]
+
+    plain = parameters()
+    assert plain["Dense_0"]["kernel"].shape == (12 * 12 * 8, 16)
+    assert parameters(global_pool=True)["Dense_0"]["kernel"].shape == (8, 16)
+    assert parameters(strides=(1, 2, 1))["Dense_0"]["kernel"].shape == (6 * 6 * 8, 16)
+    assert parameters(paddings="VALID")["Dense_0"]["kernel"].shape == (8 * 8 * 8, 16)
+    assert parameters(separable=True)["DepthwiseConv_1"]["kernel"].shape == (3, 3, 1, 8)
+    assert "BatchNorm_0" not in parameters(batch_norm=False, hidden_batch_norm=False)
+    assert parameters(kernels=(3, 5, 3))["Conv_1"]["kernel"].shape == (5, 5, 8, 8)
+    assert parameters(use_hog=True)["Dense_0"]["kernel"].shape == (12 * 12 * 8 + 5 * 5 * 4 * 8, 16)
+    with pytest.raises(UserError, match=r"model\.options\.pools = \(2, 2\) has 2 items, filters has 3"):
+        parameters(pools=(2, 2))
+    with pytest.raises(UserError, match=r"separable wants kernels=3"):
+        parameters(separable=True, kernels=5)
+
+
+def test_the_fully_convolutional_net_has_600_thousand_parameters_in_nine_convolutions():
+    _, variables = variables_of("fcn_gap")
+    assert count(variables["params"]) == pytest.approx(600_000, rel=0.1)
+    assert sum(name.startswith("Conv") for name in variables["params"]) == 9
+    assert not any(name.startswith("Dense") for name in variables["params"])
 
 
 def test_dropout_keeps_its_share_and_the_mean():

@@ -1,0 +1,23 @@
+"""The CMU baseline: five convolutions with ReLU and max-pooling, one linear layer, 224x224 RGB.
+
+Paper: Dikshit et al., CMU (about 70 % on AffectNet, eight classes); weighted cross-entropy.
+Command: python -m fer_jax.main --config=configs/baseline5.py:fer2013 --data_dir=PATH
+"""
+
+from ml_collections import ConfigDict
+
+from fer_jax.config import default_config, use_dataset
+
+
+def get_config(dataset: str = "synthetic") -> ConfigDict:
+    config = use_dataset(default_config(), dataset or "synthetic")
+    config.model.name = "baseline5"
+    config.model.input_shape = (224, 224, 3)
+    config.model.options.filters = (16, 32, 64, 128, 256)
+    config.data.normalization = "per_channel"
+    config.head.class_weights = "inverse"
+    config.optim.name = "adam"
+    config.optim.learning_rate = 1e-3
+    config.train.batch_size = 64
+    config.train.epochs = 20
+    return config.lock()
