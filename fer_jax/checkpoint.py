@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from fer_jax.errors import UserError
@@ -101,10 +102,41 @@ def save_weights(path: Path, variables: dict, metadata: dict) -> None:
     temporary.replace(path)
 
 
-def load_weights(path: Path) -> tuple[dict, dict]:
-    """The (variables, metadata) that `save_weights` wrote."""
-    from safetensors import safe_open
+def graft(variables: dict, weights: dict, output: frozenset[str]) -> dict:
+    """The weights in the place of the variables of the same names.
 
-    with safe_open(path, "numpy") as file:
-        metadata = json.loads(file.metadata()["fer_jax"])
-    return traverse_util.unflatten_dict(load_file(path), sep="/"), metadata
+    Args:
+      variables: of a model as it is initialised, {'params', 'batch_stats'}.
+      weights: as `load_weights` gives them; other collections are left out.
+      output: the names (joined by '/') of the output layer, which stay as they are initialised.
+
+    Raises:
+      UserError: lists every variable that the weights lack or have in another shape, and every one left over.
+    """
+    ours = traverse_util.flatten_dict(variables, sep="/")
+    theirs = traverse_util.flatten_dict({name: weights.get(name, {}) for name in variables}, sep="/")
+    wrong = [f"{name} is missing" for name in ours if name not in theirs and name not in output]
+    wrong += [f"{name} is left over" for name in theirs if name not in ours]
+    for name, value in ours.items():
+        if name in theirs and name not in output and theirs[name].shape != value.shape:
+            wrong.append(f"{name} has shape {theirs[name].shape} instead of {value.shape}")
+    if wrong:
+        raise UserError("the pretrained weights are those of another model:\n  " + "\n  ".join(wrong))
+    grafted = {name: value if name in output else theirs[name] for name, value in ours.items()}
+    return traverse_util.unflatten_dict(grafted, sep="/")
+
+
+def load_weights(path: Path) -> tuple[dict, dict]:
+    """The (variables, metadata) that `save_weights` wrote.
+
+    Raises:
+      UserError: there is no such file, or it is not one of ours.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            metadata = json.loads(file.metadata()["fer_jax"])
+        return traverse_util.unflatten_dict(load_file(path), sep="/"), metadata
+    except FileNotFoundError as error:
+        raise UserError(f"there are no weights at {path}") from error
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a weights file of fer_jax; see fer_jax.convert") from error

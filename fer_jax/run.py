@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import jax
+from flax import traverse_util
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -194,10 +195,18 @@ def _start(experiment: Experiment, last: checkpoint.Checkpoints, workdir: Path):
     """The state to go on from, what is known with it, and the key of the steps."""
     config, recipe, mesh = experiment.config, experiment.recipe, experiment.mesh
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
-    normalizer = normalization.compute(
-        config.data.normalization, experiment.splits["train"], recipe.input_shape, devices=mesh.size
-    )
+    pretrained = None
+    if config.model.pretrained:
+        pretrained, metadata = checkpoint.load_weights(Path(config.model.pretrained))
+        same_outputs = metadata["emotions"] and tuple(metadata["emotions"]) == experiment.dataset.emotions
+        normalizer = pretrained["normalizer"]
+    else:
+        normalizer = normalization.compute(
+            config.data.normalization, experiment.splits["train"], recipe.input_shape, devices=mesh.size
+        )
     state = train.init_state(recipe, init_key, normalizer, mesh, ema=config.train.ema_decay > 0)
+    if pretrained:
+        state = _begin_with(state, pretrained, recipe, keep_output=bool(same_outputs))
     fingerprint = experiment.dataset.fingerprint
     meta = {"data": fingerprint, "best_step": None, "best_score": None, "window": []}
     if restored := last.restore(state):
@@ -209,6 +218,29 @@ def _start(experiment: Experiment, last: checkpoint.Checkpoints, workdir: Path):
             )
         log.info("resuming %s at step %d of %d", workdir, int(state.step), experiment.total_steps)
     return state, meta, step_key
+
+
+def _begin_with(state: train.TrainState, weights: dict, recipe: train.Recipe, *, keep_output: bool) -> train.TrainState:
+    """The fresh state with pretrained weights; the output layer only if its emotions are the same."""
+
+    def shapes(model):
+        variables = jax.eval_shape(
+            lambda: model.init(jax.random.key(0), jax.numpy.zeros((1, *recipe.input_shape)), train=False)
+        )
+        flat = traverse_util.flatten_dict({"params": variables["params"]}, sep="/")
+        return {name: leaf.shape for name, leaf in flat.items()}
+
+    # The output layer is what changes its shape with the number of outputs.
+    model = recipe.model
+    more = shapes(model.clone(num_outputs=model.num_outputs + 1))
+    output = (
+        frozenset() if keep_output else frozenset(name for name, shape in shapes(model).items() if shape != more[name])
+    )
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    grafted = checkpoint.graft(variables, weights, output)
+    grafted = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), grafted, variables)
+    log.info("begins with pretrained weights%s", "" if keep_output else "; the output layer is new")
+    return state.replace(**grafted, ema=grafted if state.ema else None)
 
 
 def _validate(experiment, state, step, run_log, best, meta, bar) -> None:

@@ -116,3 +116,24 @@ def test_a_full_disk_leaves_the_checkpoints_before_as_they_are(folder, monkeypat
     with pytest.raises(OSError, match=r"No space left on device: .*last"):
         checkpoints.save(state_at(20, 0.0), {})
     assert int(reopen(folder)[0].step) == 15
+
+
+def test_a_new_output_layer_stays_and_all_that_does_not_fit_is_listed():
+    ours = {"params": {"conv": {"kernel": jnp.zeros((3, 3))}, "out": {"kernel": jnp.zeros((3, 7))}}, "batch_stats": {}}
+    weights = {"params": {"conv": {"kernel": np.ones((3, 3))}, "out": {"kernel": np.ones((3, 9))}}, "normalizer": {}}
+    grafted = checkpoint.graft(ours, weights, frozenset({"params/out/kernel"}))
+    assert grafted["params"]["conv"]["kernel"].sum() == 9
+    assert grafted["params"]["out"]["kernel"].shape == (3, 7)
+    weights["params"]["more"] = {"bias": np.zeros(2)}
+    with pytest.raises(UserError) as error:
+        checkpoint.graft(ours, weights, frozenset())
+    assert "params/out/kernel has shape (3, 9) instead of (3, 7)" in str(error.value)
+    assert "params/more/bias is left over" in str(error.value)
+
+
+def test_what_is_no_weights_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match="there are no weights at"):
+        checkpoint.load_weights(tmp_path / "none.safetensors")
+    (tmp_path / "bad.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(UserError, match=r"is not a weights file of fer_jax; see fer_jax\.convert"):
+        checkpoint.load_weights(tmp_path / "bad.safetensors")

@@ -241,6 +241,23 @@ def test_an_intensity_head_trains_on_eight_devices_and_reports_its_rmse(tmp_path
     assert "RMSE" in run.format_results(results)
 
 
+def test_training_may_begin_with_the_weights_of_another_run(uninterrupted, data_dir, environment, tmp_path):
+    workdir, _, first = uninterrupted
+    given = f"--config.model.pretrained={workdir / 'weights.safetensors'}"
+    # One step at no learning rate: the accuracy is that of the weights given.
+    still = ("--config.train.epochs=1", "--config.optim.learning_rate=1e-30", "--config.train.ema_decay=0.0")
+    result = execute(environment, data_dir, tmp_path / "run", given, *still)
+    assert "begins with pretrained weights" in result.stderr, result.stderr
+    before, _ = weights(workdir)
+    after, _ = weights(tmp_path / "run")
+    for a, b in zip(jax.tree.leaves(before["params"]), jax.tree.leaves(after["params"]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    np.testing.assert_array_equal(before["normalizer"]["mean"], after["normalizer"]["mean"])
+    other = execute(environment, data_dir, tmp_path / "other", given, "--config.model.options.hidden=(8,)")
+    assert other.returncode == 1
+    assert "params/Dense_0/kernel has shape" in other.stderr
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of one megabyte."""
