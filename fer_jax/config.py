@@ -29,7 +29,7 @@ def default_config() -> ConfigDict:
                 "name": "vggs_small",  # a key of fer_jax.models.MODELS
                 "input_shape": (128, 128, 3),  # images are resized and converted grey <-> RGB on the device
                 "options": {},  # of the model, e.g. dropout
-                # the weights.safetensors of another run or of fer_jax.convert, to begin with; the normalisation is theirs
+                # weights.safetensors of another run or of fer_jax.convert, to begin with; normalised as they were
                 "pretrained": "",
                 "dtype": "auto",  # of computation: float32 | bfloat16 | auto (bfloat16 on accelerators)
             },

@@ -233,9 +233,7 @@ def _begin_with(state: train.TrainState, weights: dict, recipe: train.Recipe, *,
     # The output layer is what changes its shape with the number of outputs.
     model = recipe.model
     more = shapes(model.clone(num_outputs=model.num_outputs + 1))
-    output = (
-        frozenset() if keep_output else frozenset(name for name, shape in shapes(model).items() if shape != more[name])
-    )
+    output = frozenset(name for name, shape in shapes(model).items() if shape != more[name] and not keep_output)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     grafted = checkpoint.graft(variables, weights, output)
     grafted = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), grafted, variables)

@@ -242,7 +242,7 @@ def test_an_intensity_head_trains_on_eight_devices_and_reports_its_rmse(tmp_path
 
 
 def test_training_may_begin_with_the_weights_of_another_run(uninterrupted, data_dir, environment, tmp_path):
-    workdir, _, first = uninterrupted
+    workdir = uninterrupted[0]
     given = f"--config.model.pretrained={workdir / 'weights.safetensors'}"
     # One step at no learning rate: the accuracy is that of the weights given.
     still = ("--config.train.epochs=1", "--config.optim.learning_rate=1e-30", "--config.train.ema_decay=0.0")
