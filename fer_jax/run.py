@@ -85,13 +85,10 @@ def make_recipe(config: ConfigDict, dataset: prepare.Dataset, steps_per_epoch: i
     input_shape = tuple(config.model.input_shape)
     if min(input_shape[:2]) < MIN_SIDE:
         raise UserError(f"model.input_shape = {input_shape} is too small: at least {MIN_SIDE} pixels a side")
-    dtype = config.model.dtype
-    if dtype == "auto":
-        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     model = models.create(
         config.model.name,
         num_outputs=head.num_outputs,
-        dtype=jax.numpy.dtype(dtype),
+        dtype=models.compute_dtype(config.model.dtype),
         axis_name=sharding.AXIS,
         **config_lib.model_options(config),
     )

@@ -11,6 +11,7 @@ import difflib
 from collections.abc import Callable
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from fer_jax.errors import UserError
@@ -76,6 +77,13 @@ def options(name: str) -> list[str]:
     """The options that `create` takes for a registered model."""
     fields = dataclasses.fields(MODELS[name].module)
     return [field.name for field in fields if field.name not in _OWN_FIELDS]
+
+
+def compute_dtype(name: str) -> jnp.dtype:
+    """The type to compute in: `float32`, `bfloat16`, or `auto`: bfloat16 on accelerators, where it is faster."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
 
 
 def create(
