@@ -117,7 +117,7 @@ def command(*arguments):
             "no field 'learning_rat': did you mean 'learning_rate'?",
         ),
         (["--config=configs/shallow.py", "--config.optm.learning_rate=0.1"], "no field 'optm': did you mean 'optim'?"),
-        (["--config=configs/shalow.py"], "no config file configs/shalow.py; in configs: configs/deep.py"),
+        (["--config=configs/shalow.py"], "no config file configs/shalow.py; in configs: configs/baseline5.py"),
         ([], "which config?"),
         (["--config=configs/shallow.py", "--confg=1"], "Unknown command line flag 'confg'"),
         (["--config=configs/shallow.py", "extra"], "unexpected arguments ['extra']"),
