@@ -23,6 +23,7 @@ def default_config() -> ConfigDict:
                 # unit: 0..1; symmetric: -1..1; per_channel: mean 0 and deviation 1 over the training split;
                 # mean_image: the training split's mean image subtracted, then divided by 255
                 "normalization": "unit",
+                "sampling": "uniform",  # uniform | balanced (each class as often as the others)
                 "workers": 0,  # Grain worker processes when streaming; 0 = threads of this process
             },
             "model": {
@@ -116,6 +117,7 @@ def validate(config: ConfigDict) -> None:
             raise UserError(f"{field} = {value} must lie in 0..1 (--config.{field}=...)")
     for field, value, choices in (
         ("data.residence", config.data.residence, ("auto", "device", "stream")),
+        ("data.sampling", config.data.sampling, ("uniform", "balanced")),
         ("data.normalization", config.data.normalization, ("unit", "symmetric", "per_channel", "mean_image")),
         ("model.dtype", config.model.dtype, ("auto", "float32", "bfloat16")),
     ):

@@ -16,6 +16,7 @@ from fer_jax.data.emotions import expressed
 from fer_jax.errors import UserError
 
 CLASSIFICATION_LOSSES = ("softmax", "soft", "squared_hinge")
+IGNORE = -1  # the label of an example that counts neither in the loss nor in a metric
 CLASS_WEIGHTS = ("none", "inverse", "effective")
 
 
@@ -47,6 +48,16 @@ def sigmoid_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     logits = logits.astype(jnp.float32)
     # max(x, 0) - x t + log(1 + exp(-|x|)) never overflows.
     return (jnp.maximum(logits, 0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits)))).mean(-1)
+
+
+def example_weights(labels: jax.Array, weights: Sequence[float] | None) -> jax.Array:
+    """The weight of each example in the loss: its class's (1 without `weights`), 0 for the label IGNORE: float32 [B].
+
+    The loss of a batch is sum(weights * losses) / sum(weights), CMU equations 1 and 2, as PyTorch's
+    `cross_entropy(weight=, ignore_index=)`.
+    """
+    each = jnp.ones(labels.shape) if weights is None else jnp.asarray(weights)[labels]
+    return jnp.where(labels == IGNORE, 0, each)
 
 
 def class_weights(counts: Sequence[int], *, kind: str, beta: float = 0.999) -> np.ndarray:

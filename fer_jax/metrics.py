@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from fer_jax.data.emotions import expressed
-from fer_jax.heads import Head
+from fer_jax.heads import IGNORE, Head
 
 CALIBRATION_BINS = 15  # Guo et al. 2017, "On Calibration of Modern Neural Networks"
 
 
 def batch_sums(head: Head, logits: jax.Array, batch: dict, losses: jax.Array) -> dict[str, jax.Array]:
-    """The sums of a batch; rows whose mask is False count nowhere, whatever they hold.
+    """The sums of a batch; rows whose mask is False or whose label is IGNORE count nowhere.
 
     Args:
       logits: [B, outputs of the head]; losses: [B].
@@ -24,7 +24,7 @@ def batch_sums(head: Head, logits: jax.Array, batch: dict, losses: jax.Array) ->
       absolute_error float32 [E] of the intensities, bin_count int32, bin_correct int32 and bin_confidence
       float32 [15] of the calibration.
     """
-    mask = batch["mask"]
+    mask = batch["mask"] & (batch["label"] != IGNORE)
     probabilities = head.class_probabilities(logits)
     predicted, confidence = probabilities.argmax(-1), jnp.nan_to_num(probabilities.max(-1))
     label = jnp.where(mask, batch["label"], 0)

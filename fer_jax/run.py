@@ -68,7 +68,8 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
     _announce(dataset, mesh)
     if "train" not in dataset.splits:
         raise UserError(f"{dataset.name} has no training split, only {', '.join(dataset.splits)}")
-    order = pipeline.train_order(dataset.splits["train"], config.train.batch_size, config.seed)
+    labels = dataset.arrays("train")["label"] if config.data.sampling == "balanced" else None
+    order = pipeline.train_order(dataset.splits["train"], config.train.batch_size, config.seed, labels=labels)
     recipe = make_recipe(config, dataset, order.steps_per_epoch)
     residence = pipeline.choose_residence(config.data.residence, dataset, mesh)
     splits = {

@@ -25,7 +25,7 @@ from fer_jax import augment, sharding
 from fer_jax.data import normalization
 from fer_jax.data.pipeline import ResidentSplit, Split, TrainOrder, gather
 from fer_jax.errors import UserError
-from fer_jax.heads import Head
+from fer_jax.heads import IGNORE, Head, example_weights
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -104,6 +104,9 @@ def train_step(state: TrainState, batch: dict, key: jax.Array, hyper: dict, *, r
     images = augment.augment_batch(augment_key, batch["image"], first, hyper["augment"])
     inputs = normalization.apply(augment.to_input(images, recipe.input_shape), state.normalizer)
 
+    weights = example_weights(batch["label"], recipe.class_weights)
+    weights = weights / jnp.maximum(lax.pmean(weights.mean(), sharding.AXIS), jnp.finfo(jnp.float32).tiny)
+
     def loss_fn(params):
         logits, updated = recipe.model.apply(
             {"params": params, "batch_stats": state.batch_stats},
@@ -113,11 +116,8 @@ def train_step(state: TrainState, batch: dict, key: jax.Array, hyper: dict, *, r
             rngs={"dropout": dropout_key},
         )
         losses = recipe.head.loss(logits, batch, label_smoothing=hyper["label_smoothing"])
-        if recipe.class_weights is not None:
-            # PyTorch's weighted mean: over the weights of the whole batch's labels, not over its examples.
-            weights = jnp.asarray(recipe.class_weights)[batch["label"]]
-            losses = losses * weights / lax.pmean(weights.mean(), sharding.AXIS)
-        return losses.mean(), (logits, updated.get("batch_stats", {}))
+        # A mean over the weights of the whole batch, not over its examples nor over this device's.
+        return (losses * weights).mean(), (logits, updated.get("batch_stats", {}))
 
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
     (loss, (logits, batch_stats)), grads = gradient(state.params)
@@ -129,7 +129,8 @@ def train_step(state: TrainState, batch: dict, key: jax.Array, hyper: dict, *, r
     )
     params = optax.apply_updates(state.params, updates)
     correct = recipe.head.class_probabilities(logits).argmax(-1) == batch["label"]
-    metrics = lax.pmean({"loss": loss, "accuracy": correct.mean()}, sharding.AXIS)
+    counted = lax.pmean((batch["label"] != IGNORE).mean(), sharding.AXIS)
+    metrics = lax.pmean({"loss": loss, "accuracy": correct.mean() / jnp.maximum(counted, 1e-9)}, sharding.AXIS)
     state = state.replace(
         step=state.step + 1,
         params=params,

@@ -65,6 +65,22 @@ def test_losses_of_huge_bfloat16_logits_are_finite(loss):
     assert np.isfinite(heads.sigmoid_cross_entropy(logits, jnp.array([[0.0, 1.0, 0.5]]))).all()
 
 
+@pytest.mark.parametrize("weighted", [True, False])
+def test_weighted_cross_entropy_with_an_ignored_label_equals_torch(torch, sample, weighted):
+    logits, labels, _ = sample
+    labels = np.where(np.arange(64) % 5 == 0, heads.IGNORE, labels)
+    class_weights = np.array([3, 1, 0.5, 1, 2, 1, 4], np.float32) if weighted else None
+    weights = heads.example_weights(jnp.asarray(labels), class_weights)
+    ours = (heads.softmax_cross_entropy(logits, labels) * weights).sum() / weights.sum()
+    reference = torch.nn.functional.cross_entropy(
+        torch.tensor(logits),
+        torch.tensor(labels),
+        weight=torch.tensor(class_weights) if weighted else None,
+        ignore_index=heads.IGNORE,
+    )
+    assert float(ours) == pytest.approx(reference.item(), rel=1e-6)
+
+
 def test_class_weights_are_inverse_to_the_counts_and_average_one():
     counts = [100, 300, 0, 50]
     inverse = heads.class_weights(counts, kind="inverse")

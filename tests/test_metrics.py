@@ -79,6 +79,17 @@ def test_masked_rows_count_nowhere_even_if_they_hold_rubbish():
     assert summary_of(with_rubbish, padded)[0] == summary_of(logits, batch)[0]
 
 
+def test_ignored_labels_count_nowhere():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(20, 7)).astype(np.float32), rng.integers(0, 7, 20)
+    batch = batch_of(labels, rng)
+    kept = labels != labels[0]
+    ignored = batch | {"label": np.where(kept, labels, heads.IGNORE).astype(np.int32)}
+    only = {name: value[kept] for name, value in batch.items()}
+    for name, value in summary_of(logits, ignored)[0].items():
+        assert value == pytest.approx(summary_of(logits[kept], only)[0][name], rel=1e-6), name
+
+
 def test_nothing_at_all_is_undefined_not_zero():
     rng = np.random.default_rng(0)
     summary, _ = summary_of(np.zeros((4, 7), np.float32), batch_of([0] * 4, rng, mask=np.zeros(4, bool)))

@@ -93,6 +93,22 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     np.testing.assert_array_equal(order.step(7)[0], order.epoch(1)[2])  # five steps an epoch
 
 
+def test_a_balanced_order_shows_each_class_as_often_and_all_members_before_one_recurs():
+    labels = np.array([0] * 80 + [1] * 15 + [4] * 5)
+    order = pipeline.train_order(100, 10, 0, labels=labels)
+    assert order.steps_per_epoch == 10
+    for epoch in (0, 1):
+        shown = order.epoch(epoch).ravel()
+        counts = np.bincount(labels[shown], minlength=5)
+        assert set(counts[[0, 1, 4]].tolist()) <= {33, 34}
+        times = np.bincount(shown, minlength=100)
+        for label in (0, 1, 4):
+            assert np.ptp(times[labels == label]) <= 1
+        np.testing.assert_array_equal(pipeline.train_order(100, 10, 0, labels=labels).epoch(epoch), order.epoch(epoch))
+    assert (order.epoch(0) != order.epoch(1)).any()
+    np.testing.assert_array_equal(order.step(13)[0], order.epoch(1)[3])
+
+
 def test_a_split_smaller_than_a_batch_is_refused():
     with pytest.raises(UserError, match=r"7 examples, fewer than one batch of 64.*train\.batch_size"):
         pipeline.train_order(7, 64, 0)

@@ -58,6 +58,32 @@ class TrainOrder:
 
 
 @dataclasses.dataclass(frozen=True)
+class BalancedOrder(TrainOrder):
+    """Each class as often as the others: the classes take turns, each goes through its own examples, shuffled.
+
+    An epoch has as many steps as without balancing, so the rare classes recur within it. Random among the classes'
+    places in a batch; like the plain order a function of (seed, epoch).
+    """
+
+    labels: bytes = dataclasses.field(kw_only=True, repr=False)  # of an int32 array: bytes can be hashed
+
+    def epoch(self, epoch: int) -> np.ndarray:
+        """The examples of every step of an epoch: int32 [steps, batch]."""
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
+        shown = self.steps_per_epoch * self.batch_size
+        labels = np.frombuffer(self.labels, np.int32)
+        classes = np.unique(labels)
+        turns = rng.permutation(np.resize(rng.permutation(classes), shown))
+        order = np.empty(shown, np.int64)
+        for label in classes:
+            places = np.flatnonzero(turns == label)
+            members = np.flatnonzero(labels == label)
+            rounds = -(-len(places) // len(members))
+            order[places] = np.concatenate([rng.permutation(members) for _ in range(rounds)])[: len(places)]
+        return order.reshape(-1, self.batch_size).astype(np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
 class EvalOrder:
     """Every example once, in order; the last batch is padded and the padding masked."""
 
@@ -171,8 +197,8 @@ def load_split(dataset: Dataset, split: str, mesh: Mesh, *, residence: str, work
     return StreamedSplit(dataset.source(split), mesh, workers=workers)
 
 
-def train_order(length: int, batch_size: int, seed: int) -> TrainOrder:
-    """The order of training.
+def train_order(length: int, batch_size: int, seed: int, *, labels: np.ndarray | None = None) -> TrainOrder:
+    """The order of training; balanced among the classes when the labels int [length] are given.
 
     Raises:
       UserError: the split is smaller than one batch.
@@ -182,6 +208,8 @@ def train_order(length: int, batch_size: int, seed: int) -> TrainOrder:
             f"the training split has {length} examples, fewer than one batch of {batch_size}: "
             f"lower --config.train.batch_size"
         )
+    if labels is not None:
+        return BalancedOrder(length, batch_size, seed, labels=np.asarray(labels, np.int32).tobytes())
     order = TrainOrder(length, batch_size, seed)
     if left := length % batch_size:
         log.info("each epoch leaves out %d of %d examples (an incomplete batch), others each time", left, length)
