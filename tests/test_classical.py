@@ -1,0 +1,32 @@
+"""The classical baselines: features of known size, and better than chance on drawn faces."""
+
+import numpy as np
+import pytest
+
+from fer_jax import classical
+from fer_jax.data import prepare
+
+pytest.importorskip("skimage", reason="scikit-image is not installed")
+
+
+def test_features_have_the_papers_sizes():
+    images = np.random.default_rng(0).integers(0, 256, (2, 48, 48, 1), dtype=np.uint8)
+    assert classical.extract(images, "hog").shape == (2, 5 * 5 * 4 * 8)
+    lbp = classical.extract(images, "lbp")
+    assert lbp.shape == (2, 36 * 59)
+    np.testing.assert_allclose(lbp.reshape(2, 36, 59).sum(-1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("features", ["hog", "lbp"])
+def test_both_learn_from_synthetic_faces(features, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path))
+    prepare.load("synthetic", variant="small")
+    classical.main([f"--features={features}", "--dataset=synthetic", "--variant=small"])
+    printed = capsys.readouterr().out
+    assert "test, 80 images" in printed
+    assert float(printed.rsplit(" ", 1)[1].rstrip("%\n")) > 30  # chance is 14
+
+
+def test_a_wrong_data_set_is_one_line(capsys):
+    with pytest.raises(SystemExit, match="error: unknown data set"):
+        classical.main(["--dataset=fer"])
