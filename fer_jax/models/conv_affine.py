@@ -2,7 +2,10 @@
 
 Alizadeh & Fazel 2017, "Convolutional Neural Networks for Facial Expression Recognition" (arXiv:1704.06756),
 section 3: [Conv-(BN)-ReLU-(Dropout)-(MaxPool)] x M - [Affine-(BN)-ReLU-(Dropout)] x N - Affine, and hybrids whose
-affine layers also see HOG features. Padding and dropout rates, which the paper leaves open, are ours.
+affine layers also see HOG features. Padding and dropout rates, which the paper leaves open, are ours. Dropout stands
+by default only where no BatchNorm follows: one that does learns the variance of dropped-out activations, which are
+not those of evaluation (Li et al. 2019, arXiv:1801.05134; measured on `deep` after two epochs of FER2013 with dropout
+everywhere: 29 % of PublicTest's first 1,024 with the running statistics, 45 % with those of the batch).
 """
 
 from typing import Any
@@ -86,7 +89,7 @@ def shallow(**options) -> ConvAffine:
 def deep(**options) -> ConvAffine:
     """64 filters 3x3, 128 5x5, 512 3x3, 512 3x3, each with pooling; affine layers of 256 and 512."""
     layers = {"filters": (64, 128, 512, 512), "kernels": (3, 5, 3, 3), "hidden": (256, 512)}
-    return ConvAffine(**(layers | {"pools": 2, "conv_dropout": 0.25} | options))
+    return ConvAffine(**(layers | {"pools": 2, "dropout": (0.0, 0.5)} | options))
 
 
 def deep5(**options) -> ConvAffine:
