@@ -4,6 +4,7 @@ A file in `configs/` starts from `default_config()`, changes what its paper says
 result from `get_config`. Any field can be overridden on the command line: `--config.optim.learning_rate=0.01`.
 """
 
+import os
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -139,6 +140,11 @@ def difference(before: dict, after: dict, prefix: str = "") -> list[str]:
         elif old != new:
             lines.append(f"{prefix}{key}: {old} -> {new}")
     return lines
+
+
+def cache_directory() -> Path:
+    """Where prepared data and compiled programs are kept between runs: `$FER_JAX_CACHE`, else `~/.cache/fer_jax`."""
+    return Path(os.environ.get("FER_JAX_CACHE", "~/.cache/fer_jax")).expanduser()
 
 
 def default_workdir(config_file: str, stamp: str) -> Path:

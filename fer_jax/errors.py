@@ -1,5 +1,16 @@
 """The one kind of error that is a message to the person at the keyboard, not a bug."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(ValueError):
     """Something the user can mend: says what is wrong, where, and what to do. `main` prints it without traceback."""
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
+    """The error of a name that is not in a registry: what was probably meant, and all that there is."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, 1)
+    meant = f" Did you mean {near[0]!r}?" if near else ""
+    return UserError(f"unknown {what} {name!r}.{meant} Known: {', '.join(known)}")

@@ -2,7 +2,7 @@
 
 Every loss is per example, float32 [B], computed in float32 whatever the type of the logits, and agrees with
 `torch.nn.functional`. Two heads use them: `ClassificationHead` (one logit a class) and `IntensityHead` (one
-sigmoid an expressed emotion, Xu et al.), behind the same five methods.
+sigmoid an expressed emotion, Xu et al.), behind the same interface.
 """
 
 import dataclasses

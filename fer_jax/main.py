@@ -58,8 +58,7 @@ def set_up_logging() -> None:
 
 def use_compilation_cache() -> None:
     """Keeps compiled programs between runs, unless JAX_COMPILATION_CACHE_DIR says where."""
-    cache = Path(os.environ.get("FER_JAX_CACHE", "~/.cache/fer_jax")).expanduser() / "xla"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config_lib.cache_directory() / "xla"))
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

@@ -236,7 +236,8 @@ def _begin_with(state: train.TrainState, weights: dict, recipe: train.Recipe, *,
     grafted = checkpoint.graft(variables, weights, output)
     grafted = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), grafted, variables)
     log.info("begins with pretrained weights%s", "" if keep_output else "; the output layer is new")
-    return state.replace(**grafted, ema=grafted if state.ema else None)
+    # Copies: the step donates the state, and a buffer can be given away only once.
+    return state.replace(**grafted, ema=jax.tree.map(jax.numpy.copy, grafted) if state.ema else None)
 
 
 def _validate(experiment, state, step, run_log, best, meta, bar) -> None:

@@ -8,7 +8,6 @@ over that axis. What is compiled in is a `Recipe`; what may vary without a new c
 import dataclasses
 import functools
 import signal
-import time
 from collections.abc import Callable, Iterator
 
 import flax.linen as nn
@@ -259,7 +258,6 @@ class Window:
         self.rows = rows  # of finished steps: plain floats
         self.step = step
         self._unread = []
-        self._started = time.perf_counter()
 
     def add(self, metrics: dict) -> None:
         self._unread.append(metrics)
@@ -296,9 +294,3 @@ class Window:
             mean = {name: sum(row[name] for row in part) / len(part) for name in part[0]}
             mean["learning_rate"] = part[-1]["learning_rate"]
             yield first + start + len(part), mean
-
-    def seconds(self) -> float:
-        """Since the last call."""
-        now = time.perf_counter()
-        elapsed, self._started = now - self._started, now
-        return elapsed

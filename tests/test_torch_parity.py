@@ -27,12 +27,6 @@ def double_precision():
     jax.config.update("jax_enable_x64", False)
 
 
-def to_torch(tree):
-    if isinstance(tree, dict):
-        return {name: to_torch(value) for name, value in tree.items()}
-    return torch.tensor(np.array(tree), requires_grad=True)
-
-
 def random_variables(model, images, rng):
     """Weights away from their initial zeros, ones and small logits, so that each has a part in the answer."""
     variables = jax.jit(lambda key: model.init(key, images[:1], train=False))(jax.random.key(0))
@@ -67,7 +61,7 @@ def test_logits_and_gradients_equal_pytorch(name, shape, options):
         return model.apply(variables, images, train=False), logits, gradients
 
     evaluated, trained, gradients = ours(variables)
-    reference, theirs = getattr(torch_nets, name), to_torch(variables)
+    reference, theirs = getattr(torch_nets, name), torch_nets.to_torch(variables)
     expected = reference(theirs, torch.tensor(images), train=False).detach().numpy()
     assert expected.std() > 0.01
     np.testing.assert_allclose(evaluated, expected, rtol=1e-4, atol=1e-4)

@@ -4,8 +4,19 @@ Each takes (variables as nested dicts of torch tensors in our layout, images NHW
 They share no code with the package: plain `torch.nn.functional`, channels first inside.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+
+
+def to_torch(tree):
+    """Our variables as tensors that want gradients; kernels, HWIO by name, lie in memory as channels_last asks."""
+    if isinstance(tree, dict):
+        return {name: to_torch(value) for name, value in tree.items()}
+    tensor = torch.tensor(np.array(tree))
+    if tensor.ndim == 4:
+        tensor = tensor.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
+    return tensor.requires_grad_()
 
 
 def _same(x, kernel, stride):

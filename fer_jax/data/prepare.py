@@ -9,12 +9,10 @@ the raw files. A preparation that is cut short leaves nothing behind that could 
 import argparse
 import contextlib
 import dataclasses
-import difflib
 import hashlib
 import io
 import json
 import logging
-import os
 import shutil
 import sys
 import tempfile
@@ -24,7 +22,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fer_jax.errors import UserError
+from fer_jax.config import cache_directory
+from fer_jax.errors import UserError, unknown
 
 log = logging.getLogger(__name__)
 
@@ -122,16 +121,14 @@ def load(
     from fer_jax.data.datasets import DATASETS
 
     if name not in DATASETS:
-        near = difflib.get_close_matches(name, DATASETS, 1)
-        meant = f" Did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"unknown data set {name!r}.{meant} Known: {', '.join(DATASETS)}")
+        raise unknown("data set", name, DATASETS)
     builder_class = DATASETS[name]
     variant = builder_class.VARIANTS[0] if variant is None else variant
     if variant not in builder_class.VARIANTS:
         known = ", ".join(repr(known) for known in builder_class.VARIANTS)
         raise UserError(f"{name} has no variant {variant!r}; it has: {known}")
-    cache = Path(cache_dir or os.environ.get("FER_JAX_CACHE", "~/.cache/fer_jax")).expanduser() / "datasets"
-    stem = "-".join(part for part in (name, variant) if part)
+    cache = Path(cache_dir or cache_directory()) / "datasets"
+    stem = _stem(name, variant)
     if data_dir is None and (before := _prepared_before(cache, stem, builder_class)):
         return _read(before)
     raw = builder_class.find_raw(Path(data_dir).expanduser() if data_dir is not None else None)
@@ -144,6 +141,10 @@ def load(
                 f"cannot write to {directory}: set FER_JAX_CACHE to a folder that you can write to"
             ) from error
     return _read(directory)
+
+
+def _stem(name: str, variant: str) -> str:
+    return "-".join(part for part in (name, variant) if part)
 
 
 def _prepared_before(cache: Path, stem: str, builder_class) -> Path | None:
@@ -160,11 +161,11 @@ def _raw_key(builder_class, variant: str, raw: tuple[Path, ...]) -> str:
     """A digest of what decides on the prepared content: the raw files, the builder and, for drawn faces, OpenCV."""
     digest = hashlib.sha256(f"{builder_class.__name__} {builder_class.VERSION} {variant}".encode())
     if builder_class.SYNTHETIC:
-        from fer_jax.data import facs, synthetic
+        from fer_jax.data import facs, portrait, synthetic
 
         # Drawn by this code and this OpenCV: a change in either draws anew.
         digest.update(cv2.__version__.encode())
-        for module in (facs, synthetic, sys.modules[builder_class.__module__]):
+        for module in (facs, portrait, synthetic, sys.modules[builder_class.__module__]):
             digest.update(Path(module.__file__).read_bytes())
     for path in raw:
         digest.update(path.parent.name.encode() + path.name.encode())
@@ -194,7 +195,7 @@ def _prepare(builder_class, variant: str, raw: tuple[Path, ...], directory: Path
             if not sum(count):
                 raise UserError(f"{name}: the {split} split is empty: none of its images can be used")
         record = {
-            "stem": "-".join(part for part in (name, variant) if part),
+            "stem": _stem(name, variant),
             "name": name,
             "variant": variant,
             "emotions": builder.EMOTIONS,

@@ -7,14 +7,13 @@ place in the global batch, so that the number of devices changes nothing.
 """
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, unknown
 from fer_jax.models import conv_affine
 from fer_jax.models.classic import L2SVM, VGG16, AlexNet, DeepEmotion
 from fer_jax.models.conv_affine import ConvAffine
@@ -40,7 +39,7 @@ _XU = "Xu et al. (Purdue/HP)"
 _KASKUN = "Kaskun et al. (Lviv), section 3"
 _DIKSHIT = "Dikshit et al. (CMU), section 4"
 _STANFORD = "Alizadeh & Fazel (Stanford), section 3"
-_COMPARED = "compared with there"
+_COMPARED = "for comparison"
 _GREY, _RGB = (48, 48, 1), (224, 224, 3)
 
 MODELS: dict[str, ModelEntry] = {
@@ -100,9 +99,7 @@ def create(
       UserError: unknown name or option; lists the right ones.
     """
     if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, 1)
-        meant = f" Did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"unknown model {name!r}.{meant} Known: {', '.join(MODELS)}")
-    if unknown := set(model_options) - set(options(name)):
-        raise UserError(f"{name} has no options {sorted(unknown)}; it has: {', '.join(options(name))}")
+        raise unknown("model", name, MODELS)
+    if strange := set(model_options) - set(options(name)):
+        raise UserError(f"{name} has no options {sorted(strange)}; it has: {', '.join(options(name))}")
     return MODELS[name].make(num_outputs=num_outputs, dtype=dtype, axis_name=axis_name, **model_options)

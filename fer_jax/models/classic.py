@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fer_jax import ops
-from fer_jax.models.layers import BatchNorm, Dropout, ceil_pool, output_init, sample_affine
+from fer_jax.models.layers import BatchNorm, Dropout, affine_classifier, ceil_pool, output_init, sample_affine
 
 _VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
@@ -31,9 +31,7 @@ class L2SVM(nn.Module):
         for filters, kernel, pool in ((32, 5, nn.max_pool), (32, 4, nn.avg_pool), (64, 5, nn.avg_pool)):
             x = nn.relu(nn.Conv(filters, (kernel, kernel), dtype=self.dtype)(x))
             x = ceil_pool(pool, x, 3, 2)  # 42 -> 21 -> 10 -> 5
-        x = nn.relu(nn.Dense(3072, dtype=self.dtype)(x.reshape(x.shape[0], -1)))
-        x = Dropout(self.dropout, self.axis_name)(x, train=train)
-        return nn.Dense(self.num_outputs, kernel_init=output_init, dtype=self.dtype)(x).astype(jnp.float32)
+        return affine_classifier(self, x, (3072,), train=train)
 
 
 class AlexNet(nn.Module):
@@ -76,11 +74,7 @@ class VGG16(nn.Module):
             for filters in stage:
                 x = nn.relu(nn.Conv(filters, (3, 3), dtype=self.dtype)(x))
             x = ops.max_pool(x, 2, 2, "VALID")
-        x = x.reshape(x.shape[0], -1)  # (B, 7 * 7 * 512)
-        for _ in range(2):
-            x = nn.relu(nn.Dense(4096, dtype=self.dtype)(x))
-            x = Dropout(self.dropout, self.axis_name)(x, train=train)
-        return nn.Dense(self.num_outputs, kernel_init=output_init, dtype=self.dtype)(x).astype(jnp.float32)
+        return affine_classifier(self, x, (4096, 4096), train=train)  # of (B, 7, 7, 512)
 
 
 class DeepEmotion(nn.Module):

@@ -1,4 +1,4 @@
-"""The configurable builder of the Stanford paper, its nets, and two others of the same make.
+"""The configurable builder of the Stanford paper, its nets, and one other of the same make.
 
 Alizadeh & Fazel 2017, "Convolutional Neural Networks for Facial Expression Recognition" (arXiv:1704.06756),
 section 3: [Conv-(BN)-ReLU-(Dropout)-(MaxPool)] x M - [Affine-(BN)-ReLU-(Dropout)] x N - Affine, and hybrids whose

@@ -1,6 +1,6 @@
 """Layers that several architectures share: BatchNorm and dropout that know of the mesh, pooling, sampling."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -68,6 +68,18 @@ class DepthwiseConv(nn.Module):
         shape = (3, 3, 1, x.shape[-1])
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         return ops.depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype))
+
+
+def affine_classifier(net: nn.Module, x: jax.Array, widths: Sequence[int], *, train: bool) -> jax.Array:
+    """The end of the VGG nets: x [B, ...] flattened, [Affine-ReLU-Dropout] for each width, an affine layer of logits.
+
+    To be called in the compact method of `net`, whose num_outputs, dtype, dropout and axis_name it takes.
+    """
+    x = x.reshape(x.shape[0], -1)
+    for width in widths:
+        x = nn.relu(nn.Dense(width, dtype=net.dtype)(x))
+        x = Dropout(net.dropout, net.axis_name)(x, train=train)
+    return nn.Dense(net.num_outputs, kernel_init=output_init, dtype=net.dtype)(x).astype(jnp.float32)
 
 
 def ceil_pool(pool: Callable, x: jax.Array, size: int, stride: int) -> jax.Array:

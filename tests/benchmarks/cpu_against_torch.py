@@ -27,15 +27,6 @@ BATCH = 64
 OPTIONS = {"deep": {"dropout": 0.0, "conv_dropout": 0.0}, "vggs_small": {"dropout": 0.0}}
 
 
-def to_torch(tree):
-    if isinstance(tree, dict):
-        return {name: to_torch(value) for name, value in tree.items()}
-    tensor = torch.tensor(np.array(tree))
-    if tensor.ndim == 4:  # HWIO by name, but in memory as channels_last wants its kernels
-        tensor = tensor.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
-    return tensor.requires_grad_()
-
-
 def leaves(tree):
     return [leaf for value in tree.values() for leaf in (leaves(value) if isinstance(value, dict) else [value])]
 
@@ -48,7 +39,7 @@ def workloads(name):
     images = rng.normal(size=(BATCH, *shape)).astype(np.float32)
     labels = np.arange(BATCH) % 7
     variables = jax.jit(lambda key: model.init(key, images[:1], train=False))(jax.random.key(0))
-    theirs = to_torch(jax.device_get(variables))
+    theirs = torch_nets.to_torch(jax.device_get(variables))
     network = getattr(torch_nets, name)
 
     infer = jax.jit(lambda v, x: model.apply(v, x, train=False))

@@ -4,6 +4,7 @@ A builder without TensorFlow: TFDS writes ArrayRecord, images are handed over as
 through `as_data_source`. Examples keep the order of the raw data; shuffling is the pipeline's.
 """
 
+import abc
 import collections
 import hashlib
 import io
@@ -49,17 +50,17 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         super().__init__(file_format="array_record", **options)
 
     @classmethod
+    @abc.abstractmethod
     def find_raw(cls, data_dir: Path | None) -> tuple[Path, ...]:
         """The raw files under `data_dir` that this data set is made from, to fingerprint and to read.
 
         Raises:
           UserError: they are not there; says where to get them, what is expected and what was found.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def examples(self) -> dict[str, Callable[[], Iterator[Example]]]:
         """For each split that the raw data have, how to iterate over its examples (made by `example`)."""
-        raise NotImplementedError
 
     def extra_features(self) -> dict:
         """Features beyond image, label and intensity."""
