@@ -13,7 +13,12 @@ def get_config(dataset: str = "synthetic") -> ConfigDict:
     config = use_dataset(default_config(), dataset or "synthetic")
     config.model.name = "baseline5"
     config.model.input_shape = (224, 224, 3)
-    config.model.options.filters = (16, 32, 64, 128, 256)
+    # The switches of the paper's ablations; the others are listed by fer_jax/models/conv_affine.py.
+    config.model.options.batch_norm = False
+    config.model.options.conv_dropout = 0.0
+    config.model.options.separable = False
+    config.model.options.global_pool = False
+    config.model.options.filters = (16, 32, 64, 128, 256)  # the widths are ours
     config.data.normalization = "per_channel"
     config.head.class_weights = "inverse"
     config.optim.name = "adam"

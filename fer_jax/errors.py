@@ -13,4 +13,4 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
     known = list(known)
     near = difflib.get_close_matches(name, known, 1)
     meant = f" Did you mean {near[0]!r}?" if near else ""
-    return UserError(f"unknown {what} {name!r}.{meant} Known: {', '.join(known)}")
+    return UserError(f"unknown {what} {name!r}.{meant} Known: {', '.join(known) or 'none'}")

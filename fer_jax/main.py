@@ -17,7 +17,7 @@ from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from fer_jax import config as config_lib
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, unknown
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="config file, e.g. configs/mini_xception.py:fer2013")
 _WORKDIR = flags.DEFINE_string("workdir", None, "run directory (default: runs/<config>-<time>); resumed if it exists")
@@ -83,8 +83,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         path = Path(flags.FLAGS["config"].config_filename.partition(":")[0])
         if path.exists():
             raise UserError(str(error)) from error
-        others = ", ".join(sorted(map(str, path.parent.glob("*.py")))) or "none"
-        raise UserError(f"there is no config file {path}; in {path.parent}: {others}") from error
+        raise unknown("config file", str(path), sorted(map(str, path.parent.glob("*.py")))) from error
     return rest
 
 

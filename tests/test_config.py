@@ -38,6 +38,10 @@ def test_every_config_is_valid_for_every_data_set(path, dataset):
     assert config.keys() == config_lib.default_config().keys()
 
 
+def test_every_model_has_a_config_of_its_name():
+    assert {load(path).get_config().model.name for path in CONFIGS if path.stem in models.MODELS} == set(models.MODELS)
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_says_where_it_comes_from_and_how_to_run_it(path):
     docstring = load(path).__doc__
@@ -117,7 +121,10 @@ def command(*arguments):
             "no field 'learning_rat': did you mean 'learning_rate'?",
         ),
         (["--config=configs/shallow.py", "--config.optm.learning_rate=0.1"], "no field 'optm': did you mean 'optim'?"),
-        (["--config=configs/shalow.py"], "no config file configs/shalow.py; in configs: configs/baseline5.py"),
+        (
+            ["--config=configs/shalow.py"],
+            "'configs/shalow.py'. Did you mean 'configs/shallow.py'? Known: configs/",
+        ),
         ([], "which config?"),
         (["--config=configs/shallow.py", "--confg=1"], "Unknown command line flag 'confg'"),
         (["--config=configs/shallow.py", "extra"], "unexpected arguments ['extra']"),

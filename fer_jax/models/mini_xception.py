@@ -21,6 +21,7 @@ class MiniXception(nn.Module):
     axis_name: str | None = None
     stem: tuple[int, int] = (8, 8)
     filters: tuple[int, ...] = (16, 32, 64, 128)
+    separable: bool = True  # False: standard 3x3 convolutions in the residual modules, the papers' comparison
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -30,8 +31,8 @@ class MiniXception(nn.Module):
         def conv(x, filters, size, **options):
             return nn.Conv(filters, (size, size), use_bias=False, dtype=self.dtype, **options)(x)
 
-        def separable(x, filters):
-            return norm(conv(DepthwiseConv(self.dtype)(x), filters, 1))
+        def convolve(x, filters):
+            return norm(conv(DepthwiseConv(self.dtype)(x), filters, 1) if self.separable else conv(x, filters, 3))
 
         x = x.astype(self.dtype)
         for filters in self.stem:
@@ -39,8 +40,7 @@ class MiniXception(nn.Module):
             x = nn.relu(norm(conv(x, filters, 3, padding=((0, 1), (0, 1)))[:, :-1, :-1]))
         for filters in self.filters:
             residual = norm(conv(x, filters, 1, strides=2))
-            x = nn.relu(separable(x, filters))
-            x = separable(x, filters)
+            x = convolve(nn.relu(convolve(x, filters)), filters)
             x = ops.max_pool(x, 3, 2, "SAME") + residual
         x = nn.Conv(self.num_outputs, (3, 3), kernel_init=output_init, dtype=self.dtype)(x)
         return x.mean((1, 2)).astype(jnp.float32)
