@@ -2,8 +2,8 @@
 
 Paper: Tang 2013 (arXiv:1306.0239), winner of the FER2013 challenge with 71.2 % on its test split.
 Command: python -m fer_jax.main --config=configs/l2svm.py:fer2013 --data_dir=PATH
-After section 3.1: mirrored and shifted crops, per-pixel statistics, momentum. The paper's small rotations and scales and
-its average over eight nets are left out; rate and epochs are ours.
+After section 3.1: mirrored and shifted crops, per-pixel statistics, momentum. The small rotations and scales of
+the paper and its average over eight nets are left out; rate and epochs are ours.
 """
 
 from ml_collections import ConfigDict
