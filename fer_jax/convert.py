@@ -134,7 +134,7 @@ def _keras_mini_xception() -> Mapping:
     mapping: Mapping = {}
 
     def norm(number):
-        ours, theirs = f"BatchNorm_{number}/norm", f"batch_normalization_{number + 1}"
+        ours, theirs = f"BatchNorm_{number}", f"batch_normalization_{number + 1}"
         mapping[f"params/{ours}/scale"] = (f"{theirs}/gamma", _same)
         mapping[f"params/{ours}/bias"] = (f"{theirs}/beta", _same)
         mapping[f"batch_stats/{ours}/mean"] = (f"{theirs}/moving_mean", _same)
@@ -177,7 +177,7 @@ def _torchvision_resnet18() -> Mapping:
     for number, name in enumerate(convolutions):
         mapping[f"params/Conv_{number}/kernel"] = (f"{name}.weight", _torch_kernel)
     for number, name in enumerate(norms):
-        ours = f"BatchNorm_{number}/norm"
+        ours = f"BatchNorm_{number}"
         mapping[f"params/{ours}/scale"] = (f"{name}.weight", _same)
         mapping[f"params/{ours}/bias"] = (f"{name}.bias", _same)
         mapping[f"batch_stats/{ours}/mean"] = (f"{name}.running_mean", _same)

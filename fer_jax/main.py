@@ -5,18 +5,16 @@ Trains what the config says, evaluates it and prints where the results lie. The 
 """
 
 import datetime
-import logging
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import app, flags
-from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from fer_jax import config as config_lib
+from fer_jax import process
 from fer_jax.errors import UserError, unknown
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="config file, e.g. configs/mini_xception.py:fer2013")
@@ -28,8 +26,7 @@ _DATA_DIR = flags.DEFINE_string(
 
 def main(_argv: Sequence[str]) -> None:
     """Runs the config; exits with 1 and a message on what the user can mend, 128 + signal when interrupted."""
-    set_up_logging()
-    use_compilation_cache()
+    process.set_up()
     from fer_jax import run, train  # here, so that --help needs no JAX
 
     config_file = flags.FLAGS["config"].config_filename
@@ -42,23 +39,6 @@ def main(_argv: Sequence[str]) -> None:
         sys.exit(128 + interrupted.signum)
     print(run.format_results(results))
     print(f"results: {workdir.resolve()}")
-
-
-def set_up_logging() -> None:
-    """Our own messages, plain, on stderr; of the libraries, warnings only."""
-    absl_logging.set_verbosity(absl_logging.WARNING)
-    logger = logging.getLogger("fer_jax")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-
-
-def use_compilation_cache() -> None:
-    """Keeps compiled programs between runs, unless JAX_COMPILATION_CACHE_DIR says where."""
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config_lib.cache_directory() / "xla"))
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from fer_jax import ops
+from fer_jax import ops, sharding
 
 
 def value_and_gradients(function, *arguments):
@@ -56,18 +56,110 @@ def test_max_pooling(shape, size, stride, padding):
     assert_equal(lambda x: ops.max_pool(x, size, stride, padding), lambda x: nn.max_pool(x, **window), equal)
 
 
+@pytest.mark.parametrize(
+    ("shape", "kernel", "stride", "padding"),
+    [
+        ((2, 7, 6, 5), (1, 1, 5, 4), 1, "SAME"),
+        ((2, 7, 6, 5), (1, 1, 5, 4), 2, "SAME"),
+        ((2, 7, 7, 5), (1, 1, 5, 4), 2, "VALID"),
+        ((2, 7, 6, 5), (1, 1, 5, 4), 1, ((1, 1), (0, 0))),
+        ((2, 7, 6, 1), (3, 3, 1, 4), 1, "SAME"),
+        ((2, 7, 6, 3), (3, 3, 3, 4), 1, "VALID"),
+        ((2, 7, 6, 3), (3, 3, 3, 4), 2, "SAME"),
+        ((2, 9, 8, 5), (3, 3, 5, 4), 1, "VALID"),
+        ((2, 9, 8, 5), (5, 3, 5, 4), 1, "VALID"),
+        ((2, 9, 8, 5), (3, 3, 5, 4), 2, "VALID"),
+        ((2, 9, 8, 5), (3, 3, 5, 4), 1, ((0, 2), (1, 0))),
+    ],
+)
+def test_convolution(shape, kernel, stride, padding):
+    x = jax.random.normal(jax.random.key(0), shape)
+    options = {"window_strides": (stride, stride), "padding": padding, "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+
+    def ours(x, kernel):
+        options = {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "feature_group_count": 1}
+        return ops.conv(x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), **options)
+
+    def reference(x, kernel):
+        return lax.conv_general_dilated(x, kernel, **options)
+
+    assert_equal(ours, reference, x, jax.random.normal(jax.random.key(1), kernel))
+
+
+def test_dilated_and_grouped_convolutions_are_left_to_xla():
+    x = jax.random.normal(jax.random.key(0), (1, 9, 9, 2))
+    for options, channels in (
+        ({"kernel_dilation": 2}, 2),
+        ({"input_dilation": 2, "padding": 1}, 2),
+        ({"feature_group_count": 2}, 1),
+    ):
+        kernel = jax.random.normal(jax.random.key(1), (3, 3, channels, 4))
+        layers = [nn.Conv(4, (3, 3), use_bias=False, conv_general_dilated=conv, **options) for conv in (ops.conv, None)]
+        ours, reference = (layer.apply({"params": {"kernel": kernel}}, x) for layer in layers)
+        np.testing.assert_array_equal(ours, reference)
+
+
+def normalised(x, scale, bias):
+    """Batch normalisation as autodiff sees it."""
+    pixels = tuple(range(x.ndim - 1))
+    return (x - x.mean(pixels)) * lax.rsqrt(x.var(pixels) + 1e-3) * scale + bias
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 3, 6), (9, 6)])
+def test_batch_normalisation(shape):
+    x = 3 + 2 * jax.random.normal(jax.random.key(0), shape)
+    scale, bias = jax.random.normal(jax.random.key(1), (2, 6))
+    assert_equal(lambda *a: ops.batch_norm(*a, 1e-3, None)[0], normalised, x, scale, bias)
+    _, mean, variance = ops.batch_norm(x, scale, bias, 1e-3, None)
+    pixels = tuple(range(x.ndim - 1))
+    np.testing.assert_allclose(mean, x.mean(pixels), rtol=1e-5)
+    np.testing.assert_allclose(variance, x.var(pixels), rtol=1e-4)
+
+
+def pipeline(axis_name=None):
+    """A function of (x, its weights) in which every operation of the module has a part."""
+
+    def apply(x, pointwise, depthwise, scale):
+        x = ops.conv(x, pointwise, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        x = ops.batch_norm(ops.depthwise_conv(x, depthwise), scale, scale, 1e-3, axis_name)[0]
+        return (ops.max_pool(x, 3, 2, "SAME") ** 2).mean()
+
+    return apply
+
+
+def weights(*leading):
+    shapes = (1, 1, 8, 8), (3, 3, 1, 8), (8,)
+    return [jax.random.normal(jax.random.key(i), (*leading, *shape)) for i, shape in enumerate(shapes)]
+
+
 def test_ops_agree_under_vmap_and_jit_together():
-    x = jax.random.normal(jax.random.key(0), (3, 2, 9, 9, 8))
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 1, 8))
-
-    def both(x, kernel):
-        return ops.max_pool(ops.depthwise_conv(x, kernel), 3, 2, "SAME").sum()
-
-    together = jax.jit(jax.vmap(jax.grad(both, argnums=(0, 1))))(x, kernel)
-    alone = [jax.grad(both, argnums=(0, 1))(x[i], kernel[i]) for i in range(3)]
+    x = jax.random.normal(jax.random.key(9), (3, 2, 9, 9, 8))
+    gradient = jax.grad(pipeline(), argnums=(0, 1, 2, 3))
+    together = jax.jit(jax.vmap(gradient))(x, *weights(3))
     for i in range(3):
-        for a, b in zip(together, alone[i], strict=True):
+        for a, b in zip(together, gradient(x[i], *(w[i] for w in weights(3))), strict=True):
             np.testing.assert_allclose(a[i], b, atol=1e-5)
+
+
+def test_ops_agree_under_shard_map():
+    x = jax.random.normal(jax.random.key(9), (16, 9, 9, 8))
+
+    def on_each(x, *weights):
+        gradients = jax.grad(pipeline(sharding.AXIS), argnums=(0, 1, 2, 3))(x, *weights)
+        return gradients[0] / jax.device_count(), lax.pmean(gradients[1:], sharding.AXIS)
+
+    spread = jax.shard_map(
+        on_each,
+        mesh=sharding.make_mesh(),
+        in_specs=(sharding.SPLIT, *[sharding.REPLICATED] * 3),
+        out_specs=(sharding.SPLIT, sharding.REPLICATED),
+        check_vma=False,
+    )
+    assert jax.device_count() == 8
+    whole = jax.jit(jax.grad(pipeline(), argnums=(0, 1, 2, 3)))(x, *weights())
+    of_x, of_weights = jax.jit(spread)(x, *weights())
+    for a, b in zip((of_x, *of_weights), whole, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_pooling_after_batch_norm_keeps_the_gradient_of_every_window():

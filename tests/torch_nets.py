@@ -54,7 +54,7 @@ class Net:
 
     def norm(self, x):
         name = self._next("BatchNorm")
-        layer, stats = self.params[name]["norm"], self.stats[name]["norm"]
+        layer, stats = self.params[name], self.stats[name]
         mean, var = stats["mean"].detach().clone(), stats["var"].detach().clone()
         return F.batch_norm(x, mean, var, layer["scale"], layer["bias"], training=self.train, eps=self.epsilon)
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fer_jax import ops
-from fer_jax.models.layers import BatchNorm, Dropout, affine_classifier, ceil_pool, output_init, sample_affine
+from fer_jax.models.layers import BatchNorm, Conv, Dropout, affine_classifier, ceil_pool, output_init, sample_affine
 
 _VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
@@ -29,7 +29,7 @@ class L2SVM(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         x = x.astype(self.dtype)
         for filters, kernel, pool in ((32, 5, nn.max_pool), (32, 4, nn.avg_pool), (64, 5, nn.avg_pool)):
-            x = nn.relu(nn.Conv(filters, (kernel, kernel), dtype=self.dtype)(x))
+            x = nn.relu(Conv(filters, (kernel, kernel), dtype=self.dtype)(x))
             x = ceil_pool(pool, x, 3, 2)  # 42 -> 21 -> 10 -> 5
         return affine_classifier(self, x, (3072,), train=train)
 
@@ -45,7 +45,7 @@ class AlexNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         def conv(x, filters, size, stride=1, padding=1):
-            return nn.relu(nn.Conv(filters, (size, size), stride, padding, dtype=self.dtype)(x))
+            return nn.relu(Conv(filters, (size, size), stride, padding, dtype=self.dtype)(x))
 
         def pool(x):
             return ops.max_pool(x, 3, 2, "VALID")
@@ -72,7 +72,7 @@ class VGG16(nn.Module):
         x = x.astype(self.dtype)
         for stage in _VGG16:
             for filters in stage:
-                x = nn.relu(nn.Conv(filters, (3, 3), dtype=self.dtype)(x))
+                x = nn.relu(Conv(filters, (3, 3), dtype=self.dtype)(x))
             x = ops.max_pool(x, 2, 2, "VALID")
         return affine_classifier(self, x, (4096, 4096), train=train)  # of (B, 7, 7, 512)
 
@@ -92,14 +92,14 @@ class DeepEmotion(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         def conv(x, size):
-            return nn.Conv(10, (size, size), padding="VALID", dtype=self.dtype)(x)
+            return Conv(10, (size, size), padding="VALID", dtype=self.dtype)(x)
 
         def pool(x):
             return ops.max_pool(x, 2, 2, "VALID")
 
         x = x.astype(self.dtype)
-        where = nn.relu(pool(nn.Conv(8, (7, 7), padding="VALID", dtype=self.dtype)(x)))
-        where = nn.relu(pool(nn.Conv(10, (5, 5), padding="VALID", dtype=self.dtype)(where)))
+        where = nn.relu(pool(Conv(8, (7, 7), padding="VALID", dtype=self.dtype)(x)))
+        where = nn.relu(pool(Conv(10, (5, 5), padding="VALID", dtype=self.dtype)(where)))
         where = nn.relu(nn.Dense(32, dtype=self.dtype)(where.reshape(where.shape[0], -1)))
         # The transformer begins as the identity.
         identity = nn.initializers.constant(jnp.array([1.0, 0, 0, 0, 1, 0]))

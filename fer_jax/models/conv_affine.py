@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from fer_jax import ops
 from fer_jax.errors import UserError
 from fer_jax.models.hog import hog
-from fer_jax.models.layers import BatchNorm, DepthwiseConv, Dropout, output_init
+from fer_jax.models.layers import BatchNorm, Conv, DepthwiseConv, Dropout, output_init
 
 
 class ConvAffine(nn.Module):
@@ -56,9 +56,9 @@ class ConvAffine(nn.Module):
             if self.separable and i > 0:
                 if (kernel, stride, padding) != (3, 1, "SAME"):
                     raise UserError("model.options.separable wants kernels=3, strides=1 and paddings=SAME")
-                x = nn.Conv(filters, (1, 1), **options)(DepthwiseConv(self.dtype)(x))
+                x = Conv(filters, (1, 1), **options)(DepthwiseConv(self.dtype)(x))
             else:
-                x = nn.Conv(filters, (kernel, kernel), stride, padding, **options)(x)
+                x = Conv(filters, (kernel, kernel), stride, padding, **options)(x)
             x = activate(x, norm, rate)
             x = ops.max_pool(x, pool, pool, "VALID") if pool > 1 else x
         x = x.mean((1, 2)) if self.global_pool else x.reshape(x.shape[0], -1)

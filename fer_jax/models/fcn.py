@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fer_jax.models.layers import BatchNorm, Dropout, output_init
+from fer_jax.models.layers import BatchNorm, Conv, Dropout, output_init
 
 
 class FullyConvolutional(nn.Module):
@@ -30,7 +30,7 @@ class FullyConvolutional(nn.Module):
                 x = nn.avg_pool(x, (2, 2), strides=(2, 2), padding="SAME")
                 x = Dropout(self.dropout, self.axis_name)(x, train=train)
             for filters in stage:
-                x = nn.Conv(filters, (kernel, kernel), use_bias=False, dtype=self.dtype)(x)
+                x = Conv(filters, (kernel, kernel), use_bias=False, dtype=self.dtype)(x)
                 x = nn.relu(BatchNorm(self.axis_name)(x, train=train))
-        x = nn.Conv(self.num_outputs, (3, 3), kernel_init=output_init, dtype=self.dtype)(x)
+        x = Conv(self.num_outputs, (3, 3), kernel_init=output_init, dtype=self.dtype)(x)
         return x.mean((1, 2)).astype(jnp.float32)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from fer_jax import ops
-from fer_jax.models.layers import BatchNorm, DepthwiseConv, Dropout, output_init
+from fer_jax.models.layers import BatchNorm, Conv, DepthwiseConv, Dropout, output_init
 
 
 class InceptionV3(nn.Module):
@@ -19,7 +19,7 @@ class InceptionV3(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         def conv(x, filters, size, stride=1, padding="SAME"):
-            x = nn.Conv(filters, size, stride, padding, use_bias=False, dtype=self.dtype)(x)
+            x = Conv(filters, size, stride, padding, use_bias=False, dtype=self.dtype)(x)
             return nn.relu(BatchNorm(self.axis_name, epsilon=1e-3)(x, train=train))
 
         def chain(x, *layers):
@@ -94,7 +94,7 @@ class Xception(nn.Module):
             return BatchNorm(self.axis_name, momentum=0.99, epsilon=1e-3)(x, train=train)
 
         def conv(x, filters, size, stride=1, padding="SAME"):
-            return norm(nn.Conv(filters, (size, size), stride, padding, use_bias=False, dtype=self.dtype)(x))
+            return norm(Conv(filters, (size, size), stride, padding, use_bias=False, dtype=self.dtype)(x))
 
         def separable(x, filters):
             return conv(DepthwiseConv(self.dtype)(x), filters, 1)

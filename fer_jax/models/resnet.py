@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fer_jax.models.layers import BatchNorm, output_init
+from fer_jax.models.layers import BatchNorm, Conv, output_init
 
 
 class ResNet18(nn.Module):
@@ -22,7 +22,7 @@ class ResNet18(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         def conv(x, filters, size, stride=1):
             padding = ((size // 2, size // 2),) * 2  # PyTorch's, which differs from SAME at stride 2
-            return nn.Conv(filters, (size, size), stride, padding, use_bias=False, dtype=self.dtype)(x)
+            return Conv(filters, (size, size), stride, padding, use_bias=False, dtype=self.dtype)(x)
 
         def norm(x):
             return BatchNorm(self.axis_name)(x, train=train)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from fer_jax import ops
-from fer_jax.models.layers import BatchNorm, affine_classifier, ceil_pool, local_response_norm
+from fer_jax.models.layers import BatchNorm, Conv, affine_classifier, ceil_pool, local_response_norm
 
 
 class VGGS(nn.Module):
@@ -27,7 +27,7 @@ class VGGS(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         def conv(x, filters, size, stride=1, padding=1):
-            return nn.relu(nn.Conv(filters, (size, size), stride, padding, dtype=self.dtype)(x))
+            return nn.relu(Conv(filters, (size, size), stride, padding, dtype=self.dtype)(x))
 
         def pool(x, size):
             return ceil_pool(nn.max_pool, x, size, size)
@@ -55,7 +55,7 @@ class VGGSSmall(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         def conv(x, filters, size, stride=1):
-            x = nn.Conv(filters, (size, size), stride, use_bias=not self.batch_norm, dtype=self.dtype)(x)
+            x = Conv(filters, (size, size), stride, use_bias=not self.batch_norm, dtype=self.dtype)(x)
             x = BatchNorm(self.axis_name)(x, train=train) if self.batch_norm else x
             return nn.relu(x)
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from fer_jax import heads, models
+from fer_jax import heads, models, process
 from tests import torch_nets
 
 BATCH = 64
@@ -124,6 +124,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output")
     options = parser.parse_args()
+    process.keep_freed_memory()  # for both sides
     torch.set_num_threads(os.cpu_count())
     rows = [row for name in options.models for row in compare(name, options.repeats)]
     if options.output:
