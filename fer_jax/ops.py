@@ -15,30 +15,27 @@ from jax import lax
 def conv(x: jax.Array, kernel: jax.Array, strides, padding, **options) -> jax.Array:
     """`lax.conv_general_dilated` as `flax.linen.Conv` calls it: x [B, H, W, C], kernel [KH, KW, C, F].
 
-    On a CPU three kinds of convolution take another form, each measured with its gradients at the shapes of our nets:
-    a kernel of one pixel is a matrix product (the kernel's gradient 2 to 7 times as fast), 3x3 of up to three channels
-    a product with the nine shifted images (1.2 to 3 times), and one without padding is padded and cropped (1.5).
+    On a CPU it takes other forms, each measured at the shapes of our nets. A kernel of one pixel is a matrix product
+    (its gradient 2 to 7 times as fast), 3x3 of up to three channels one with the nine shifted images (1.2 to 3 times).
+    One without padding is padded and cropped (1.5 times). The kernel's gradient is summed over parts of the batch, for
+    XLA gives each such convolution one thread (up to 8 times as fast for large images, on two cores).
     """
     plain = functools.partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
-    form = _cpu_form(x.shape, kernel.shape, tuple(strides), padding, options)
-    return lax.platform_dependent(x, kernel, cpu=form, default=plain) if form else plain(x, kernel)
-
-
-def _cpu_form(shape, kernel_shape, strides, padding, options):
-    """The function of (x, kernel) to use on a CPU instead of XLA's convolution, None where there is none."""
-    size = kernel_shape[:2]
     dilated = {*options.get("lhs_dilation", (1,)), *options.get("rhs_dilation", (1,))} != {1}
     if dilated or options.get("feature_group_count", 1) != 1:
-        return None
-    sides = lax.padtype_to_pads(shape[1:3], size, strides, padding) if isinstance(padding, str) else padding
-    unpadded = all(tuple(side) == (0, 0) for side in sides)
-    if size == (1, 1) and unpadded:
-        return functools.partial(_pointwise, strides=strides)
-    if size == (3, 3) and shape[-1] <= 3 and strides == (1, 1):
-        return lambda x, kernel: _by_columns(x, kernel, tuple(map(tuple, sides)))
-    if strides == (1, 1) and unpadded:
-        return functools.partial(_cropped, options=options)
-    return None
+        return plain(x, kernel)
+    strides = tuple(strides)
+    sides = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding) if padding in _NAMED else padding
+    sides = tuple(map(tuple, sides))
+    if kernel.shape[:2] == (1, 1) and sides == _UNPADDED:
+        cpu = functools.partial(_pointwise, strides=strides)
+    else:
+        cpu = functools.partial(_spatial, strides=strides, sides=sides)
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=plain)
+
+
+_NAMED = ("SAME", "VALID")
+_UNPADDED = ((0, 0), (0, 0))
 
 
 def _pointwise(x, kernel, *, strides):
@@ -46,35 +43,48 @@ def _pointwise(x, kernel, *, strides):
     return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], -1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+@functools.partial(jax.custom_vjp, nondiff_argnames=("strides", "sides"))
+def _spatial(x, kernel, strides, sides):
+    if kernel.shape[:2] == (3, 3) and x.shape[-1] <= 3 and strides == (1, 1):
+        return _by_columns(x, kernel, sides)
+    return _direct(x, kernel, strides, sides)
+
+
+def _spatial_forward(x, kernel, strides, sides):
+    return _spatial(x, kernel, strides, sides), (x, kernel)
+
+
+def _spatial_backward(strides, sides, residuals, grad):
+    x, kernel = residuals
+    (d_x,) = jax.vjp(lambda x: _direct(x, kernel, strides, sides), x)[1](grad)
+    # Parts of 1,024 pixels or more, at most 16; where there are few filters they only cost memory traffic.
+    most = min(16, grad.size // grad.shape[-1] // 1024) if grad.shape[-1] >= 32 else 1
+    parts = max(n for n in range(1, max(most, 1) + 1) if x.shape[0] % n == 0)
+    d_kernel = jnp.zeros((), kernel.dtype)
+    for some, grad_of_some in zip(jnp.split(x, parts), jnp.split(grad, parts), strict=True):
+        d_kernel += jax.vjp(lambda k, some=some: _direct(some, k, strides, sides), kernel)[1](grad_of_some)[0]
+    return d_x, d_kernel
+
+
+_spatial.defvjp(_spatial_forward, _spatial_backward)
+
+
+def _direct(x, kernel, strides, sides):
+    """XLA's convolution, padded and cropped where it would be unpadded."""
+    crop = sides == _UNPADDED and strides == (1, 1)
+    height, width = kernel.shape[0] - 1, kernel.shape[1] - 1
+    padding = ((0, height), (0, width)) if crop else sides
+    y = lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return y[:, : x.shape[1] - height, : x.shape[2] - width] if crop else y
+
+
 def _by_columns(x, kernel, sides):
-    """A product of the kernel with the nine values under it, laid out for every pixel (im2col)."""
+    """A product of the 3x3 kernel with the nine values under it, laid out for every pixel (im2col)."""
     x = jnp.pad(x, ((0, 0), *sides, (0, 0)))
     height, width = x.shape[1] - 2, x.shape[2] - 2
     columns = jnp.concatenate([x[:, i : i + height, j : j + width] for i in range(3) for j in range(3)], -1)
     product = columns.reshape(-1, columns.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
     return product.reshape(*columns.shape[:-1], -1)
-
-
-def _by_columns_forward(x, kernel, sides):
-    return _by_columns(x, kernel, sides), (x, kernel)
-
-
-def _by_columns_backward(sides, residuals, grad):
-    # The gradients are faster by XLA's convolution.
-    dims = ("NHWC", "HWIO", "NHWC")
-    return jax.vjp(lambda x, k: lax.conv_general_dilated(x, k, (1, 1), sides, dimension_numbers=dims), *residuals)[1](
-        grad
-    )
-
-
-_by_columns.defvjp(_by_columns_forward, _by_columns_backward)
-
-
-def _cropped(x, kernel, *, options):
-    height, width = kernel.shape[0] - 1, kernel.shape[1] - 1
-    padded = lax.conv_general_dilated(x, kernel, (1, 1), ((0, height), (0, width)), **options)
-    return padded[:, : x.shape[1] - height, : x.shape[2] - width]
 
 
 @jax.custom_vjp
