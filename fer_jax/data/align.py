@@ -1,0 +1,363 @@
+"""Alignment of faces by 68 landmarks, offline: from photographs to 128x128 crops. Imports no JAX.
+
+    python -m fer_jax.data.align --input=DIR --output=DIR [--method=landmarks] [--detector=dlib] [--workers=N]
+
+Xu et al., section "Face Alignment": the face is turned about the centres of the eyes until they are level; in the
+turned frame landmarks 1, 17 and 9 are its left, right and lower boundary, and the upper one lies where the distance
+from it to the eyes is a third of the height; the crop is resized. `rotation` (level the eyes, keep the detector's
+box) and `none` (the box alone) are what the paper compares it with.
+
+The output mirrors the tree of the input as PNG, with `faces.csv` (every image, every face, and why one has no crop),
+and `detections.jsonl`, from which a run that was cut short goes on and another crop is made without detecting again.
+"""
+
+import argparse
+import csv
+import dataclasses
+import functools
+import json
+import multiprocessing
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from fer_jax.data.detect import DETECTORS, Detector, Face, Supplied, make_detector
+from fer_jax.errors import UserError
+
+METHODS = ("landmarks", "rotation", "none")
+SEVERAL = ("largest", "all", "refuse")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".webp")
+_COLUMNS = ("path", "face", "status", "reason", "output", "x", "y", "width", "height", "roll")
+_LEFT, _BOTTOM, _RIGHT = 0, 8, 16  # landmarks 1, 9 and 17 of the paper
+
+
+def roll(face: Face) -> float:
+    """The angle of the line between the eyes, degrees, clockwise in the image; nan where the eyes are not known."""
+    if face.eyes is None:
+        return float("nan")
+    across, down = face.eyes[1] - face.eyes[0]
+    return float(np.degrees(np.arctan2(down, across)))
+
+
+def crop_transform(face: Face, *, size: int = 128, method: str = "landmarks") -> np.ndarray:
+    """The affine map from the image to the aligned crop: float64 [2, 3], pixel centres at whole numbers.
+
+    Args:
+      face: with landmarks for `landmarks`, with eyes for `rotation`.
+
+    Raises:
+      ValueError: the face lacks them, or they span no rectangle; says which.
+    """
+    turn = np.eye(2)
+    if method != "none":
+        if face.eyes is None:
+            raise ValueError("the detector gives no eyes: install the extra align or use --method=none")
+        angle = np.radians(roll(face))
+        turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    x, y, width, height = face.box
+    centre = np.array([x + width / 2, y + height / 2]) if face.eyes is None else face.eyes.mean(0)
+    if method == "landmarks":
+        if face.landmarks is None:
+            raise ValueError("the detector gives no landmarks: install the extra align or use another --method")
+        turned = (face.landmarks - centre) @ turn.T
+        left, right, bottom = turned[_LEFT, 0], turned[_RIGHT, 0], turned[_BOTTOM, 1]
+        top = -bottom / 2  # the eyes are at 0: a third of the height above them, two thirds below
+    else:
+        # The box, about its centre in the turned frame.
+        middle = turn @ (np.array([x + width / 2, y + height / 2]) - centre)
+        (left, top), (right, bottom) = middle - (width / 2, height / 2), middle + (width / 2, height / 2)
+    if right - left < 2 or bottom - top < 2:
+        raise ValueError("the landmarks span no rectangle: is the face in profile, or the file of another image?")
+    scale = np.diag([size / (right - left), size / (bottom - top)])
+    # The boundaries are the outer edges of the outer pixels, half a pixel from their centres.
+    offset = -scale @ (turn @ centre + (left, top)) - 0.5
+    return np.hstack([scale @ turn, offset[:, None]])
+
+
+def warp(image: np.ndarray, transform: np.ndarray, *, size: int = 128) -> np.ndarray:
+    """The crop uint8 [size, size, C] of an image uint8 [H, W, C]: one bilinear resampling, borders replicated.
+
+    Where the crop is less than half as large as what it shows, whole blocks of pixels are averaged before, so that
+    no detail turns into noise.
+    """
+    block = int(1 / max(np.hypot(*transform[:, 0]), np.hypot(*transform[:, 1]), 1e-6))
+    if block >= 2:
+        height, width = (max(side // block, 1) for side in image.shape[:2])
+        image = cv2.resize(image[: height * block, : width * block], (width, height), interpolation=cv2.INTER_AREA)
+        # Pixel i of the smaller image has its centre at block * i + (block - 1) / 2.
+        transform = np.hstack([transform[:, :2] * block, transform @ [[(block - 1) / 2], [(block - 1) / 2], [1]]])
+    crop = cv2.warpAffine(image, transform, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return crop.reshape(size, size, -1)
+
+
+def align(image: np.ndarray, face: Face, *, size: int = 128, method: str = "landmarks") -> np.ndarray:
+    """The aligned crop uint8 [size, size, C] of one face in an image uint8 [H, W, C]; see `crop_transform`."""
+    return warp(image, crop_transform(face, size=size, method=method), size=size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What decides on the crops of a tree."""
+
+    source: Path
+    output: Path
+    method: str = "landmarks"
+    several: str = "largest"  # of several faces in an image: the largest, all of them, or none
+    size: int = 128
+    detector: str = "dlib"
+    model: Path | None = None  # of yunet
+    landmarks: Path | None = None  # supplied with the data: no detector then
+
+
+def align_image(path: str, known: dict | None, *, settings: Settings, detector: Detector | None) -> tuple[dict, list]:
+    """Detects (unless `known`) and crops the faces of one image, and writes the crops.
+
+    Returns:
+      Its line of detections.jsonl, and its rows of faces.csv.
+    """
+    source = settings.source / path
+    record = known or {"path": path, **stamp(source), "detector": _detector_name(settings)}
+    image = cv2.imread(str(source), cv2.IMREAD_COLOR)
+    if image is None:
+        reason = "not an image, or damaged" if source.stat().st_size else "an empty file"
+        return record | {"faces": []}, [_row(path, "unreadable", reason)]
+    if "faces" not in record:
+        found = detector(image[..., ::-1]) if detector else Supplied(settings.landmarks)(Path(path))
+        record["faces"] = [_to_json(face) for face in sorted(found, key=lambda face: -face.box[2] * face.box[3])]
+    faces = [_from_json(face) for face in record["faces"]]
+    if not faces:
+        reason = "the detector finds none" if detector else f"no landmarks of it in {settings.landmarks}"
+        return record, [_row(path, "no face", reason)]
+    if len(faces) > 1 and settings.several == "refuse":
+        return record, [_row(path, "several faces", f"{len(faces)} faces; --several=largest or all takes them")]
+    rows = []
+    for number, face in enumerate(faces if settings.several == "all" else faces[:1]):
+        try:
+            crop = align(image, face, size=settings.size, method=settings.method)
+        except ValueError as error:
+            rows.append(_row(path, "no crop", str(error), number, face))
+            continue
+        target = Path(path).with_suffix("")
+        target = target.with_name(f"{target.name}-{number}.png" if number else f"{target.name}.png")
+        _write(settings.output / target, crop)
+        reason = f"the largest of {len(faces)}" if len(faces) > 1 and settings.several == "largest" else ""
+        rows.append(_row(path, "ok", reason, number, face, target.as_posix()))
+    return record, rows
+
+
+def _write(path: Path, crop: np.ndarray) -> None:
+    """Writes a PNG that is never seen half-written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_bytes(cv2.imencode(".png", crop)[1].tobytes())
+    temporary.replace(path)
+
+
+def _row(path, status, reason, number="", face=None, output="") -> dict:
+    row = {"path": path, "face": number, "status": status, "reason": reason, "output": output}
+    if face:
+        row |= dict(zip(("x", "y", "width", "height"), (round(value, 1) for value in face.box), strict=True))
+        row["roll"] = round(roll(face), 2)
+    return row
+
+
+def _to_json(face: Face) -> dict:
+    points = {name: getattr(face, name) for name in ("landmarks", "eyes")}
+    return {"box": face.box} | {name: value.round(3).tolist() for name, value in points.items() if value is not None}
+
+
+def _from_json(face: dict) -> Face:
+    points = {name: np.array(face[name]) for name in ("landmarks", "eyes") if name in face}
+    return Face(tuple(face["box"]), **points)
+
+
+def stamp(path: Path) -> dict:
+    """By what a file is known to be the one seen before."""
+    status = path.stat()
+    return {"bytes": status.st_size, "modified": status.st_mtime_ns}
+
+
+def _detector_name(settings: Settings) -> str:
+    return f"supplied {settings.landmarks}" if settings.landmarks else settings.detector
+
+
+def find_images(source: Path, output: Path) -> list[str]:
+    """The images under a folder, relative to it, sorted; the output, should it lie there, is left out.
+
+    Raises:
+      UserError: there are none, or two would have the same crop.
+    """
+    if not source.is_dir():
+        raise UserError(f"--input={source} is not a folder")
+    paths = (path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
+    images = sorted(path.relative_to(source).as_posix() for path in paths if output not in path.parents)
+    if not images:
+        raise UserError(f"--input={source} has no images ({', '.join(SUFFIXES)})")
+    stems = Counter(str(Path(image).with_suffix("")) for image in images)
+    if same := [stem for stem, count in stems.items() if count > 1]:
+        raise UserError(f"several images under {source} are named {same[0]}.*: their crops would be the same file")
+    return images
+
+
+def align_tree(settings: Settings, *, workers: int) -> list[dict]:
+    """Aligns every image of a tree; returns the rows of faces.csv, which it writes.
+
+    Raises:
+      UserError: no images, a detector that cannot be had, crops of other settings in the output.
+    """
+    images = find_images(settings.source, settings.output)
+    settings.output.mkdir(parents=True, exist_ok=True)
+    if settings.landmarks is None:
+        make_detector(settings.detector, settings.model)  # fails here, not in every worker
+    else:
+        Supplied(settings.landmarks)
+    known = _known_detections(settings)
+    rows = []
+    with (
+        (settings.output / "detections.jsonl").open("a") as log,
+        tqdm(total=len(images), unit=" images", smoothing=0.05, disable=None) as bar,
+    ):
+        for record, of_image in _in_parallel(images, known, settings, workers):
+            if record["path"] not in known:
+                log.write(json.dumps(record) + "\n")
+            rows += of_image
+            bar.update()
+    rows.sort(key=lambda row: (row["path"], row["face"] or 0))
+    table = settings.output / "faces.csv"
+    with table.with_suffix(".tmp").open("w", newline="") as file:
+        writer = csv.DictWriter(file, _COLUMNS, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    table.with_suffix(".tmp").replace(table)
+    return rows
+
+
+def _known_detections(settings: Settings) -> dict[str, dict]:
+    """The lines of detections.jsonl that hold for the files as they are and for this detector."""
+    path = settings.output / "detections.jsonl"
+    known = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # cut short by a kill
+        source = settings.source / record["path"]
+        if source.exists() and record == record | stamp(source) and record["detector"] == _detector_name(settings):
+            known[record["path"]] = record
+    return known
+
+
+def _in_parallel(
+    images: Iterable[str], known: dict[str, dict], settings: Settings, workers: int
+) -> Iterator[tuple[dict, list]]:
+    """`align_image` over the images, in worker processes; results as they come."""
+    context = multiprocessing.get_context("spawn")  # detectors hold threads, which a fork would break
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(settings,)) as pool:
+        work = [pool.submit(_work, image, known.get(image)) for image in images]
+        try:
+            for done in as_completed(work):
+                yield done.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+_worker = None  # in a worker process: align_image with its settings and its detector
+
+
+def _start_worker(settings: Settings) -> None:
+    global _worker
+    cv2.setNumThreads(1)  # the processes are the parallelism
+    detector = None if settings.landmarks else make_detector(settings.detector, settings.model)
+    _worker = functools.partial(align_image, settings=settings, detector=detector)
+
+
+def _work(path: str, known: dict | None) -> tuple[dict, list]:
+    return _worker(path, known)
+
+
+def preview(settings: Settings, rows: Sequence[dict], path: Path, count: int = 24) -> None:
+    """Draws faces before (with box and landmarks) and after, spread over the tree, as the paper's figure 5."""
+    from fer_jax import figures
+
+    rows = [row for row in rows if row["status"] == "ok"]
+    chosen = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))]
+    detections = _known_detections(settings)
+    before, after = [], []
+    for row in chosen:
+        image = cv2.imread(str(settings.source / row["path"]))[..., ::-1]
+        face = _from_json(detections[row["path"]]["faces"][int(row["face"])])
+        before.append(_surroundings(image, face))
+        after.append(cv2.resize(cv2.imread(str(settings.output / row["output"]))[..., ::-1], (256, 256)))
+    half = -(-len(chosen) // 2)
+    columns = {}
+    for number, part in enumerate((slice(0, half), slice(half, None))):
+        if before[part]:
+            columns[f"before{' ' * number}"] = np.stack(before[part])
+            columns[f"after{' ' * number}"] = np.stack(after[part])
+    figures.contact_sheet(columns, path)
+
+
+def _surroundings(image: np.ndarray, face: Face, side: int = 256) -> np.ndarray:
+    """The face with what is around it, its box and landmarks drawn: uint8 [side, side, 3]."""
+    x, y, width, height = face.box
+    reach = max(width, height)
+    wide = Face((x + width / 2 - reach, y + height / 2 - reach, 2 * reach, 2 * reach))
+    transform = crop_transform(wide, size=side, method="none")
+    picture = np.ascontiguousarray(warp(image, transform, size=side))
+    corners = np.array([(x, y), (x + width, y + height)]) @ transform[:, :2].T + transform[:, 2]
+    cv2.rectangle(picture, *(tuple(map(int, corner.round())) for corner in corners), (80, 160, 255), 1, cv2.LINE_AA)
+    points = face.landmarks if face.landmarks is not None else face.eyes
+    for point in [] if points is None else points @ transform[:, :2].T + transform[:, 2]:
+        cv2.circle(picture, tuple(map(int, point.round())), 2, (90, 255, 90), -1, cv2.LINE_AA)
+    return picture
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line; exits with 1 and a message on what the user can mend."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fer_jax.data.align",
+        description="Aligns the faces of a folder of photographs to crops, offline.",
+    )
+    parser.add_argument("--input", type=Path, required=True, help="folder of images, searched to any depth")
+    parser.add_argument("--output", type=Path, required=True, help="folder of crops, mirrors the input")
+    parser.add_argument("--method", choices=METHODS, default="landmarks", help="landmarks (default): Xu et al.")
+    parser.add_argument("--detector", choices=DETECTORS, default="dlib")
+    parser.add_argument("--model", type=Path, help="the ONNX file of yunet")
+    parser.add_argument("--landmarks", type=Path, help="folder or CSV of landmarks that come with the data")
+    parser.add_argument("--several", choices=SEVERAL, default="largest", help="what to take of several faces")
+    parser.add_argument("--size", type=int, default=128, help="side of the crops in pixels")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    parser.add_argument("--preview", type=Path, metavar="FILE", help="draw faces before and after")
+    options = parser.parse_args(arguments)
+    settings = Settings(
+        options.input.resolve(),
+        options.output.resolve(),
+        options.method,
+        options.several,
+        options.size,
+        options.detector,
+        options.model,
+        options.landmarks,
+    )
+    try:
+        rows = align_tree(settings, workers=max(1, options.workers))
+        counts = Counter(row["status"] for row in rows)
+        print(", ".join(f"{count:,} {status}" for status, count in counts.most_common()))
+        print(f"table: {settings.output / 'faces.csv'}")
+        if options.preview and counts["ok"]:
+            preview(settings, rows, options.preview)
+            print(f"preview: {options.preview}")
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

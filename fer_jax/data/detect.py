@@ -1,0 +1,199 @@
+"""Finding faces and their 68 landmarks (iBUG order) in an image. Imports no JAX.
+
+A detector is a function of an RGB image that returns all faces in it. `make_detector` has dlib (extra `align`),
+OpenCV's Haar cascade, and YuNet when the user gives its ONNX file; `Supplied` reads landmarks that come with the data.
+Haar and YuNet find boxes; dlib's shape predictor, where it is installed, adds the 68 landmarks.
+"""
+
+import csv
+import dataclasses
+import importlib.util
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from fer_jax.errors import UserError, unknown
+
+LEFT_EYE, RIGHT_EYE = slice(36, 42), slice(42, 48)  # of the image, not of the person
+DETECTORS = ("dlib", "haar", "yunet")
+_SUFFIXES = (".pts", "_landmarks.txt", ".txt")
+
+
+@dataclasses.dataclass(frozen=True)
+class Face:
+    """A face in an image; pixel centres lie at whole numbers."""
+
+    box: tuple[float, float, float, float]  # x, y, width, height
+    landmarks: np.ndarray | None = None  # float [68, 2], x and y
+    eyes: np.ndarray | None = None  # float [2, 2], the centres of the eyes, left of the image first
+
+    @classmethod
+    def from_landmarks(cls, landmarks: np.ndarray, box: tuple | None = None) -> "Face":
+        """A face of known landmarks; its box is theirs unless given."""
+        if box is None:
+            box = (*landmarks.min(0), *np.ptp(landmarks, axis=0))
+        eyes = np.stack([landmarks[LEFT_EYE].mean(0), landmarks[RIGHT_EYE].mean(0)])
+        return cls(tuple(map(float, box)), landmarks, eyes)
+
+
+Detector = Callable[[np.ndarray], list[Face]]
+
+
+def make_detector(name: str, model: Path | None = None) -> Detector:
+    """The detector of that name: a function of an image uint8 [H, W, 3], RGB, that returns its faces.
+
+    Args:
+      model: the ONNX file of YuNet (face_detection_yunet_*.onnx of the OpenCV model zoo).
+
+    Raises:
+      UserError: unknown name, a package or file that is not there.
+    """
+    if name == "dlib":
+        return Dlib()
+    if name == "haar":
+        return Haar()
+    if name == "yunet":
+        return YuNet(model)
+    raise unknown("detector", name, DETECTORS)
+
+
+class ShapePredictor:
+    """dlib's 68 landmarks inside a box (Kazemi & Sullivan 2014), from the package face-recognition-models."""
+
+    FILE = "models/shape_predictor_68_face_landmarks.dat"
+
+    def __init__(self):
+        import dlib
+
+        # The package itself imports pkg_resources, which newer environments lack: only its file is wanted.
+        package = Path(importlib.util.find_spec("face_recognition_models").origin).parent
+        self._dlib = dlib
+        self._predict = dlib.shape_predictor(str(package / self.FILE))
+
+    @staticmethod
+    def available() -> bool:
+        """Whether the extra `align` is installed."""
+        return all(importlib.util.find_spec(name) for name in ("dlib", "face_recognition_models"))
+
+    def __call__(self, image: np.ndarray, box: tuple[float, float, float, float]) -> Face:
+        x, y, width, height = (round(value) for value in box)
+        points = self._predict(image, self._dlib.rectangle(x, y, x + width - 1, y + height - 1)).parts()
+        return Face.from_landmarks(np.array([(point.x, point.y) for point in points], float), box)
+
+
+class Dlib:
+    """dlib's HOG detector of frontal faces; once more at twice the size where it finds none (faces under 80 pixels)."""
+
+    def __init__(self):
+        if not ShapePredictor.available():
+            raise UserError("the detector dlib needs the extra align: pip install 'fer_jax[align]'")
+        import dlib
+
+        self._detect = dlib.get_frontal_face_detector()
+        self._predict = ShapePredictor()
+
+    def __call__(self, image: np.ndarray) -> list[Face]:
+        found = self._detect(image, 0) or self._detect(image, 1)
+        return [self._predict(image, (b.left(), b.top(), b.width(), b.height())) for b in found]
+
+
+class Haar:
+    """OpenCV's Haar cascade of frontal faces (Viola & Jones 2001); landmarks where the extra `align` is installed."""
+
+    def __init__(self):
+        self._cascade = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_default.xml")
+        self._predict = ShapePredictor() if ShapePredictor.available() else None
+
+    def __call__(self, image: np.ndarray) -> list[Face]:
+        grey = cv2.equalizeHist(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+        boxes = self._cascade.detectMultiScale(grey, 1.1, 5, minSize=(24, 24))
+        boxes = [tuple(map(float, box)) for box in boxes]
+        return [self._predict(image, box) if self._predict else Face(box) for box in boxes]
+
+
+class YuNet:
+    """YuNet (Wu et al. 2023) by OpenCV, which finds the eyes too; landmarks where the extra `align` is installed."""
+
+    def __init__(self, model: Path | None):
+        if model is None or not Path(model).is_file():
+            raise UserError(
+                f"the detector yunet needs its ONNX file, --model=FILE (got {model}): face_detection_yunet_*.onnx of "
+                f"https://github.com/opencv/opencv_zoo"
+            )
+        self._net = cv2.FaceDetectorYN.create(str(model), "", (320, 320), score_threshold=0.7)
+        self._predict = ShapePredictor() if ShapePredictor.available() else None
+
+    def __call__(self, image: np.ndarray) -> list[Face]:
+        self._net.setInputSize((image.shape[1], image.shape[0]))
+        _, found = self._net.detect(image[..., ::-1])
+        faces = []
+        for row in [] if found is None else found.astype(float):
+            box, eyes = tuple(row[:4]), row[4:8].reshape(2, 2)
+            face = Face(box, eyes=eyes[eyes[:, 0].argsort()])
+            faces.append(self._predict(image, box) if self._predict else face)
+        return faces
+
+
+class Supplied:
+    """Landmarks that come with the data, instead of a detector: a tree beside the images' tree, or one CSV file.
+
+    In a tree `a/b.jpg` has `a/b.pts` (1-based), or `a/b_landmarks.txt` (CK+) or `a/b.txt` with 68 rows `x y`. A CSV
+    file has the header `path,x1,y1,...,x68,y68`, paths relative to the images' tree, several rows for several faces.
+    """
+
+    def __init__(self, source: Path):
+        self._source = source
+        self._rows = read_table(source) if source.is_file() else None
+        if not source.exists():
+            raise UserError(f"--landmarks={source} does not exist")
+
+    def __call__(self, path: Path) -> list[Face]:
+        """The faces of the image at `path`, relative to the images' tree."""
+        if self._rows is not None:
+            return [Face.from_landmarks(points) for points in self._rows.get(path.as_posix(), [])]
+        files = (self._source / path.parent / (path.stem + suffix) for suffix in _SUFFIXES)
+        return [Face.from_landmarks(read_landmarks(file)) for file in files if file.is_file()][:1]
+
+
+def read_landmarks(path: Path) -> np.ndarray:
+    """The 68 landmarks of a `.pts` file (x y, 1-based, as iBUG writes them) or of a text file of 68 rows `x y`.
+
+    Raises:
+      UserError: not 68 pairs of numbers; names file and line.
+    """
+    points = []
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+        if not line.strip() or re.match(r"\s*(version|n_points|[{}])", line):
+            continue
+        try:
+            x, y = map(float, line.replace(",", " ").split())
+        except ValueError:
+            raise UserError(f"{path}, line {number}: {line.strip()[:40]!r} is not a pair x y") from None
+        points.append((x, y))
+    if len(points) != 68:
+        raise UserError(f"{path}: {len(points)} landmarks, expected 68")
+    return np.array(points) - (1 if path.suffix == ".pts" else 0)
+
+
+def read_table(path: Path) -> dict[str, list[np.ndarray]]:
+    """The landmarks of a CSV file by image.
+
+    Raises:
+      UserError: a wrong header or row; names file and row.
+    """
+    columns = [f"{axis}{i}" for i in range(1, 69) for axis in "xy"]
+    table: dict[str, list[np.ndarray]] = {}
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file, skipinitialspace=True)
+        if missing := [name for name in ["path", *columns] if name not in (reader.fieldnames or [])]:
+            raise UserError(f"{path}: the header lacks {', '.join(missing[:4])}; expected path,x1,y1,...,x68,y68")
+        for number, row in enumerate(reader, 2):
+            try:
+                points = np.array([float(row[name]) for name in columns]).reshape(68, 2)
+            except (TypeError, ValueError):
+                raise UserError(f"{path}, row {number}: 136 numbers are expected after the path") from None
+            table.setdefault(row["path"].strip(), []).append(points)
+    return table

@@ -1,0 +1,259 @@
+"""Alignment by landmarks: what the paper asks of a crop, mirrored faces, resampling, and the command on trees."""
+
+import csv
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from fer_jax.data import align, detect, synthetic
+from fer_jax.data.detect import Face
+from fer_jax.errors import UserError
+
+SIZE = 128
+# The landmark of a mirrored face that lies where landmark i of the face did (iBUG order).
+MIRRORED = [*range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, *range(35, 30, -1), 45, 44, 43, 42, 47, 46]
+MIRRORED += [39, 38, 37, 36, 41, 40, *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), 67, 66, 65]
+
+
+def photograph(number, degrees, scale=1.5, side=320):
+    """A synthetic face turned and enlarged somewhere in a larger picture: (image, its 68 landmarks there)."""
+    drawn = synthetic.example(0, number, number)
+    turn = cv2.getRotationMatrix2D((64, 64), degrees, scale)
+    turn[:, 2] += (side / 2 - 64 + 7.3, side / 2 - 64 - 4.6)
+    image = cv2.warpAffine(drawn.image, turn, (side, side), borderMode=cv2.BORDER_REPLICATE)
+    return image, drawn.landmarks @ turn[:, :2].T + turn[:, 2]
+
+
+def moved(face, **options):
+    """The landmarks in the crop."""
+    transform = align.crop_transform(face, size=SIZE, **options)
+    return Face.from_landmarks(face.landmarks @ transform[:, :2].T + transform[:, 2])
+
+
+@pytest.mark.parametrize("degrees", [-40, -25, -5, 0, 12, 33, 40])
+def test_the_crop_is_what_the_paper_describes(degrees):
+    for number in range(6):
+        face = Face.from_landmarks(photograph(number, degrees)[1])
+        aligned = moved(face)
+        assert abs(align.roll(aligned)) < 0.5
+        assert aligned.eyes[:, 1].mean() == pytest.approx(SIZE / 3, abs=1)
+        assert aligned.landmarks[0, 0] == pytest.approx(0, abs=1)
+        assert aligned.landmarks[16, 0] == pytest.approx(SIZE - 1, abs=1)
+        assert aligned.landmarks[8, 1] == pytest.approx(SIZE - 1, abs=1)
+
+
+def test_the_pixels_go_where_the_landmarks_go():
+    """Dots painted on the landmarks of a turned face are found at the landmarks of its crop."""
+    for number, degrees in ((0, -40), (1, 15), (2, 38)):
+        image, landmarks = photograph(number, degrees, scale=1.2)
+        transform = align.crop_transform(Face.from_landmarks(landmarks), size=SIZE)
+        expected = landmarks @ transform[:, :2].T + transform[:, 2]
+        for point in (30, 36, 45, 57):
+            dot = np.zeros(image.shape[:2], np.float32)
+            cv2.circle(dot, tuple((landmarks[point] * 16).round().astype(int)), 3 * 16, 255, -1, cv2.LINE_AA, 4)
+            crop = align.warp(dot.astype(np.uint8)[..., None], transform, size=SIZE)[..., 0].astype(float)
+            rows, columns = np.mgrid[:SIZE, :SIZE]
+            found = np.array([(columns * crop).sum(), (rows * crop).sum()]) / crop.sum()
+            np.testing.assert_allclose(found, expected[point], atol=0.2)
+
+
+def test_a_face_turned_either_way_gives_the_same_crop():
+    for number in range(4):
+        crops = [
+            align.align(image, Face.from_landmarks(landmarks)).astype(float)
+            for image, landmarks in (photograph(number, degrees) for degrees in (0, -30, 30))
+        ]
+        for turned in crops[1:]:
+            assert np.abs(turned - crops[0])[8:-8, 8:-8].mean() < 4
+
+
+@pytest.mark.parametrize("method", align.METHODS)
+def test_a_mirrored_face_gives_the_mirrored_crop(method):
+    image, landmarks = photograph(3, 20)
+    mirrored = landmarks[MIRRORED] * (-1, 1) + (image.shape[1] - 1, 0)
+    crop = align.align(image, Face.from_landmarks(landmarks), method=method).astype(int)
+    other = align.align(image[:, ::-1].copy(), Face.from_landmarks(mirrored), method=method).astype(int)
+    # OpenCV rounds places to a 32nd of a pixel.
+    assert np.abs(crop[:, ::-1] - other).mean() < 1
+
+
+def test_rotation_levels_the_eyes_about_the_box_and_none_leaves_them():
+    face = Face.from_landmarks(photograph(0, 30)[1])
+    level, as_it_is = moved(face, method="rotation"), moved(face, method="none")
+    assert abs(align.roll(level)) < 1e-6
+    assert abs(align.roll(as_it_is)) > 10
+    x, y, width, height = face.box
+    centre = np.array([[x + width / 2, y + height / 2]])
+    for method in ("rotation", "none"):
+        transform = align.crop_transform(face, method=method)
+        middle = centre @ transform[:, :2].T + transform[:, 2]
+        np.testing.assert_allclose(middle, [[63.5, 63.5]], atol=1e-6)
+
+
+def test_a_large_face_is_averaged_and_not_sampled():
+    """A fine chessboard is grey from afar; taken at single points it would be black and white."""
+    board = (np.indices((1024, 1024)).sum(0) % 2 * 255).astype(np.uint8)
+    face = Face((0, 0, 1024, 1024))
+    crop = align.align(np.repeat(board[..., None], 3, 2), face, method="none")
+    assert 120 <= crop.min() <= crop.max() <= 135
+    ramp = np.tile(np.linspace(0, 255, 1024, dtype=np.float32), (1024, 1)).round().astype(np.uint8)[..., None]
+    reference = cv2.resize(ramp, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    np.testing.assert_allclose(align.align(ramp, face, method="none")[..., 0].astype(int), reference, atol=1)
+
+
+def test_borders_are_replicated():
+    image = np.full((40, 40, 1), 77, np.uint8)
+    assert (align.align(image, Face((-30, -30, 100, 100)), method="none") == 77).all()
+
+
+@pytest.mark.parametrize(
+    ("face", "method", "message"),
+    [
+        (Face((0, 0, 9, 9)), "landmarks", "gives no eyes"),
+        (Face((0, 0, 9, 9)), "rotation", "gives no eyes"),
+        (Face((0, 0, 9, 9), eyes=np.array([[2.0, 3], [7, 3]])), "landmarks", "gives no landmarks"),
+        (Face.from_landmarks(np.ones((68, 2))), "landmarks", "span no rectangle"),
+    ],
+)
+def test_what_a_detector_does_not_give_is_named(face, method, message):
+    with pytest.raises(ValueError, match=message):
+        align.crop_transform(face, method=method)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Photographs of one, two and no faces, a damaged and an empty file, and the landmarks as a CSV file."""
+    source = tmp_path / "photographs"
+    (source / "a").mkdir(parents=True)
+    rows = []
+    for number in range(3):
+        image, landmarks = photograph(number, 10 * number)
+        cv2.imwrite(str(source / "a" / f"{number}.png"), image[..., ::-1])
+        rows.append([f"a/{number}.png", *landmarks.round(4).ravel()])
+    rows.append(["a/2.png", *(landmarks * 0.5).round(4).ravel()])  # a second, smaller face
+    cv2.imwrite(str(source / "landscape.jpg"), image)
+    (source / "damaged.jpg").write_bytes(b"\xff\xd8 not really")
+    (source / "empty.png").touch()
+    table = tmp_path / "landmarks.csv"
+    with table.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", *(f"{axis}{i}" for i in range(1, 69) for axis in "xy")])
+        writer.writerows(rows)
+    return source, table
+
+
+def run(source, table, output, **options):
+    settings = align.Settings(source, output, landmarks=table, **options)
+    return settings, {(row["path"], row["face"]): row for row in align.align_tree(settings, workers=1)}
+
+
+def test_every_image_of_a_tree_is_in_the_table(tree, tmp_path):
+    source, table = tree
+    _, rows = run(source, table, tmp_path / "out")
+    assert {(path, row["status"]) for (path, _), row in rows.items()} == {
+        ("a/0.png", "ok"),
+        ("a/1.png", "ok"),
+        ("a/2.png", "ok"),
+        ("landscape.jpg", "no face"),
+        ("damaged.jpg", "unreadable"),
+        ("empty.png", "unreadable"),
+    }
+    assert rows["a/2.png", 0]["reason"] == "the largest of 2"
+    assert rows["a/1.png", 0]["roll"] == pytest.approx(align.roll(Face.from_landmarks(photograph(1, 10)[1])), abs=0.02)
+    crop = cv2.imread(str(tmp_path / "out" / rows["a/1.png", 0]["output"]))[..., ::-1]
+    image, landmarks = photograph(1, 10)
+    assert np.abs(crop.astype(int) - align.align(image, Face.from_landmarks(landmarks))).max() <= 2
+    with (tmp_path / "out" / "faces.csv").open() as file:
+        assert [row["path"] for row in csv.DictReader(file)] == sorted(path for path, _ in rows)
+
+
+@pytest.mark.parametrize(("several", "status", "crops"), [("largest", "ok", 1), ("all", "ok", 2), ("refuse", "", 0)])
+def test_several_faces_follow_the_rule(tree, tmp_path, several, status, crops):
+    _, rows = run(*tree, tmp_path / "out", several=several)
+    of_two = [row for (path, _), row in rows.items() if path == "a/2.png"]
+    assert [row["status"] for row in of_two] == [status or "several faces"] * max(crops, 1)
+    assert len(list((tmp_path / "out" / "a").glob("2*.png"))) == crops
+
+
+def test_a_second_run_takes_the_detections_of_the_first(tree, tmp_path):
+    source, table = tree
+    settings, before = run(source, table, tmp_path / "out")
+    detections = tmp_path / "out" / "detections.jsonl"
+    lines = detections.read_text().splitlines()
+    assert len(lines) == 6
+    # Cut short in a line, one crop lost: the run goes on, detects what is missing and ends in the same table.
+    detections.write_text("\n".join(lines[:3]) + "\n" + lines[3][:40])
+    crop = tmp_path / "out" / "a" / "0.png"
+    content = crop.read_bytes()
+    crop.unlink()
+    _, after = run(source, table, tmp_path / "out")
+    assert after == before
+    assert crop.read_bytes() == content
+    # Another crop from the same detections: none of them is made again, though the landmarks now say otherwise.
+    table.write_text(table.read_text().splitlines()[0] + "\n")
+    _, other = run(source, table, tmp_path / "out", method="none")
+    assert other["a/0.png", 0]["status"] == "ok"
+    assert crop.read_bytes() != content
+    # A photograph that has changed is looked at again.
+    photo = source / "a" / "0.png"
+    photo.write_bytes(photo.read_bytes() + b"\0")
+    _, changed = run(source, table, tmp_path / "out")
+    assert changed["a/0.png", ""]["status"] == "no face"
+    assert changed["a/1.png", 0]["status"] == "ok"
+    assert json.loads(detections.read_text().splitlines()[-1])["path"] == "a/0.png"
+    align.preview(settings, list(changed.values()), tmp_path / "sheet.png")
+    assert cv2.imread(str(tmp_path / "sheet.png")).std() > 20
+
+
+def test_wrong_input_is_answered(tmp_path, tree):
+    source, _ = tree
+    for arguments, message in (
+        (["--input", tmp_path / "nothing", "--output", tmp_path / "o"], "is not a folder"),
+        (["--input", source, "--output", tmp_path / "o", "--detector=yunet"], "needs its ONNX file"),
+        (["--input", source, "--output", tmp_path / "o", "--landmarks", tmp_path / "none"], "does not exist"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            align.main([str(argument) for argument in arguments])
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(UserError, match="has no images"):
+        align.find_images(tmp_path / "bare", tmp_path / "o")
+    (source / "a" / "0.jpg").touch()
+    with pytest.raises(UserError, match=r"several images under .* are named a/0\.\*"):
+        align.find_images(source, tmp_path / "o")
+    with pytest.raises(UserError, match=r"unknown detector 'dlb'. Did you mean 'dlib'"):
+        detect.make_detector("dlb")
+
+
+def test_landmark_files(tmp_path):
+    points = np.random.default_rng(0).uniform(0, 100, (68, 2)).round(3)
+    lines = [f"{x} {y}" for x, y in points]
+    pts = tmp_path / "face.pts"
+    pts.write_text("\n".join(["version: 1", "n_points:  68", "{", *lines, "}"]))
+    np.testing.assert_allclose(detect.read_landmarks(pts), points - 1)  # 1-based
+    plain = tmp_path / "face_landmarks.txt"
+    plain.write_text("\n".join(f"   {x:e}   {y:e}" for x, y in points))
+    np.testing.assert_allclose(detect.read_landmarks(plain), points, rtol=1e-5)
+    pts.write_text("\n".join(lines[:67]))
+    with pytest.raises(UserError, match="67 landmarks, expected 68"):
+        detect.read_landmarks(pts)
+    pts.write_text("\n".join([*lines[:5], "1 2 3"]))
+    with pytest.raises(UserError, match=r"face\.pts, line 6: '1 2 3' is not a pair"):
+        detect.read_landmarks(pts)
+    table = tmp_path / "landmarks.csv"
+    table.write_text("path,x1\n")
+    with pytest.raises(UserError, match="the header lacks y1"):
+        detect.read_table(table)
+
+
+def test_dlib_and_haar_find_a_face(shared_data):
+    """On a photograph, against the landmarks that come with it; needs the extra align."""
+    pytest.importorskip("dlib", reason="dlib is not installed: pip install 'fer_jax[align]'")
+    photo = shared_data / "faces" / "takeo.ppm"
+    image = np.ascontiguousarray(cv2.imread(str(photo))[..., ::-1])
+    truth = detect.read_landmarks(photo.with_suffix(".pts"))
+    interocular = np.linalg.norm(np.subtract(*Face.from_landmarks(truth).eyes))
+    for name in ("dlib", "haar"):
+        (face,) = detect.make_detector(name)(image)
+        assert np.linalg.norm(face.landmarks - truth, axis=1).mean() < 0.1 * interocular
