@@ -1,32 +1,90 @@
-"""Augmentation on the device, inside the training step, and the way from stored images to a network's input.
+"""Augmentation on the device, inside the training step.
 
 Every operation is `f(key, image, *, ...)` on one image: uint8 or float [H, W, C] on 0..255 in, float32 on 0..255
 out, jit- and vmap-able, each strength a number that may be traced. Strength 0 is the identity, bit for bit.
+`mix` (mixup, CutMix) works on a batch, because it needs other images.
+
+    python -m fer_jax.augment --config=configs/vggs_small.py --preview=sheet.png
+
+draws what a model really sees.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+
+from fer_jax import imaging
 
 Number = jax.Array | float
+
+LEVELS = 7  # of brightness in `variants` (Xu et al., "Data Augmentation")
+BLURS: tuple[Callable, ...] = (lambda image: image, imaging.gaussian_blur, imaging.average_blur, imaging.median_blur)
 
 
 def flip(key: jax.Array, image: jax.Array, *, probability: Number) -> jax.Array:
     """Mirrors left and right with the given probability."""
-    image = jnp.asarray(image, jnp.float32)
-    return jnp.where(jax.random.uniform(key) < probability, image[:, ::-1], image)
+    return imaging.sample_affine(jnp.asarray(image, jnp.float32), _mirroring(key, image.shape, probability))
 
 
 def shift(key: jax.Array, image: jax.Array, *, fraction: Number) -> jax.Array:
     """Moves by whole pixels, at most `fraction` of each side, borders replicated: a random crop after padding."""
-    image = jnp.asarray(image, jnp.float32)
-    sides = jnp.array(image.shape[:2])
-    limit = jnp.floor(fraction * sides)
-    offset = jnp.floor(jax.random.uniform(key, (2,)) * (2 * limit + 1) - limit).astype(jnp.int32)
-    rows = jnp.clip(jnp.arange(image.shape[0]) + offset[0], 0, image.shape[0] - 1)
-    columns = jnp.clip(jnp.arange(image.shape[1]) + offset[1], 0, image.shape[1] - 1)
-    return image[rows][:, columns]
+    return imaging.sample_affine(jnp.asarray(image, jnp.float32), _shifting(key, image.shape, fraction))
+
+
+def rotate(key: jax.Array, image: jax.Array, *, degrees: Number) -> jax.Array:
+    """Turns about the centre by an angle from -degrees .. degrees, bilinear, borders replicated."""
+    return imaging.sample_affine(jnp.asarray(image, jnp.float32), _rotation(key, image.shape, degrees))
+
+
+def scale(key: jax.Array, image: jax.Array, *, fraction: Number) -> jax.Array:
+    """Enlarges about the centre by a factor from 1 - fraction .. 1 + fraction, bilinear, borders replicated."""
+    return imaging.sample_affine(jnp.asarray(image, jnp.float32), _scaling(key, image.shape, fraction))
+
+
+def crop(key: jax.Array, image: jax.Array, *, fraction: Number) -> jax.Array:
+    """Cuts out a part whose sides are 1 - fraction .. 1 of the whole's, anywhere, and enlarges it to the whole."""
+    return imaging.sample_affine(jnp.asarray(image, jnp.float32), _cropping(key, image.shape, fraction))
+
+
+# Each of these as the matrix [2, 3] that takes a place in the result to one in the image, from their centres.
+
+
+def _mirroring(key, _shape, probability):
+    return jnp.eye(2, 3).at[0, 0].set(jnp.where(jax.random.uniform(key) < probability, -1.0, 1.0))
+
+
+def _shifting(key, shape, fraction):
+    limit = jnp.floor(fraction * jnp.array(shape[:2]))
+    down, across = jnp.floor(jax.random.uniform(key, (2,)) * (2 * limit + 1) - limit)
+    return jnp.array([[1, 0, across], [0, 1, down]])
+
+
+def _rotation(key, _shape, degrees):
+    angle = jnp.radians(degrees) * jax.random.uniform(key, minval=-1.0, maxval=1.0)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    return jnp.array([[cos, sin, 0], [-sin, cos, 0]])
+
+
+def _scaling(key, _shape, fraction):
+    factor = 1 + fraction * jax.random.uniform(key, minval=-1.0, maxval=1.0)
+    return jnp.eye(2, 3) / factor
+
+
+def _cropping(key, shape, fraction):
+    size_key, place_key = jax.random.split(key)
+    rest = fraction * jax.random.uniform(size_key)  # what is cut off, a share of each side
+    sides = jnp.array([shape[1], shape[0]])
+    place = rest * sides * jax.random.uniform(place_key, (2,), minval=-0.5, maxval=0.5)
+    return jnp.concatenate([jnp.eye(2) * (1 - rest), place[:, None]], 1)
+
+
+def _compose(first, second):
+    """The matrix of `first` followed by `second`."""
+    linear = jnp.matmul(first[:, :2], second, precision="highest")
+    return linear.at[:, 2].add(first[:, 2])
 
 
 def brightness(key: jax.Array, image: jax.Array, *, strength: Number) -> jax.Array:
@@ -36,20 +94,117 @@ def brightness(key: jax.Array, image: jax.Array, *, strength: Number) -> jax.Arr
     return jnp.clip(image * factor, 0, 255)
 
 
-# Option -> operation, in the order of application. The place in the table is also the operation's own key:
-# append, so that the draws of the others stay what they were.
-OPERATIONS: dict[str, Callable] = {
-    "flip": lambda key, image, value: flip(key, image, probability=value),
-    "shift": lambda key, image, value: shift(key, image, fraction=value),
-    "brightness": lambda key, image, value: brightness(key, image, strength=value),
+def contrast(key: jax.Array, image: jax.Array, *, strength: Number) -> jax.Array:
+    """Multiplies the difference from the image's mean by a factor from 1 - strength .. 1 + strength, clipped."""
+    image = jnp.asarray(image, jnp.float32)
+    factor = 1 + strength * jax.random.uniform(key, minval=-1.0, maxval=1.0)
+    mean = image.mean()
+    return jnp.where(factor == 1, image, jnp.clip((image - mean) * factor + mean, 0, 255))
+
+
+def gamma(key: jax.Array, image: jax.Array, *, strength: Number) -> jax.Array:
+    """Raises x / 255 to the power 2**u, u from -strength .. strength: shadows and lights apart."""
+    image = jnp.asarray(image, jnp.float32)
+    power = 2 ** (strength * jax.random.uniform(key, minval=-1.0, maxval=1.0))
+    return jnp.where(power == 1, image, 255 * (image / 255) ** power)
+
+
+def noise(key: jax.Array, image: jax.Array, *, deviation: Number) -> jax.Array:
+    """Adds Gaussian noise of the given deviation, in grey levels, to each value, clipped to 0..255."""
+    image = jnp.asarray(image, jnp.float32)
+    drawn = jax.random.normal(key, (image.shape[0], image[0].size)).reshape(image.shape)  # fast on vector lanes
+    return jnp.clip(image + deviation * drawn, 0, 255)
+
+
+def blur(key: jax.Array, image: jax.Array, *, probability: Number) -> jax.Array:
+    """With the given probability one of the three blurs of Xu et al., 3x3: Gaussian, average or median."""
+    image = jnp.asarray(image, jnp.float32)
+    chosen = jnp.ceil((len(BLURS) - 1) * (1 - jax.random.uniform(key) / jnp.maximum(probability, 1e-9)))
+    return _select(image, jnp.clip(chosen, 0).astype(jnp.int32))
+
+
+def erase(key: jax.Array, image: jax.Array, *, area: Number) -> jax.Array:
+    """Fills a rectangle of up to `area` of the image with noise (Zhong et al. 2020, "Random Erasing", algorithm 1)."""
+    image = jnp.asarray(image, jnp.float32)
+    size_key, ratio_key, place_key, fill_key = jax.random.split(key, 4)
+    aspect = jnp.exp(jax.random.uniform(ratio_key, minval=-1.0, maxval=1.0) * jnp.log(3.0))  # 1/3 .. 3
+    share = area * jax.random.uniform(size_key)
+    inside = _rectangle(place_key, image.shape[:2], jnp.sqrt(share * aspect), jnp.sqrt(share / aspect))
+    fill = jax.random.uniform(fill_key, (image.shape[0], image[0].size), maxval=255.0).reshape(image.shape)
+    return jnp.where(inside[..., None], fill, image)
+
+
+def variant(key: jax.Array, image: jax.Array, *, strength: Number) -> jax.Array:
+    """One of the 28 `variants`, each as likely as the others; the image itself where the strength is 0."""
+    image = jnp.asarray(image, jnp.float32)
+    level, chosen = jnp.divmod(jax.random.randint(key, (), 0, LEVELS * len(BLURS)), len(BLURS))
+    factor = 1 + strength * (level - LEVELS // 2) / (LEVELS // 2)
+    return jnp.where(strength == 0, image, jnp.clip(_select(image, chosen) * factor, 0, 255))
+
+
+def variants(image: jax.Array, *, strength: Number) -> jax.Array:
+    """All 28 of Xu et al.: seven levels of brightness, 1 - strength .. 1 + strength, by no blur and three blurs.
+
+    Returns:
+      float32 [28, H, W, C]: for each level, dark to light, the image as it is, Gaussian, average, median blurred. The
+      paper gives neither levels nor kernels: they are even steps, and 3x3.
+    """
+    blurred = jnp.stack([operation(jnp.asarray(image, jnp.float32)) for operation in BLURS])
+    factors = 1 + strength * jnp.linspace(-1, 1, LEVELS)
+    return jnp.clip(factors[:, None, None, None, None] * blurred, 0, 255).reshape(-1, *image.shape)
+
+
+def _select(image, chosen):
+    """BLURS[chosen] of the image; all are computed, as under vmap they would be anyway."""
+    return functools.reduce(
+        lambda blurred, item: jnp.where(chosen == item[0], item[1](image), blurred), enumerate(BLURS[1:], 1), image
+    )
+
+
+def _rectangle(key, sides, height, width):
+    """Where a rectangle of the given shares of the sides lies, somewhere inside: bool [H, W]."""
+    spans = []
+    for along, side, share in zip(jax.random.split(key), sides, (height, width), strict=True):
+        length = jnp.minimum(share, 1.0) * side
+        first = jax.random.uniform(along) * (side - length)
+        centres = jnp.arange(side) + 0.5
+        spans.append((centres >= first) & (centres < first + length))
+    return spans[0][:, None] & spans[1][None, :]
+
+
+# Option -> matrix: those that move pixels, composed to one resampling, which comes first.
+MOVES: dict[str, Callable] = {
+    "rotate": _rotation,
+    "scale": _scaling,
+    "crop": _cropping,
+    "flip": _mirroring,
+    "shift": _shifting,
 }
+# Option -> operation, in the order of application.
+OPERATIONS: dict[str, Callable] = {
+    "brightness": lambda key, image, value: brightness(key, image, strength=value),
+    "variant": lambda key, image, value: variant(key, image, strength=value),
+    "blur": lambda key, image, value: blur(key, image, probability=value),
+    "contrast": lambda key, image, value: contrast(key, image, strength=value),
+    "gamma": lambda key, image, value: gamma(key, image, strength=value),
+    "noise": lambda key, image, value: noise(key, image, deviation=value),
+    "erase": lambda key, image, value: erase(key, image, area=value),
+}
+# The place here is the operation's own key: append, so that the draws of the others stay what they were.
+_PLACES = ("flip", "shift", "brightness", "rotate", "scale", "crop", "variant", "blur", "contrast", "gamma", "noise")
+_PLACES += ("erase",)
+MIXES = ("mixup", "cutmix")
 
 
 def augment(key: jax.Array, image: jax.Array, options: dict[str, Number]) -> jax.Array:
-    """The chain on one image [H, W, C]; `options` gives each operation of OPERATIONS its strength."""
+    """The chain on one image [H, W, C]; `options` gives those of MOVES and OPERATIONS that are in it their strength."""
     image = jnp.asarray(image, jnp.float32)
-    for place, (name, operation) in enumerate(OPERATIONS.items()):
-        image = operation(jax.random.fold_in(key, place), image, options[name])
+    keys = {name: jax.random.fold_in(key, place) for place, name in enumerate(_PLACES) if name in options}
+    if moves := [matrix(keys[name], image.shape, options[name]) for name, matrix in MOVES.items() if name in options]:
+        image = imaging.sample_affine(image, functools.reduce(_compose, moves))
+    for name, operation in OPERATIONS.items():
+        if name in options:
+            image = operation(keys[name], image, options[name])
     return image
 
 
@@ -58,21 +213,111 @@ def augment_batch(key: jax.Array, images: jax.Array, first: jax.Array | int, opt
 
     The draws depend on that number alone, so one device and eight augment alike.
     """
-    places = first + jnp.arange(images.shape[0])
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places)
+    keys = _keys(key, first, images.shape[0])
     return jax.vmap(augment, (0, 0, None))(keys, images, options)
 
 
-def to_input(images: jax.Array, input_shape: tuple[int, int, int]) -> jax.Array:
-    """Images [B, H, W, C] as a network wants them, [B, h, w, c] float32 on the same scale.
+def mix(
+    key: jax.Array, images: jax.Array, labels: dict, first: jax.Array | int, options: dict[str, Number], axis_name: str
+) -> tuple[jax.Array, dict, jax.Array]:
+    """Mixes each image with another of the global batch: mixup (Zhang et al. 2018) or CutMix (Yun et al. 2019).
 
-    Bilinear with half-pixel centres, as `cv2.resize`, antialiased when shrinking; colour to grey by BT.601,
-    grey to colour by repetition.
+    Args:
+      images: [B, H, W, C] of this device, augmented; the first is number `first` of the global batch.
+      labels: what else the batch holds, each [B, ...].
+      options: `mixup` and `cutmix`, the parameter of the Beta distribution of the share; 0 leaves every image whole.
+        Where both are given, each image takes one of them, evenly.
+      axis_name: the mesh axis over which the batch is split.
+
+    Returns:
+      The mixed images, the others' labels, and the share [B] in 0..1 that each image keeps of itself: the loss is
+      share * loss(own label) + (1 - share) * loss(other label).
     """
-    images = images.astype(jnp.float32)
-    height, width, channels = input_shape
-    if images.shape[-1] == 3 and channels == 1:
-        images = images @ jnp.array([[0.299], [0.587], [0.114]])
-    if images.shape[1:3] != (height, width):
-        images = jax.image.resize(images, (*images.shape[:1], height, width, images.shape[-1]), "bilinear")
-    return jnp.broadcast_to(images, (*images.shape[:3], channels))
+    count = images.shape[0]
+    whole = lax.all_gather((images, labels), axis_name, tiled=True)
+    total = count * lax.psum(1, axis_name)
+    step_key, key = jax.random.split(key)
+    step = jax.random.randint(step_key, (), 1, max(total, 2))
+    partners = (first + jnp.arange(count) + step) % total
+    others, other_labels = jax.tree.map(lambda array: array[partners], whole)
+    mixed, shares = jax.vmap(_mix_two, (0, 0, 0, None))(_keys(key, first, count), images, others, options)
+    return mixed, other_labels, shares
+
+
+def _mix_two(key, image, other, options):
+    which_key, share_key, place_key = jax.random.split(key, 3)
+    alphas = jnp.array([options.get(name, 0.0) for name in MIXES])
+    if len(options) == 2:
+        cut = jax.random.bernoulli(which_key)
+    else:
+        cut = jnp.array("cutmix" in options)
+    alpha = alphas[cut.astype(jnp.int32)]
+    share = jnp.where(alpha > 0, jax.random.beta(share_key, jnp.maximum(alpha, 1e-3), jnp.maximum(alpha, 1e-3)), 1.0)
+    side = jnp.sqrt(1 - share)
+    inside = _rectangle(place_key, image.shape[:2], side, side)
+    pasted = jnp.where(inside[..., None], other, image)
+    blended = jnp.where(share == 1, image, share * image + (1 - share) * other)
+    return jnp.where(cut, pasted, blended), jnp.where(cut, 1 - inside.mean(), share)
+
+
+def _keys(key, first, count):
+    """A key for each example, by its number in the global batch."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(count))
+
+
+def preview(config, path, *, data_dir=None, images: int = 8, draws: int = 9) -> None:
+    """Draws training images as stored and as the model of the config sees them, before normalisation."""
+    import numpy as np
+
+    from fer_jax import figures, sharding, train
+    from fer_jax.data import prepare
+
+    dataset = prepare.load(config.data.name, variant=config.data.variant, data_dir=data_dir)
+    stored = dataset.arrays("train")["image"]
+    chosen = np.asarray(stored[np.linspace(0, len(stored) - 1, images).astype(int)])
+    of_images, of_pairs = split_options(train.hyperparameters(config)["augment"])
+    shape = tuple(config.model.input_shape)
+
+    def see(key, batch):
+        seen = augment_batch(key, batch, 0, of_images)
+        if of_pairs:
+            seen, _, _ = mix(key, seen, {}, 0, of_pairs, sharding.AXIS)
+        return imaging.to_input(seen, shape)
+
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    replicated = sharding.REPLICATED
+    program = jax.jit(
+        jax.shard_map(see, mesh=mesh, in_specs=(replicated, replicated), out_specs=replicated, check_vma=False)
+    )
+    columns = {"stored": chosen}
+    for number in range(draws):
+        seen = np.asarray(program(jax.random.fold_in(jax.random.key(config.seed), number), chosen))
+        columns[str(number + 1)] = seen.round().clip(0, 255).astype(np.uint8)
+    figures.contact_sheet(columns, path)
+
+
+def split_options(options: dict[str, Number]) -> tuple[dict[str, Number], dict[str, Number]]:
+    """The options of single images, for `augment_batch`, and those of `mix`."""
+    of_images = {name: value for name, value in options.items() if name not in MIXES}
+    return of_images, {name: value for name, value in options.items() if name in MIXES}
+
+
+def main() -> None:
+    """The command line; exits with 1 and a message on what the user can mend."""
+    from absl import flags
+
+    from fer_jax import main as command
+    from fer_jax import process
+
+    preview_flag = flags.DEFINE_string("preview", "augmentation.png", "the picture to draw")
+
+    def draw(_argv):
+        process.set_up()
+        preview(flags.FLAGS.config, preview_flag.value, data_dir=flags.FLAGS.data_dir)
+        print(f"preview: {preview_flag.value}")
+
+    command.entry(draw, command.parse_flags)
+
+
+if __name__ == "__main__":
+    main()

@@ -41,10 +41,21 @@ def default_config() -> ConfigDict:
                 "label_smoothing": 0.0,
                 "class_weights": "none",  # none | inverse | effective (of the training split's class counts)
             },
-            "augment": {
+            "augment": {  # on the device, see fer_jax/augment.py; 0 = none
                 "flip": 0.5,  # probability of mirroring
                 "shift": 0.1,  # largest shift, as a fraction of the side, borders replicated
                 "brightness": 0.2,  # largest relative change of brightness
+                "rotate": 0.0,  # largest angle, degrees
+                "scale": 0.0,  # largest relative change of size
+                "crop": 0.0,  # largest share of a side that is cut off, the rest being enlarged
+                "variant": 0.0,  # one of Xu et al.'s 28, seven brightness levels up to this by four blurs
+                "blur": 0.0,  # probability of a Gaussian, average or median blur, 3x3
+                "contrast": 0.0,  # largest relative change of contrast
+                "gamma": 0.0,  # largest exponent of 2 in x ** (2 ** u)
+                "noise": 0.0,  # deviation of Gaussian noise, grey levels of 0..255
+                "erase": 0.0,  # largest share of the image that is filled with noise
+                "mixup": 0.0,  # parameter of the Beta distribution of the share of another image
+                "cutmix": 0.0,  # likewise, of a rectangle from another image
             },
             "optim": {
                 "name": "sgd",  # sgd | adam | rmsprop | adagrad
@@ -109,10 +120,12 @@ def validate(config: ConfigDict) -> None:
     fractions = {
         "train.ema_decay": config.train.ema_decay,
         "head.label_smoothing": config.head.label_smoothing,
-        "augment.flip": config.augment.flip,
-        "augment.shift": config.augment.shift,
-        "augment.brightness": config.augment.brightness,
     }
+    at_most_one = set(config.augment) - {"rotate", "gamma", "noise", "mixup", "cutmix"}
+    fractions |= {f"augment.{name}": config.augment[name] for name in sorted(at_most_one)}
+    for name in set(config.augment) - at_most_one:
+        if config.augment[name] < 0:
+            raise UserError(f"augment.{name} = {config.augment[name]} must be 0 or above (--config.augment.{name}=...)")
     for field, value in fractions.items():
         if not 0 <= value <= 1:
             raise UserError(f"{field} = {value} must lie in 0..1 (--config.{field}=...)")

@@ -8,10 +8,10 @@ from jax import lax
 from jax.sharding import Mesh
 
 from fer_jax import metrics, sharding
-from fer_jax.augment import to_input
 from fer_jax.data import normalization
 from fer_jax.data.pipeline import EvalOrder, Split
 from fer_jax.heads import Head
+from fer_jax.imaging import to_input
 
 
 def eval_step(variables: dict, batch: dict, *, model: nn.Module, head: Head, input_shape: tuple) -> dict:

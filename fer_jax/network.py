@@ -14,10 +14,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fer_jax import checkpoint, heads, models
-from fer_jax.augment import to_input
 from fer_jax.config import model_options
 from fer_jax.data import normalization
 from fer_jax.errors import UserError
+from fer_jax.imaging import to_input
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from jax import lax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from fer_jax import augment, sharding
+from fer_jax import augment, imaging, sharding
 from fer_jax.data import normalization
 from fer_jax.data.pipeline import ResidentSplit, Split, TrainOrder, gather
 from fer_jax.errors import UserError
@@ -63,7 +63,8 @@ def hyperparameters(config: ConfigDict) -> dict:
         "weight_decay": config.optim.weight_decay,
         "label_smoothing": config.head.label_smoothing,
         "ema_decay": config.train.ema_decay,
-        "augment": config.augment.to_dict(),
+        # What is 0 is not compiled in.
+        "augment": {name: value for name, value in config.augment.to_dict().items() if value},
     }
     return jax.tree.map(np.float32, hyper)
 
@@ -100,11 +101,17 @@ def train_step(state: TrainState, batch: dict, key: jax.Array, hyper: dict, *, r
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
     # An example's draws depend on its place in the global batch: one device and eight draw the same.
     first = lax.axis_index(sharding.AXIS) * batch["label"].shape[0]
-    images = augment.augment_batch(augment_key, batch["image"], first, hyper["augment"])
-    inputs = normalization.apply(augment.to_input(images, recipe.input_shape), state.normalizer)
+    of_images, of_pairs = augment.split_options(hyper["augment"])
+    images = augment.augment_batch(augment_key, batch["image"], first, of_images)
+    labels = {name: array for name, array in batch.items() if name != "image"}
+    targets = [(labels, 1.0)]  # and the share that each example has of them
+    if of_pairs:
+        images, others, share = augment.mix(augment_key, images, labels, first, of_pairs, sharding.AXIS)
+        targets = [(labels, share), (others, 1 - share)]
+    inputs = normalization.apply(imaging.to_input(images, recipe.input_shape), state.normalizer)
 
-    weights = example_weights(batch["label"], recipe.class_weights)
-    weights = weights / jnp.maximum(lax.pmean(weights.mean(), sharding.AXIS), jnp.finfo(jnp.float32).tiny)
+    weights = [share * example_weights(target["label"], recipe.class_weights) for target, share in targets]
+    total = jnp.maximum(lax.pmean(sum(weights).mean(), sharding.AXIS), jnp.finfo(jnp.float32).tiny)
 
     def loss_fn(params):
         logits, updated = recipe.model.apply(
@@ -114,9 +121,12 @@ def train_step(state: TrainState, batch: dict, key: jax.Array, hyper: dict, *, r
             mutable=["batch_stats"],
             rngs={"dropout": dropout_key},
         )
-        losses = recipe.head.loss(logits, batch, label_smoothing=hyper["label_smoothing"])
+        losses = sum(
+            weight * recipe.head.loss(logits, target, label_smoothing=hyper["label_smoothing"])
+            for weight, (target, _) in zip(weights, targets, strict=True)
+        )
         # A mean over the weights of the whole batch, not over its examples nor over this device's.
-        return (losses * weights).mean(), (logits, updated.get("batch_stats", {}))
+        return losses.mean() / total, (logits, updated.get("batch_stats", {}))
 
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
     (loss, (logits, batch_stats)), grads = gradient(state.params)

@@ -1,6 +1,9 @@
 """Augmentation: identity at strength 0, eager == jit == vmap, definitions by numpy, and draws that devices share."""
 
 import inspect
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import jax
@@ -8,27 +11,38 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fer_jax import augment
+from fer_jax import augment, config, sharding
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (13, 10, 3), dtype=np.uint8)
-STRENGTHS = {"flip": 0.5, "shift": 0.3, "brightness": 0.4}
+STRENGTHS = {"flip": 0.5, "shift": 0.3, "brightness": 0.4, "rotate": 30.0, "scale": 0.2, "crop": 0.3, "variant": 0.5}
+STRENGTHS |= {"blur": 0.8, "contrast": 0.5, "gamma": 0.7, "noise": 20.0, "erase": 0.4}
 
 
-@pytest.mark.parametrize("name", augment.OPERATIONS)
+def test_every_option_of_the_config_is_an_operation_and_the_other_way_round():
+    options = set(config.default_config().augment)
+    assert options == {*augment.MOVES, *augment.OPERATIONS, *augment.MIXES} == {*STRENGTHS, *augment.MIXES}
+    assert set(augment._PLACES) == set(STRENGTHS)
+
+
+@pytest.mark.parametrize("name", STRENGTHS)
 def test_strength_zero_is_the_identity_bit_for_bit(name):
     for seed in range(5):
-        out = augment.OPERATIONS[name](jax.random.key(seed), jnp.asarray(IMAGE), 0.0)
+        out = jax.jit(augment.augment)(jax.random.key(seed), IMAGE, {name: 0.0})
         np.testing.assert_array_equal(out, IMAGE)
 
 
-@pytest.mark.parametrize("name", augment.OPERATIONS)
+@pytest.mark.parametrize("name", STRENGTHS)
 def test_eager_jit_and_vmap_agree(name):
-    operation, strength = augment.OPERATIONS[name], STRENGTHS[name]
-    keys = jax.random.split(jax.random.key(1), 8)
+    def operation(key, image, strength):
+        return augment.augment(key, image, {name: strength})
+
+    strength = STRENGTHS[name]
+    keys = jax.random.split(jax.random.key(1), 3)
     eager = np.stack([operation(key, IMAGE, strength) for key in keys])
     jitted = jax.jit(operation)
-    np.testing.assert_allclose([jitted(key, IMAGE, strength) for key in keys], eager, rtol=1e-6)
-    np.testing.assert_allclose(jax.vmap(operation, (0, None, None))(keys, IMAGE, strength), eager, rtol=1e-6)
+    near = {"rtol": 1e-5, "atol": 2e-3}  # places of samples differ in their last bits
+    np.testing.assert_allclose([jitted(key, IMAGE, strength) for key in keys], eager, **near)
+    np.testing.assert_allclose(jax.vmap(operation, (0, None, None))(keys, IMAGE, strength), eager, **near)
     assert len({image.tobytes() for image in eager}) > 1  # it does something
     assert eager.dtype == np.float32
     assert eager.min() >= 0
@@ -68,34 +82,180 @@ def test_brightness_scales_and_clips():
 
 def test_the_draws_depend_on_the_place_in_the_global_batch_alone():
     images = np.stack([IMAGE] * 8)
-    whole = augment.augment_batch(jax.random.key(3), images, 0, STRENGTHS)
-    parts = [augment.augment_batch(jax.random.key(3), images[i : i + 2], i, STRENGTHS) for i in (0, 2, 4, 6)]
-    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    batch = jax.jit(augment.augment_batch)
+    whole = batch(jax.random.key(3), images, 0, STRENGTHS)
+    parts = [batch(jax.random.key(3), images[i : i + 2], i, STRENGTHS) for i in (0, 2, 4, 6)]
+    np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-3)
     assert len({image.tobytes() for image in np.asarray(whole)}) == 8
 
 
 def test_strengths_may_be_traced():
-    jitted = jax.jit(augment.augment_batch)
+    jitted = jax.jit(lambda *arguments: augment.augment_batch(*arguments))  # a cache of its own
     images = np.stack([IMAGE] * 4)
     for strength in (0.1, 0.2):
-        jitted(jax.random.key(0), images, 0, dict.fromkeys(augment.OPERATIONS, jnp.float32(strength)))
+        jitted(jax.random.key(0), images, 0, dict.fromkeys(STRENGTHS, jnp.float32(strength)))
     assert jitted._cache_size() == 1
 
 
-@pytest.mark.parametrize("operation", [augment.flip, augment.shift, augment.brightness])
+@pytest.mark.parametrize("operation", [getattr(augment, name) for name in STRENGTHS])
 def test_the_key_comes_first_and_options_are_keyword_only(operation):
     first, second, *options = inspect.signature(operation).parameters.values()
     assert [first.name, second.name] == ["key", "image"]
     assert all(option.kind is inspect.Parameter.KEYWORD_ONLY for option in options)
 
 
-def test_inputs_are_resized_as_opencv_does_and_grey_is_bt601():
-    rng = np.random.default_rng(0)
-    small = cv2.GaussianBlur(rng.uniform(0, 255, (24, 24, 1)).astype(np.float32), (0, 0), 1)[..., None]
-    larger = np.asarray(augment.to_input(small[None], (48, 48, 1)))[0, ..., 0]
-    np.testing.assert_allclose(larger, cv2.resize(small[..., 0], (48, 48)), atol=1e-3)
-    grey = np.asarray(augment.to_input(IMAGE[None], (13, 10, 1)))[0, ..., 0]
-    np.testing.assert_allclose(grey, cv2.cvtColor(IMAGE, cv2.COLOR_RGB2GRAY), atol=0.6)  # OpenCV rounds
-    colour = augment.to_input(small[None], (24, 24, 3))
-    np.testing.assert_array_equal(colour[..., 0], colour[..., 2])
-    np.testing.assert_array_equal(colour[0, ..., :1], small)
+def draws(name, count=400, image=IMAGE):
+    """What an operation makes of one image, by many keys: float32 [count, H, W, C]."""
+    keys = jax.random.split(jax.random.key(7), count)
+    return np.asarray(jax.vmap(lambda key: augment.augment(key, image, {name: STRENGTHS[name]}))(keys))
+
+
+def test_rotation_and_scale_turn_and_enlarge_about_the_centre_within_their_limits():
+    dot = np.zeros((41, 41, 1), np.uint8)
+    dot[20, 32] = 255  # 12 pixels right of the centre
+    rows, columns = np.mgrid[:41, :41] - 20
+
+    def centroids(images):
+        weight = images[..., 0] / images[..., 0].sum((1, 2), keepdims=True)
+        return (weight * columns).sum((1, 2)), (weight * rows).sum((1, 2))
+
+    across, down = centroids(draws("rotate", image=dot))
+    np.testing.assert_allclose(np.hypot(across, down), 12, atol=0.4)
+    angles = np.degrees(np.arctan2(down, across))
+    assert -32 < angles.min() < -25
+    assert 25 < angles.max() < 32
+    across, down = centroids(draws("scale", image=dot))
+    np.testing.assert_allclose(down, 0, atol=1e-3)
+    assert 12 * 0.8 - 0.5 < across.min() < 12 * 0.85
+    assert 12 * 1.15 < across.max() < 12 * 1.2 + 0.5
+
+
+def test_crops_lie_within_the_image_and_reach_its_borders():
+    ramp = np.tile(np.arange(0, 240, 4, dtype=np.uint8)[None, :, None], (60, 1, 1))  # the column, times four
+    out = draws("crop", image=ramp)[:, 30, :, 0] / 4
+    sides = np.diff(out[:, [1, -2]])[:, 0] / 57  # of what is shown, clear of the replicated borders
+    assert 0.69 < sides.min() < 0.75
+    assert sides.max() > 0.97
+    assert out.min() >= 0
+    assert (out[:, 0] < 0.6).any()
+    assert (out[:, -1] > 58.4).any()
+
+
+def test_moves_together_are_one_resampling():
+    options = {name: STRENGTHS[name] for name in augment.MOVES}
+    smooth = cv2.GaussianBlur(np.random.default_rng(1).uniform(0, 255, (40, 40)), (0, 0), 5).astype(np.float32)
+    smooth = smooth[..., None]
+    for seed in range(4):
+        key = jax.random.key(seed)
+        together = augment.augment(key, smooth, options)
+        keys = {name: jax.random.fold_in(key, augment._PLACES.index(name)) for name in options}
+        in_turn = augment.rotate(keys["rotate"], smooth, degrees=options["rotate"])
+        in_turn = augment.scale(keys["scale"], in_turn, fraction=options["scale"])
+        in_turn = augment.crop(keys["crop"], in_turn, fraction=options["crop"])
+        in_turn = augment.flip(keys["flip"], in_turn, probability=options["flip"])
+        in_turn = augment.shift(keys["shift"], in_turn, fraction=options["shift"])
+        inside = np.s_[17:23, 17:23]  # clear of borders replicated on the way
+        np.testing.assert_allclose(together[inside], in_turn[inside], atol=1)
+
+
+def test_contrast_gamma_and_noise_by_their_definitions():
+    grey = np.arange(256, dtype=np.float32).reshape(16, 16, 1)
+    for image in draws("contrast", 20, grey):
+        inside = (image > 0) & (image < 255)
+        factor = ((image - 127.5) / (grey - 127.5))[inside]
+        np.testing.assert_allclose(factor, np.median(factor), rtol=1e-3)
+        assert 0.5 <= np.median(factor) <= 1.5
+    for image in draws("gamma", 20, grey):
+        power = (np.log(image[8:] / 255) / np.log(grey[8:] / 255))[:, :-1]
+        np.testing.assert_allclose(power, np.median(power), rtol=1e-2)
+        assert 2**-0.7 <= np.median(power) <= 2**0.7
+    differences = draws("noise", 50, np.full((20, 20, 1), 128, np.uint8)) - 128
+    assert differences.std() == pytest.approx(20, rel=0.02)
+    assert abs(differences.mean()) < 0.5
+
+
+def test_erasing_fills_one_rectangle_of_limited_area():
+    image = np.full((40, 40, 1), 300, np.float32)  # no noise has this value
+    changed = draws("erase", 200, image)[..., 0] != 300
+    areas = changed.mean((1, 2))
+    assert areas.max() < 0.43
+    assert areas.max() > 0.3
+    for mask in changed:
+        rows, columns = mask.any(1), mask.any(0)
+        assert (mask == rows[:, None] & columns).all()
+        assert not rows.any() or np.ptp(np.flatnonzero(rows)) + 1 == rows.sum()
+
+
+def test_the_28_of_the_paper():
+    variants = np.asarray(jax.jit(augment.variants)(IMAGE, strength=0.6)).reshape(7, 4, *IMAGE.shape)
+    border = {"borderType": cv2.BORDER_REPLICATE}
+    blurred = [IMAGE, cv2.GaussianBlur(IMAGE, (3, 3), 0, **border), cv2.blur(IMAGE, (3, 3), **border)]
+    blurred.append(cv2.medianBlur(IMAGE, 3))
+    for level, factor in enumerate((0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6)):
+        for number, reference in enumerate(blurred):
+            expected = np.clip(reference.astype(float) * factor, 0, 255)
+            np.testing.assert_allclose(variants[level, number], expected, atol=1.6)  # OpenCV has rounded
+    np.testing.assert_array_equal(variants[3, 0], IMAGE)
+    # Sampled online: each of them, about as often as the others.
+    keys = jax.random.split(jax.random.key(0), 2800)
+    sampled = np.asarray(jax.vmap(lambda key: augment.variant(key, IMAGE, strength=0.6))(keys)).reshape(2800, -1)
+    distances = np.abs(sampled[:, None, ::7] - variants.reshape(28, -1)[None, :, ::7]).max(-1)
+    np.testing.assert_allclose(distances.min(1), 0, atol=1e-3)
+    counts = np.bincount(distances.argmin(1), minlength=28)
+    assert 60 < counts.min() <= counts.max() < 145
+
+
+def test_blur_has_its_probability_and_its_three_kinds():
+    kinds = [np.asarray(operation(IMAGE.astype(np.float32))) for operation in augment.BLURS]
+    out = draws("blur", 2000)
+    which = np.array([[np.allclose(image, kind, atol=1e-3) for kind in kinds] for image in out])
+    assert (which.sum(1) == 1).all()
+    np.testing.assert_allclose(which.mean(0), [0.2, 0.8 / 3, 0.8 / 3, 0.8 / 3], atol=0.04)
+
+
+def mixed(options, devices, count=16):
+    """What `mix` makes of images of which number i has the value 10 * i, on so many devices."""
+    images = np.broadcast_to(np.arange(count, dtype=np.float32)[:, None, None, None] * 10, (count, 8, 8, 1))
+    mesh = sharding.make_mesh(jax.devices()[:devices])
+
+    def on_each(images, labels):
+        first = jax.lax.axis_index(sharding.AXIS) * images.shape[0]
+        return augment.mix(jax.random.key(3), images, labels, first, options, sharding.AXIS)
+
+    spread = jax.shard_map(
+        on_each, mesh=mesh, in_specs=(sharding.SPLIT, sharding.SPLIT), out_specs=sharding.SPLIT, check_vma=False
+    )
+    mixed, others, share = jax.jit(spread)(images, {"label": np.arange(count)})
+    return images, np.asarray(mixed), np.asarray(others["label"]), np.asarray(share)
+
+
+@pytest.mark.parametrize("options", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])
+def test_mixing_is_with_another_image_of_the_global_batch_by_the_share_it_tells(options):
+    _, out, others, share = mixed(options, 8)
+    assert sorted(others) == list(range(16))
+    assert (others != np.arange(16)).all()
+    assert len(set(share)) > 8
+    assert ((share >= 0) & (share <= 1)).all()
+    expected = share * np.arange(16) * 10 + (1 - share) * others * 10
+    np.testing.assert_allclose(out.mean((1, 2, 3)), expected, atol=1e-3)
+    pure = [np.isin(image, (10 * i, 10 * others[i])).all() for i, image in enumerate(out)]
+    assert any(pure) == ("cutmix" in options)  # pasted, not blended
+    for a, b in zip(mixed(options, 1)[1:], (out, others, share), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"mixup": 0.0}, {"cutmix": 0.0}])
+def test_mixing_of_strength_zero_leaves_every_image_whole(options):
+    images, out, _, share = mixed(options, 1)
+    np.testing.assert_array_equal(out, images)
+    np.testing.assert_array_equal(share, 1)
+
+
+def test_the_preview_is_drawn(tmp_path):
+    path = tmp_path / "sheet.png"
+    arguments = ["--config=configs/vggs_small.py", f"--preview={path}", "--config.data.variant=small"]
+    arguments += ["--config.augment.mixup=0.4", "--config.augment.rotate=20.0"]
+    command = [sys.executable, "-m", "fer_jax.augment", *arguments]
+    result = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert cv2.imread(str(path)).std() > 20

@@ -8,10 +8,10 @@ import optax
 import pytest
 
 from fer_jax import heads, models, sharding
-from fer_jax.augment import to_input
 from fer_jax.data import synthetic
 from fer_jax.data.emotions import BASIC7
 from fer_jax.errors import UserError
+from fer_jax.imaging import to_input
 from fer_jax.models import layers
 
 # What takes seconds to compile and step; the others are in the slow suite.

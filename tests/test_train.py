@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from fer_jax import optim, sharding, train
+from fer_jax import augment, optim, sharding, train
 from fer_jax.config import default_config
 from fer_jax.data import pipeline
 from fer_jax.errors import UserError
@@ -75,6 +75,46 @@ def test_eight_devices_equal_one_over_twenty_steps_with_batchnorm_dropout_and_au
     together, _ = run_steps(config, eight, 20)
     np.testing.assert_allclose(together, alone, atol=1e-5)
     assert alone.std() > 1e-3  # the losses do move
+
+
+def test_every_augmentation_at_once_gives_the_same_on_eight_devices_and_on_one(one, eight):
+    strengths = {"rotate": 20.0, "scale": 0.1, "crop": 0.2, "variant": 0.3, "blur": 0.3, "contrast": 0.3, "gamma": 0.3}
+    strengths |= {"noise": 5.0, "erase": 0.2, "mixup": 0.4, "cutmix": 1.0}
+    config = small_config(**{"optim.learning_rate": 2e-3} | {f"augment.{name}": x for name, x in strengths.items()})
+    alone, _ = run_steps(config, one, 3)
+    together, _ = run_steps(config, eight, 3)
+    np.testing.assert_allclose(together, alone, atol=1e-4)
+
+
+def test_a_mixed_example_has_the_loss_of_both_labels(one):
+    """With outputs that don't depend on the image the loss is a share of each label's, weights included."""
+    config = small_config(**{"optim.learning_rate": 1e-12, "augment.mixup": 0.5})
+    weights = (5.0, 1.0, 1.0, 1.0, 2.0, 1.0, 0.5)
+    recipe, state, hyper = make(config, one)
+    recipe = train.dataclasses.replace(recipe, class_weights=weights)
+    bias = np.linspace(-1, 1, 7, dtype=np.float32)
+    last = jax.tree.map(jnp.zeros_like, state.params["Dense_1"]) | {"bias": bias}
+    state = state.replace(params=state.params | {"Dense_1": last})
+    batch = noise_arrays(16) | {"mask": np.ones(16, bool)}
+    key = jax.random.key(1)
+    spread = sharding.split_batch(batch, one)
+    _, metrics = train.compile_step(recipe, one)(sharding.replicate(state, one), spread, key, hyper)
+    augment_key = jax.random.split(jax.random.fold_in(key, 0))[0]
+    mix = jax.shard_map(
+        lambda images, labels: augment.mix(augment_key, images, labels, 0, {"mixup": 0.5}, sharding.AXIS),
+        mesh=one,
+        in_specs=(sharding.REPLICATED, sharding.REPLICATED),
+        out_specs=sharding.REPLICATED,
+        check_vma=False,
+    )
+    _, others, share = mix(jnp.zeros((16, 1, 1, 1)), {"label": batch["label"]})
+    losses = -np.asarray(jax.nn.log_softmax(bias))
+    both = [(batch["label"], share), (np.asarray(others["label"]), 1 - share)]
+    each = [part * np.array(weights)[label] for label, part in both]
+    expected = (
+        sum((weight * losses[label]).sum() for weight, (label, _) in zip(each, both, strict=True)) / sum(each).sum()
+    )
+    assert float(metrics["loss"]) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_a_scanned_epoch_equals_the_loop_of_steps(one):

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fer_jax.augment import to_input
 from fer_jax.data.pipeline import EvalOrder, Split
+from fer_jax.imaging import to_input
 
 STATISTICS_BATCH = 256
 
