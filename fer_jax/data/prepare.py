@@ -45,6 +45,23 @@ class Dataset:
     splits: dict[str, int]  # split -> number of examples
     class_counts: dict[str, tuple[int, ...]]  # split -> examples of each emotion
     fingerprint: str  # of the content: two data sets with the same one hold the same examples
+    kept: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)  # split -> its examples, where not all
+
+    def without(self, exclude: dict[str, np.ndarray]) -> "Dataset":
+        """The data set without the examples int [n] of each split in `exclude`."""
+        kept, counts = {}, dict(self.class_counts)
+        for split, left_out in exclude.items():
+            kept[split] = np.setdiff1d(np.arange(self.splits[split]), left_out)
+            labels = self.arrays(split)["label"][kept[split]]
+            counts[split] = tuple(np.bincount(labels, minlength=len(self.emotions)).tolist())
+        digest = hashlib.sha256(b"".join(split.encode() + kept[split].tobytes() for split in sorted(kept)))
+        return dataclasses.replace(
+            self,
+            kept=kept,
+            splits=self.splits | {split: len(examples) for split, examples in kept.items()},
+            class_counts=counts,
+            fingerprint=f"{self.fingerprint}-{digest.hexdigest()[:8]}",
+        )
 
     def require(self, split: str) -> None:
         """Raises a UserError unless there is such a split."""
@@ -58,7 +75,8 @@ class Dataset:
         self.require(split)
         import tensorflow_datasets as tfds
 
-        return tfds.builder_from_directory(str(self._builder_directory)).as_data_source(split=split)
+        source = tfds.builder_from_directory(str(self._builder_directory)).as_data_source(split=split)
+        return _Part(source, self.kept[split]) if split in self.kept else source
 
     def arrays(self, split: str) -> dict[str, np.ndarray]:
         """A whole split: image uint8 [n, H, W, C], label int32 [n], intensity float32 [n, E].
@@ -74,10 +92,12 @@ class Dataset:
                 with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
                     np.save(file, array)
                 Path(file.name).replace(paths[name])
-        return {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
+        arrays = {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
+        return {name: array[self.kept[split]] for name, array in arrays.items()} if split in self.kept else arrays
 
     def _decode(self, split: str) -> dict[str, np.ndarray]:
-        source, count = self.source(split), self.splits[split]
+        source = dataclasses.replace(self, kept={}).source(split)
+        count = len(source)
         emotions = self._intensity_size
         arrays = {
             "image": np.empty((count, *self.image_shape), np.uint8),
@@ -98,6 +118,23 @@ class Dataset:
     @property
     def _builder_directory(self) -> Path:
         return next(path.parent for path in self.directory.glob("*/*/dataset_info.json"))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """Some of the examples of a source."""
+
+    source: Sequence[dict]
+    kept: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.source[int(self.kept[index])]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict]:
+        return self.source.__getitems__([int(self.kept[index]) for index in indices])
 
 
 def load(
@@ -168,10 +205,20 @@ def _raw_key(builder_class, variant: str, raw: tuple[Path, ...]) -> str:
         for module in (facs, portrait, synthetic, sys.modules[builder_class.__module__]):
             digest.update(Path(module.__file__).read_bytes())
     for path in raw:
+        if path.is_dir():
+            digest.update(_listing(path))
+            continue
         digest.update(path.parent.name.encode() + path.name.encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:12]
+
+
+def _listing(folder: Path) -> bytes:
+    """The names and sizes of all files in a folder, hidden ones apart."""
+    found = sorted(path for path in folder.rglob("[!.]*") if path.is_file())
+    lines = [f"{path.relative_to(folder)} {path.stat().st_size}\n" for path in found]
+    return "".join(lines).encode(errors="surrogateescape")
 
 
 def _prepare(builder_class, variant: str, raw: tuple[Path, ...], directory: Path) -> None:

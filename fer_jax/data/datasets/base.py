@@ -1,4 +1,4 @@
-"""What the builders share: the schema, PNG encoding, quarantine of unreadable images, and the books.
+"""What the builders share: the schema, square pictures as PNG, quarantine of unreadable ones, and the books.
 
 A builder without TensorFlow: TFDS writes ArrayRecord, images are handed over as PNG bytes, and reading goes
 through `as_data_source`. Examples keep the order of the raw data; shuffling is the pipeline's.
@@ -8,9 +8,9 @@ import abc
 import collections
 import hashlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import cv2
 import numpy as np
@@ -22,6 +22,7 @@ from fer_jax.errors import UserError
 # More unreadable images than this share (and than QUARANTINE_FEW) mean that something else is wrong.
 QUARANTINE_SHARE = 0.01
 QUARANTINE_FEW = 10
+SIDE = 128  # pixels, of pictures that come in other sizes
 
 Example = dict[str, Any]
 
@@ -32,13 +33,16 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = "see ORIGIN"
 
-    EMOTIONS: ClassVar[tuple[str, ...]]
+    # Of the class, or of an instance where they depend on the variant or the raw data (set before super().__init__).
+    EMOTIONS: tuple[str, ...]
+    HAS_INTENSITY: bool = False  # False: intensity is the label's one-hot vector
+
     IMAGE_SHAPE: ClassVar[tuple[int, int, int]]
     VARIANTS: ClassVar[tuple[str, ...]] = ("",)  # the first is the default
-    HAS_INTENSITY: ClassVar[bool] = False  # False: intensity is the label's one-hot vector
     SYNTHETIC: ClassVar[bool] = False
     CITATION: ClassVar[str] = ""
     ORIGIN: ClassVar[str]  # where to get the raw data, and the layout expected in --data_dir
+    EXPECTED: ClassVar[Mapping[str, int]] = {}  # what is counted -> its number in the official data
 
     def __init__(self, *, raw: tuple[Path, ...], variant: str = "", **options):
         self.raw = raw
@@ -53,6 +57,8 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     @abc.abstractmethod
     def find_raw(cls, data_dir: Path | None) -> tuple[Path, ...]:
         """The raw files under `data_dir` that this data set is made from, to fingerprint and to read.
+
+        A folder among them stands for the names and sizes of all files in it, where hashing them takes too long.
 
         Raises:
           UserError: they are not there; says where to get them, what is expected and what was found.
@@ -94,6 +100,12 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 f"unpack or download them again. The first:\n  {first}"
             )
 
+    def compare(self, found: Mapping[str, int]) -> None:
+        """Notes which of the numbers found differ from the EXPECTED ones; a part of the data is as welcome."""
+        for what, count in found.items():
+            if (official := self.EXPECTED.get(what, count)) != count:
+                self.notes.append(f"{what}: {count:,}; the official data have {official:,}")
+
     def _info(self) -> tfds.core.DatasetInfo:
         features = {
             "image": tfds.features.Image(shape=self.IMAGE_SHAPE, encoding_format="png"),
@@ -119,6 +131,108 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for number, example in enumerate(make()):
             counts[example["label"]] += 1
             yield number, example
+
+
+class Picture(NamedTuple):
+    """A labelled image file before it is read."""
+
+    path: Path
+    emotion: str
+    source: str  # where it is found in the raw data
+    subject: str = ""  # empty where unknown
+    box: tuple[float, float, float, float] | None = None  # of the face: x, y, width, height in pixels
+    intensity: float | None = None  # of the emotion, in 0..1; None: the data have none
+    extra: Mapping[str, Any] = {}  # values of extra features
+
+
+class PictureBuilder(FaceBuilder, skip_registration=True):
+    """A data set of image files of any size, each brought to IMAGE_SHAPE by `square`; examples know their subject."""
+
+    IMAGE_SHAPE = (SIDE, SIDE, 3)
+
+    @abc.abstractmethod
+    def pictures(self) -> dict[str, list[Picture]]:
+        """The pictures of each split."""
+
+    def extra_features(self):
+        return {"source": tfds.features.Text(), "subject": tfds.features.Text()}
+
+    def examples(self):
+        by_split = self.pictures()
+        total = sum(map(len, by_split.values()))
+        return {
+            split: lambda chosen=chosen: (
+                self.labelled(image, picture, source)
+                for picture in chosen
+                for image, source in self.images(picture, total)
+            )
+            for split, chosen in by_split.items()
+        }
+
+    def images(self, picture: Picture, total: int) -> Iterator[tuple[np.ndarray, str]]:
+        """The images of a file, uint8 [H, W, C] with their sources: one, or none where it is quarantined."""
+        image = read_image(picture.path, grey=self.IMAGE_SHAPE[2] == 1)
+        if image is None:
+            reason = "not a readable image" if picture.path.exists() else "does not exist"
+            self.quarantine(picture.path, reason, total)
+        elif image.min() == image.max():
+            self.quarantine(picture.path, "one colour all over", total)
+        else:
+            yield image, picture.source
+
+    def labelled(self, image: np.ndarray, picture: Picture, source: str) -> Example:
+        """The example of one image uint8 [H, W, C] of a picture."""
+        intensity = None
+        if picture.intensity is not None:
+            names = expressed(self.EMOTIONS)
+            intensity = np.array([picture.intensity * (name == picture.emotion) for name in names], np.float32)
+        face = square(image, self.IMAGE_SHAPE[0], picture.box)
+        return self.example(face, picture.emotion, intensity, source=source, subject=picture.subject, **picture.extra)
+
+
+def read_image(path: Path, *, grey: bool = False) -> np.ndarray | None:
+    """An image file as uint8 [H, W, 3], RGB, or [H, W, 1]; None where it is absent or unreadable."""
+    data = path.read_bytes() if path.is_file() else b""
+    flag = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
+    if image is None:
+        return None
+    return image[..., None] if grey else image[..., ::-1]
+
+
+def square(image: np.ndarray, side: int, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
+    """A square part of an image, `side` pixels wide: around the face's box, else the centre.
+
+    Args:
+      image: uint8 [H, W, C].
+      side: of the result, in pixels.
+      box: x, y, width and height in pixels. The square is as wide as its longer side (at most as the image's longer
+        side) and lies within the image as far as it fits; beyond it the border is repeated.
+
+    Returns:
+      uint8 [side, side, C]; the pixels of `image` unchanged where it is that large and has no box.
+    """
+    height, width = image.shape[:2]
+    if box is None:
+        length = min(height, width)
+        left, top = (width - length) // 2, (height - length) // 2
+    else:
+        x, y, box_width, box_height = box
+        length = max(1, min(round(max(box_width, box_height)), max(height, width)))
+        left = _inside(round(x + (box_width - length) / 2), width - length)
+        top = _inside(round(y + (box_height - length) / 2), height - length)
+    crop = image[max(top, 0) : top + length, max(left, 0) : left + length]
+    if crop.shape[:2] != (length, length):
+        below, right = max(top + length - height, 0), max(left + length - width, 0)
+        crop = cv2.copyMakeBorder(crop, max(-top, 0), below, max(-left, 0), right, cv2.BORDER_REPLICATE)
+    if length != side:
+        crop = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(crop).reshape(side, side, image.shape[2])
+
+
+def _inside(start: int, room: int) -> int:
+    """Where a square starts that has `room` to move; with less than none it must reach over both borders."""
+    return min(max(start, min(room, 0)), max(room, 0))
 
 
 def missing(name: str, data_dir: Path | None, origin: str) -> UserError:

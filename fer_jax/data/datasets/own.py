@@ -1,0 +1,287 @@
+"""Data of one's own: a CSV file of images and emotions, or a folder for each emotion with images and videos."""
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from fer_jax.data.datasets.base import Picture, PictureBuilder, missing
+from fer_jax.data.datasets.fer2013 import SPLIT_FOLDERS
+from fer_jax.data.datasets.subjects import SPLITS, divide, split_stratified, split_subjects
+from fer_jax.data.emotions import CANONICAL, canonical
+from fer_jax.errors import UserError
+
+COLUMNS = ("path", "emotion", "intensity", "subject", "split")  # the first two are needed
+EVERY = 5  # of how many frames of a video one is taken
+_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+_VIDEOS = (".mp4", ".avi")
+
+
+class Row(NamedTuple):
+    """One row of the CSV; empty where there is no such column."""
+
+    line: int  # of the file, the header being line 1
+    source: str  # the path as it is written
+    path: Path
+    emotion: str
+    intensity: float | None
+    subject: str
+    split: str
+
+
+class Csv(PictureBuilder):
+    """Images listed in a CSV file of one's own, in RGB; the emotions are those that occur, in the canonical order.
+
+    Splits: those of the column `split`; else by subject, 80/10/10, where there is a column `subject`; else 80/10/10
+    of each emotion, which is only right when no one is in two pictures. The whole centre of a picture is taken.
+
+    Source: one's own.
+    Layout: --data_dir=FILE.csv, or a folder with one CSV file in it. The first line names the columns path, emotion
+      and, if wanted, intensity (0..1, of the named emotion; may be blank for neutral), subject and split (train,
+      validation or test); other columns are not used. Paths are relative to the CSV file.
+    """
+
+    CITATION = ""
+    ORIGIN = (
+        "Expected as --data_dir: a CSV file, or a folder with one in it, whose first line is path,emotion (also "
+        "intensity, subject, split); paths relative to it."
+    )
+
+    def __init__(self, *, raw, variant="", **options):
+        self.rows, self.unused = read_csv(raw[0])
+        self.EMOTIONS = in_order((row.emotion for row in self.rows), raw[0])
+        self.HAS_INTENSITY = self.rows[0].intensity is not None
+        super().__init__(raw=raw, variant=variant, **options)
+
+    @classmethod
+    def find_raw(cls, data_dir):
+        files = [data_dir] if data_dir and data_dir.is_file() else []
+        if data_dir and data_dir.is_dir():
+            files = [path for path in sorted(data_dir.glob("[!.]*")) if path.suffix.lower() == ".csv"]
+        if len(files) > 1:
+            names = ", ".join(path.name for path in files)
+            raise UserError(f"csv: which of the files in {data_dir}? --data_dir=FILE.csv with one of {names}")
+        if not files:
+            raise missing("csv", data_dir, cls.ORIGIN)
+        rows, _ = read_csv(files[0])
+        return (files[0], *(row.path for row in rows))
+
+    def pictures(self):
+        if self.unused:
+            self.notes.append(f"columns that are not used: {', '.join(self.unused)}")
+        pictures = [
+            Picture(row.path, row.emotion, row.source, row.subject, intensity=row.intensity) for row in self.rows
+        ]
+        if self.rows[0].split:
+            splits = {split: {row.source for row in self.rows if row.split == split} for split in SPLITS}
+            self._note_shared_subjects()
+            return divide(pictures, lambda picture: picture.source, splits)
+        if self.rows[0].subject:
+            subjects = split_subjects(row.subject for row in self.rows)
+            return divide(pictures, lambda picture: picture.subject, subjects)
+        self.notes.append("no subjects are given: split 80/10/10 by picture, as if no one were in two of them")
+        emotions = {row.source: row.emotion for row in self.rows}
+        return divide(pictures, lambda picture: picture.source, split_stratified(emotions))
+
+    def _note_shared_subjects(self):
+        places = {}
+        for row in self.rows:
+            places.setdefault(row.subject, set()).add(row.split)
+        if shared := sorted(subject for subject, splits in places.items() if subject and len(splits) > 1):
+            shown = ", ".join(shared[:8])
+            self.notes.append(f"{len(shared)} subjects are in two splits, scores will be too high: {shown}")
+
+
+def read_csv(path: Path) -> tuple[list[Row], list[str]]:
+    """The rows in the file's order, and the names of the columns that are not used. A column is filled or absent.
+
+    Raises:
+      UserError: wrong header, or a wrong row; names file and line.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, skipinitialspace=True)
+            header = [name.strip().lower() for name in next(reader, [])]
+            if not set(COLUMNS[:2]) <= set(header) or len(set(header)) < len(header):
+                raise UserError(
+                    f"{path}: the header must be path,emotion[,intensity][,subject][,split]; it is {header}"
+                )
+            lines = []
+            for fields in reader:
+                if not any(field.strip() for field in fields):
+                    continue
+                if len(fields) != len(header):
+                    raise UserError(
+                        f"{path}, line {reader.line_num}: {len(fields)} columns instead of {len(header)}; a path with "
+                        'a comma must be in "quotes"'
+                    )
+                values = dict(zip(header, (field.strip() for field in fields), strict=True))
+                lines.append((reader.line_num, values))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a text file in UTF-8 ({error.reason}): save it as one") from None
+    if not lines:
+        raise UserError(f"{path} has no rows")
+    filled = {column for column in COLUMNS[2:] if any(values.get(column) for _, values in lines)}
+    rows, seen = [], {}
+    for line, values in lines:
+        row = _parse(path, line, values, filled)
+        if (first := seen.setdefault(row.path.resolve(), line)) != line:
+            raise UserError(f"{path}, line {line}: {row.source} is in line {first} already; an image has one row")
+        rows.append(row)
+    return rows, [name for name in header if name and name not in COLUMNS]
+
+
+def _parse(path: Path, line: int, values: dict[str, str], filled: set[str]) -> Row:
+    where = f"{path}, line {line}"
+    try:
+        emotion = canonical(values["emotion"])
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+    image = path.parent / Path(values["path"]).expanduser()
+    if not values["path"] or not image.is_file():
+        raise UserError(f"{where}: there is no file {values['path']!r} in {path.parent}")
+    intensity = None
+    if "intensity" in filled:
+        text = "0" if emotion == "neutral" else values["intensity"]
+        try:
+            intensity = float(text)
+        except ValueError:
+            raise UserError(f"{where}: the intensity {text!r} is not a number") from None
+        if not 0 <= intensity <= 1:
+            raise UserError(f"{where}: the intensity {text} must lie in 0..1")
+    subject = values.get("subject", "")
+    if "subject" in filled and not subject:
+        raise UserError(f"{where}: no subject; either every row names one, or none does")
+    split = _split_of(values.get("split", "")) or ""
+    if "split" in filled and not split:
+        raise UserError(f"{where}: unknown split {values['split']!r}; use {', '.join(SPLITS)}")
+    return Row(line, values["path"], image, emotion, intensity, subject, split)
+
+
+class Folder(PictureBuilder):
+    """Images and videos in a folder for each emotion, in RGB; the emotions are those that occur, in canonical order.
+
+    Splits: the folders train, validation and test around those of the emotions, or else 80/10/10 of each emotion,
+    which is only right when no one is in two files. Of a video every fifth frame is taken, and all of a video are in
+    one split. The whole centre of a picture is taken.
+
+    Source: one's own.
+    Layout: [split/]emotion/*.jpg, png, bmp, tif, mp4 or avi.
+    """
+
+    CITATION = ""
+    ORIGIN = (
+        "Expected in --data_dir: a folder for each emotion (angry, happy, ...) with images (.jpg, .png, .bmp, .tif) or "
+        "videos (.mp4, .avi), if wanted within the folders train, validation and test."
+    )
+
+    def __init__(self, *, raw, variant="", **options):
+        self.EMOTIONS = in_order((_emotion(path.parent) for path in raw[1:]), raw[0])
+        super().__init__(raw=raw, variant=variant, **options)
+
+    @classmethod
+    def find_raw(cls, data_dir):
+        files = _find_files(data_dir) if data_dir and data_dir.is_dir() else []
+        if not files:
+            raise missing("folder", data_dir, cls.ORIGIN)
+        return (data_dir, *files)  # the folder for the names of folders, the files for their content
+
+    def pictures(self):
+        root, *files = self.raw
+        pictures = [Picture(path, _emotion(path.parent), path.relative_to(root).as_posix()) for path in files]
+        if files[0].parent.parent != root:
+            splits = {split: set() for split in SPLITS}
+            for picture in pictures:
+                splits[_split_of(picture.path.parent.parent.name)].add(picture.source)
+        else:
+            self.notes.append("no splits are given: split 80/10/10 by file, as if no one were in two of them")
+            splits = split_stratified({picture.source: picture.emotion for picture in pictures})
+        return divide(pictures, lambda picture: picture.source, splits)
+
+    def images(self, picture, total):
+        if picture.path.suffix.lower() not in _VIDEOS:
+            yield from super().images(picture, total)
+            return
+        empty = True
+        for number, frame in read_video(picture.path):
+            empty = False
+            yield frame, f"{picture.source}#{number}"
+        if empty:
+            self.quarantine(picture.path, "not a readable video", total)
+
+
+def read_video(path: Path) -> Iterator[tuple[int, np.ndarray]]:
+    """Every fifth frame with its number: uint8 [H, W, 3], RGB; none where the file is no video."""
+    video = cv2.VideoCapture(str(path))
+    try:
+        number = 0
+        while video.grab():
+            if number % EVERY == 0:
+                read, frame = video.retrieve()
+                if read:
+                    yield number, frame[..., ::-1]
+            number += 1
+    finally:
+        video.release()
+
+
+def in_order(emotions: Iterable[str], where: Path) -> tuple[str, ...]:
+    """The emotions that occur, in the canonical order.
+
+    Raises:
+      UserError: there is only one.
+    """
+    found = set(emotions)
+    if len(found) < 2:
+        raise UserError(f"{where}: only {', '.join(found)} occurs; at least two emotions are needed")
+    return tuple(name for name in CANONICAL if name in found)
+
+
+def _find_files(root: Path) -> list[Path]:
+    """The images and videos of root/[split/]emotion, sorted.
+
+    Raises:
+      UserError: a folder with such files that is no emotion, or emotions beside splits.
+    """
+    folders = _folders(root)
+    splits = [folder for folder in folders if _split_of(folder.name)]
+    if splits and (beside := [folder for folder in folders if _is_emotion(folder)]):
+        raise UserError(f"{beside[0]} lies beside {splits[0]}: put it into one of the splits, or elsewhere")
+    files = []
+    for split in splits or [root]:
+        found = [path for folder in _folders(split) for path in _media(folder)]
+        if splits and not found:
+            raise UserError(f"{split} is an empty split: expected images in {split / 'angry'} and so on")
+        files += found
+    for folder in {path.parent: None for path in files}:
+        _emotion(folder)
+    return files
+
+
+def _folders(root: Path) -> Sequence[Path]:
+    return sorted(path for path in root.glob("[!.]*") if path.is_dir())
+
+
+def _media(folder: Path) -> Sequence[Path]:
+    return sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in _IMAGES + _VIDEOS)
+
+
+def _split_of(name: str) -> str | None:
+    return next((split for split, names in SPLIT_FOLDERS.items() if name.lower() in names), None)
+
+
+def _is_emotion(folder: Path) -> bool:
+    try:
+        return bool(canonical(folder.name))
+    except ValueError:
+        return False
+
+
+def _emotion(folder: Path) -> str:
+    try:
+        return canonical(folder.name)
+    except ValueError as error:
+        raise UserError(f"{folder}: {error}") from None

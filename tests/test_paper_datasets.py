@@ -1,0 +1,848 @@
+"""The data sets of the papers and one's own: miniature trees in each official layout, made of synthetic faces."""
+
+import csv
+import functools
+import itertools
+import json
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from fer_jax.data import prepare, synthetic
+from fer_jax.data.datasets import DATASETS, affectnet, base, ckplus, jaffe, kdef, mug
+from fer_jax.data.datasets.subjects import divide, folds, split_stratified, split_subjects
+from fer_jax.data.emotions import BASIC7, CANONICAL
+from fer_jax.errors import UserError
+
+NEW = ("ckplus", "jaffe", "kdef", "mug", "affectnet", "csv", "folder")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache/datasets"
+
+
+@functools.cache
+def face(emotion="neutral", subject=0):
+    """A synthetic face, RGB; contempt, which is not drawn, is another happy one."""
+    index = BASIC7.index(emotion) if emotion in BASIC7 else BASIC7.index("happy") + 7
+    return synthetic.example(0, subject, (index - subject) % 7 + 7 * (index // 7)).image
+
+
+def save(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image[..., ::-1] if image.ndim == 3 else image)
+
+
+def grey(image):
+    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+
+
+def examples(dataset):
+    """All examples as (split, emotion, example)."""
+    return [
+        (split, dataset.emotions[example["label"]], example)
+        for split in dataset.splits
+        for example in dataset.source(split)
+    ]
+
+
+def text(example, name):
+    return example[name].decode()
+
+
+def splits_of(dataset, name="subject"):
+    """For each value of a feature the splits it occurs in."""
+    found = {}
+    for split, _, example in examples(dataset):
+        found.setdefault(text(example, name), set()).add(split)
+    return found
+
+
+def assert_no_subject_straddles(dataset, subjects):
+    found = splits_of(dataset)
+    assert set(found) == set(subjects)
+    assert all(len(splits) == 1 for splits in found.values())
+
+
+def record(dataset):
+    return json.loads((dataset.directory / "prepared.json").read_text())
+
+
+# --- Splitting by subject.
+
+
+def brute_force_distance(count, shares):
+    """The least sum of |size - count * share| over all whole sizes, none of them 0 where that is possible."""
+    least = 1 if count >= 3 else 0
+    best = np.inf
+    for train, validation in itertools.product(range(count + 1), repeat=2):
+        sizes = (train, validation, count - train - validation)
+        if min(sizes) >= 0 and all(size >= least or share == 0 for size, share in zip(sizes, shares, strict=True)):
+            best = min(best, sum(abs(size - count * share) for size, share in zip(sizes, shares, strict=True)))
+    return best
+
+
+@pytest.mark.parametrize("shares", [(0.8, 0.1, 0.1), (0.6, 0.2, 0.2), (1 / 3, 1 / 3, 1 / 3), (0.9, 0, 0.1), (1, 0, 0)])
+def test_every_subject_is_in_one_split_and_the_sizes_are_as_near_the_shares_as_can_be(shares):
+    for count in range(31):
+        subjects = [f"S{i:03}" for i in range(count)]
+        splits = split_subjects(subjects, shares, seed=count)
+        assert list(splits) == ["train", "validation", "test"]
+        assert sorted(itertools.chain(*splits.values())) == subjects  # all of them, none twice
+        sizes = [len(chosen) for chosen in splits.values()]
+        distance = sum(abs(size - count * share) for size, share in zip(sizes, shares, strict=True))
+        assert distance == pytest.approx(brute_force_distance(count, shares))
+        if count >= 3:
+            assert all(size > 0 or share == 0 for size, share in zip(sizes, shares, strict=True))
+
+
+def test_a_split_depends_on_the_names_and_the_seed_alone():
+    subjects = [f"S{i:03}" for i in range(20)]
+    splits = split_subjects(subjects)
+    assert split_subjects(subjects[::-1] + subjects[:5]) == splits
+    assert split_subjects(subjects, seed=1) != splits
+    # Written down, so that no Python, NumPy or change of the code moves a subject unnoticed.
+    assert (splits["validation"], splits["test"]) == ({"S008", "S019"}, {"S006", "S009"})
+
+
+def test_folds_are_disjoint_complete_even_and_no_longer_than_the_subjects():
+    for count in range(2, 25):
+        subjects = set(range(count))
+        for k in range(2, count + 1):
+            parts = folds(subjects, k, seed=k)
+            assert len(parts) == k
+            assert sorted(itertools.chain(*parts)) == sorted(subjects)
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert folds(range(10), 5) == folds(reversed(range(10)), 5) != folds(range(10), 5, seed=1)
+    with pytest.raises(UserError, match=r"11 folds of 10 subjects: the number of folds must lie in 2\.\.10"):
+        folds(range(10), 11)
+
+
+def test_shares_that_are_none_are_refused():
+    for shares in ((0.8, 0.1), (0.8, 0.1, 0.2), (1.2, -0.1, -0.1)):
+        with pytest.raises(UserError, match="three numbers from 0 on"):
+            split_subjects("abc", shares)
+
+
+def test_a_stratified_split_divides_each_emotion():
+    emotions = {f"{i}.jpg": "happy" if i % 4 else "sad" for i in range(80)}
+    splits = split_stratified(emotions)
+    counts = {
+        split: [sum(emotions[i] == e for i in items) for e in ("happy", "sad")] for split, items in splits.items()
+    }
+    assert counts == {"train": [48, 16], "validation": [6, 2], "test": [6, 2]}
+    assert sorted(itertools.chain(*splits.values())) == sorted(emotions)
+
+
+def test_dividing_keeps_the_order_and_drops_empty_splits():
+    splits = {"train": {"a", "b"}, "validation": set(), "test": {"c"}}
+    assert divide("cabac", str, splits) == {"train": ["a", "b", "a"], "test": ["c", "c"]}
+
+
+# --- Squares.
+
+
+def test_an_aligned_image_stays_as_it_is():
+    image = face("happy", 3)
+    np.testing.assert_array_equal(base.square(image, 128), image)
+    np.testing.assert_array_equal(base.square(image[..., :1], 128), image[..., :1])
+
+
+def test_the_centre_or_the_box_is_cut_out():
+    image = np.random.default_rng(0).integers(0, 256, (60, 100, 3), np.uint8)
+    np.testing.assert_array_equal(base.square(image, 60), image[:, 20:80])
+    np.testing.assert_array_equal(base.square(image, 30, (50, 10, 30, 20)), image[5:35, 50:80])
+    np.testing.assert_array_equal(base.square(image, 30, (90, -5, 30, 20)), image[:30, 70:])  # moved inside
+    wide = base.square(image, 80, (10, 0, 80, 60))  # higher than the image: its border is repeated
+    np.testing.assert_array_equal(wide[10:70], image[:, 10:90])
+    np.testing.assert_array_equal(wide[:10], np.repeat(image[:1, 10:90], 10, axis=0))
+    np.testing.assert_array_equal(wide[70:], np.repeat(image[-1:, 10:90], 10, axis=0))
+    assert base.square(image, 100, (-1e6, 0, 1e9, 1e9)).shape == (100, 100, 3)
+    half = base.square(image[:, 20:80, :1], 30)
+    means = image[:, 20:80, 0].reshape(30, 2, 30, 2).mean((1, 3))
+    np.testing.assert_allclose(half[..., 0], means, atol=0.51)
+
+
+# --- What all of them have in common.
+
+
+def write(name, root):
+    """The miniature of any of the data sets."""
+    return {
+        "ckplus": write_ckplus,
+        "jaffe": write_jaffe,
+        "kdef": write_kdef,
+        "mug": write_mug,
+        "affectnet": write_affectnet,
+        "csv": write_csv,
+        "folder": write_folder,
+    }[name](root)
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_missing_data_say_what_is_expected_and_what_was_found(name, tmp_path):
+    with pytest.raises(UserError, match=rf"^{name} needs --data_dir=PATH\. Expected"):
+        prepare.load(name)
+    with pytest.raises(UserError, match=rf"{name}: .*nowhere does not exist\. Expected"):
+        prepare.load(name, data_dir=tmp_path / "nowhere")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/notes.txt").touch()
+    with pytest.raises(UserError, match=rf"{name}: nothing usable in .*found: notes\.txt.*Expected"):
+        prepare.load(name, data_dir=tmp_path / "other")
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_the_same_raw_data_elsewhere_give_the_same_examples(name, tmp_path):
+    root = write(name, tmp_path / "raw")
+    first = prepare.load(name, data_dir=root)
+    shutil.copytree(root, tmp_path / "copy/of it")
+    shutil.rmtree(root)
+    shutil.rmtree(first.directory)
+    second = prepare.load(name, data_dir=tmp_path / "copy/of it")
+    assert second.splits == first.splits
+    assert second.fingerprint == first.fingerprint
+    assert prepare.load(name).directory == second.directory
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_a_corrupt_image_is_set_aside_and_its_repair_noticed(name, tmp_path, caplog):
+    root = write(name, tmp_path / "raw")
+    used = used_image(name, root)
+    content = used.read_bytes()
+    whole = prepare.load(name, data_dir=root)
+    used.write_bytes(b"not a picture")
+    dataset = prepare.load(name, data_dir=root)
+    assert sum(dataset.splits.values()) == sum(whole.splits.values()) - 1
+    assert record(dataset)["quarantined"] == [[str(used), "not a readable image"]]
+    assert f"{used}: not a readable image" in caplog.text
+    used.write_bytes(content)
+    assert prepare.load(name, data_dir=root).fingerprint == whole.fingerprint
+
+
+def used_image(name, root):
+    """The file of the first example."""
+    place = {"ckplus": "cohn-kanade-images", "affectnet": affectnet.IMAGES}.get(name, "")
+    dataset = prepare.load(name, data_dir=root)
+    return root / place / text(dataset.source("train")[0], "source")
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_each_says_where_to_ask_on_what_terms_and_how_it_is_laid_out(name):
+    described = DATASETS[name].__doc__
+    assert "Source: " in described
+    assert "Layout: " in described
+    assert name in ("csv", "folder") or "non-commercial" in described
+    assert name in ("csv", "folder") or "https://" in DATASETS[name].ORIGIN or "http://" in DATASETS[name].ORIGIN
+
+
+def test_an_image_of_one_colour_is_set_aside(tmp_path):
+    root = write_kdef(tmp_path)
+    save(root / "AF01/AF01ANS.JPG", np.zeros((100, 80, 3), np.uint8))  # as some are in the official data
+    assert record(prepare.load("kdef", data_dir=root))["quarantined"] == [
+        [str(root / "AF01/AF01ANS.JPG"), "one colour all over"]
+    ]
+
+
+# --- CK+.
+
+
+def write_ckplus(root, subjects=12):
+    """A labelled sequence of 6 frames a subject, the codes in turn; the first has landmarks and a sequence more."""
+    for i in range(subjects):
+        code = i % 7 + 1
+        place, stem = f"S{i:03}/001", f"S{i:03}_001_000000"
+        for frame in range(1, 7):
+            shown = ckplus.CODES[code] if frame > 2 else "neutral"
+            save(root / f"cohn-kanade-images/{place}/{stem}{frame:02}.png", grey(face(shown, i)))
+        label = root / f"Emotion/{place}/{stem}06_emotion.txt"
+        label.parent.mkdir(parents=True)
+        label.write_text(f"   {code:.7e}\n")
+    landmarks = root / "Landmarks/S000/001/S000_001_00000006_landmarks.txt"
+    landmarks.parent.mkdir(parents=True)
+    np.savetxt(landmarks, synthetic.example(0, 0, 0).landmarks)
+    save(root / "cohn-kanade-images/S000/002/S000_002_00000001.png", grey(face()))  # not labelled
+    (root / "Emotion/S000/002").mkdir()
+    return root
+
+
+def test_ckplus_takes_the_peak_and_the_neutral_frame_of_labelled_sequences(tmp_path):
+    root = write_ckplus(tmp_path / "raw")
+    dataset = prepare.load("ckplus", data_dir=root)
+    assert (dataset.emotions, dataset.image_shape, dataset.has_intensity) == (CANONICAL, (128, 128, 1), False)
+    assert dataset.splits == {"train": 40, "validation": 4, "test": 4}
+    assert_no_subject_straddles(dataset, {f"S{i:03}" for i in range(12)})
+    names = ("angry", "contempt", "disgust", "fear", "happy", "sad", "surprise")
+    for _, emotion, example in examples(dataset):
+        subject, sequence, file = text(example, "source").split("/")
+        assert (subject, sequence) == (text(example, "subject"), "001")
+        frame = int(file[-6:-4])
+        assert frame in (1, 4, 5, 6)
+        assert emotion == ("neutral" if frame == 1 else names[int(subject[1:]) % 7])
+        raw = cv2.imread(str(root / "cohn-kanade-images" / text(example, "source")), cv2.IMREAD_GRAYSCALE)[..., None]
+        if file == "S000_001_00000006.png":
+            box = ckplus.face_box(np.loadtxt(root / "Landmarks/S000/001/S000_001_00000006_landmarks.txt"))
+            raw = base.square(raw, 128, box)
+        np.testing.assert_array_equal(example["image"], raw)
+    notes = record(dataset)["notes"]
+    assert "labelled sequences: 12; the official data have 327" in notes
+    assert "sequences of contempt: 2; the official data have 18" in notes
+
+
+@pytest.mark.parametrize("content", ["8.0", "0", "happy", "", "1.5"])
+def test_ckplus_refuses_unknown_codes(tmp_path, content):
+    root = write_ckplus(tmp_path, subjects=3)
+    (root / "Emotion/S001/001/S001_001_00000006_emotion.txt").write_text(content)
+    with pytest.raises(
+        UserError, match=rf"S001_001_00000006_emotion\.txt, line 1: unknown emotion '{content}'; .*1 an"
+    ):
+        prepare.load("ckplus", data_dir=root)
+
+
+def test_ckplus_refuses_labels_without_their_frames_and_damaged_landmarks(tmp_path):
+    root = write_ckplus(tmp_path, subjects=3)
+    (root / "Landmarks/S000/001/S000_001_00000006_landmarks.txt").write_text("1 2\n3\n")
+    with pytest.raises(UserError, match=r"S000_001_00000006_landmarks\.txt, line 2"):
+        prepare.load("ckplus", data_dir=root)
+    shutil.rmtree(root / "cohn-kanade-images/S001")
+    with pytest.raises(UserError, match=r"images/S001/001 has 0 frames .*S001_001_00000006_emotion\.txt is of a whole"):
+        prepare.load("ckplus", data_dir=root)
+
+
+# --- JAFFE.
+
+
+def write_jaffe(root):
+    """Ten subjects with one picture of each emotion."""
+    for i, subject in enumerate(("KA", "KL", "KM", "KR", "MK", "NA", "NM", "TM", "UY", "YM")):
+        for number, (code, emotion) in enumerate(jaffe.CODES.items()):
+            save(root / f"{subject}.{code}1.{7 * i + number}.tiff", grey(face(emotion, i)))
+    (root / "README").touch()
+    return root
+
+
+def test_jaffe_reads_names(tmp_path):
+    root = write_jaffe(tmp_path / "raw")
+    dataset = prepare.load("jaffe", data_dir=root)
+    assert (dataset.emotions, dataset.image_shape) == (BASIC7, (128, 128, 1))
+    assert dataset.splits == {"train": 56, "validation": 7, "test": 7}
+    assert dataset.class_counts["test"] == (1,) * 7
+    assert_no_subject_straddles(dataset, {path.name[:2] for path in root.glob("*.tiff")})
+    names = {
+        "AN": "angry",
+        "DI": "disgust",
+        "FE": "fear",
+        "HA": "happy",
+        "SA": "sad",
+        "SU": "surprise",
+        "NE": "neutral",
+    }
+    for _, emotion, example in examples(dataset):
+        source = text(example, "source")
+        assert (text(example, "subject"), emotion) == (source[:2], names[source[3:5]])
+        raw = cv2.imread(str(root / source), cv2.IMREAD_GRAYSCALE)
+        np.testing.assert_array_equal(example["image"][..., 0], raw)
+    assert record(dataset)["notes"] == ["images: 70; the official data have 213"]  # of the 10 subjects nothing
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("KA.XX1.39.tiff", r"KA\.XX1\.39\.tiff: unknown emotion 'XX'; JAFFE has the codes AN, DI"),
+        ("KA1.tiff", "KA1.tiff: JAFFE's files"),
+    ],
+)
+def test_jaffe_refuses_other_names(tmp_path, name, message):
+    root = write_jaffe(tmp_path)
+    (root / "KA.AN1.0.tiff").rename(root / name)
+    with pytest.raises(UserError, match=message):
+        prepare.load("jaffe", data_dir=root)
+
+
+# --- KDEF.
+
+
+def write_kdef(root):
+    """Six subjects, both sessions, two emotions, two views, in the official portrait format."""
+    for number, (sex, session) in itertools.product((1, 2, 3), itertools.product("FM", "AB")):
+        for code, view in itertools.product(("AN", "AF"), ("S", "HL")):
+            model = f"{session}{sex}{number:02}"
+            image = np.zeros((190, 140, 3), np.uint8)
+            image[31:159, 6:134] = face(kdef.CODES[code], number + 10 * (sex == "F"))
+            save(root / f"{model}/{model}{code}{view}.JPG", image)
+    return root
+
+
+def test_kdef_keeps_both_sessions_of_a_person_in_one_split(tmp_path):
+    root = write_kdef(tmp_path / "raw")
+    straight = prepare.load("kdef", data_dir=root)
+    assert (straight.variant, straight.emotions) == ("straight", BASIC7)
+    assert straight.splits == {"train": 16, "validation": 4, "test": 4}
+    people = {f"{sex}{number:02}" for sex in "FM" for number in (1, 2, 3)}
+    assert_no_subject_straddles(straight, people)
+    for _, emotion, example in examples(straight):
+        folder, name = text(example, "source").split("/")
+        assert (folder, text(example, "subject")) == (name[:4], name[1:4])
+        assert emotion == {"AN": "angry", "AF": "fear"}[name[4:6]]
+        raw = cv2.imread(str(root / folder / name))[25:165, :, ::-1]
+        np.testing.assert_array_equal(example["image"], cv2.resize(raw, (128, 128), interpolation=cv2.INTER_AREA))
+    half = prepare.load("kdef", variant="half_left", data_dir=root)
+    assert {text(example, "source")[-6:] for _, _, example in examples(half)} == {"HL.JPG"}
+    everything = prepare.load("kdef", variant="all", data_dir=root)
+    assert sum(everything.splits.values()) == 48
+    assert splits_of(everything) == splits_of(straight) == splits_of(half)
+    assert "straight images: 24; the official data have 980" in record(straight)["notes"]
+    with pytest.raises(UserError, match="no full_left images, only half_left, straight"):
+        prepare.load("kdef", variant="full_left", data_dir=root)
+
+
+def test_kdef_leaves_misnamed_files_out_and_refuses_unknown_codes(tmp_path):
+    root = write_kdef(tmp_path)
+    save(root / "AF01/AF31V.JPG", face())
+    dataset = prepare.load("kdef", data_dir=root)
+    assert any(note.startswith("1 files are left out") and "AF31V.JPG" in note for note in record(dataset)["notes"])
+    assert sum(dataset.splits.values()) == 24
+    save(root / "AF01/AF01XXS.JPG", face())
+    with pytest.raises(UserError, match=r"AF01XXS\.JPG: unknown emotion 'XX'; KDEF has the codes AF, AN"):
+        prepare.load("kdef", data_dir=root)
+
+
+# --- MUG.
+
+
+def take_landmarks(levels, seed=0):
+    """68 landmarks a frame that move by `levels`, while the head is shifted and comes nearer."""
+    rng = np.random.default_rng(seed)
+    neutral = synthetic.example(0, 1, BASIC7.index("neutral") - 1).landmarks
+    smile = neutral + np.where(np.arange(68)[:, None] >= 48, [3.0, -2.0], 0) * np.linspace(-1, 1, 68)[:, None]
+    shapes = [neutral + level * (smile - neutral) for level in levels]
+    return np.stack([shape * rng.uniform(0.9, 1.1) + rng.uniform(-9, 9, 2) for shape in shapes])
+
+
+def write_mug(root, frames=13, subjects=5):
+    for i in range(subjects):
+        for emotion in ("happiness", "neutral"):
+            for frame in range(frames):
+                image = face("neutral" if emotion == "neutral" or frame in (0, frames - 1) else "happy", i)
+                save(root / f"{i:03}/{emotion}/take000/img_{frame:04}.jpg", image)
+    return root
+
+
+def frames_of(dataset, subject="000", emotion="happy"):
+    """The numbers of the frames with their intensities."""
+    return {
+        int(text(example, "source")[-8:-4]): example["intensity"]
+        for _, name, example in examples(dataset)
+        if text(example, "subject") == subject and name == emotion
+    }
+
+
+def test_mug_classification_keeps_the_middle_third_and_neutral_takes(tmp_path):
+    dataset = prepare.load("mug", data_dir=write_mug(tmp_path / "raw"))
+    assert (dataset.variant, dataset.emotions, dataset.has_intensity) == ("classification", BASIC7, False)
+    assert dataset.splits == {"train": 3 * 17, "validation": 17, "test": 17}
+    assert_no_subject_straddles(dataset, {f"{i:03}" for i in range(5)})
+    assert list(frames_of(dataset)) == [4, 5, 6, 7]
+    assert list(frames_of(dataset, emotion="neutral")) == list(range(13))
+    np.testing.assert_array_equal(frames_of(dataset)[5], np.eye(7)[BASIC7.index("happy")][:6])
+    assert any(
+        "estimates: by landmarks in 0 takes, by the position in the take in 5" in n for n in record(dataset)["notes"]
+    )
+
+
+def test_mug_intensities_by_position(tmp_path):
+    dataset = prepare.load("mug", variant="intensity", data_dir=write_mug(tmp_path / "raw", frames=11))
+    assert dataset.has_intensity
+    happy = BASIC7.index("happy")
+    found = frames_of(dataset)
+    assert list(found) == list(range(1, 10))
+    np.testing.assert_allclose([vector[happy] for vector in found.values()], mug.LEVELS, rtol=1e-6)
+    assert all(np.count_nonzero(vector) == 1 for vector in found.values())
+    neutral = frames_of(dataset, emotion="neutral")
+    assert len(neutral) == 9
+    assert not any(vector.any() for vector in neutral.values())
+
+
+@pytest.mark.parametrize("form", [".pts", "_landmarks.txt"])
+def test_mug_intensities_by_landmarks(tmp_path, form):
+    root = write_mug(tmp_path / "raw")
+    levels = np.array([0, 0.2, 0.4, 0.62, 0.8, 1, 0.93, 0.86, 0.25, 0.2, 0.1, 0, 0])
+    for frame, points in enumerate(take_landmarks(levels)):
+        path = root / f"000/happiness/take000/img_{frame:04}{form}"
+        if form == ".pts":
+            rows = "\n".join(f"{x + 1} {y + 1}" for x, y in points)
+            path.write_text(f"version: 1\nn_points: 68\n{{\n{rows}\n}}\n")
+        else:
+            np.savetxt(path, points)
+    dataset = prepare.load("mug", variant="intensity", data_dir=root)
+    found = {frame: vector[BASIC7.index("happy")] for frame, vector in frames_of(dataset).items()}
+    # Falling, 0.86 is the nearest to 0.8, and nothing is near 0.6 and 0.4.
+    assert sorted(found) == [1, 2, 3, 4, 5, 7, 9]
+    np.testing.assert_allclose(list(found.values()), levels[list(found)], atol=0.02)
+    notes = record(dataset)["notes"]
+    assert any("by landmarks in 1 takes, by the position in the take in 4" in note for note in notes)
+    strong = frames_of(prepare.load("mug", data_dir=root))
+    assert list(strong) == [3, 4, 5, 6]  # a third about the apex, which is early here
+    (root / f"000/happiness/take000/img_0003{form}").write_text("1 2\n")
+    with pytest.raises(UserError, match=rf"img_0003{form}: 1 landmarks, expected 68"):
+        prepare.load("mug", data_dir=root)
+
+
+def test_the_levels_of_a_take():
+    levels = np.interp(np.arange(30), [0, 20, 29], [0, 1, 0])
+    np.testing.assert_allclose(mug.levels_by_landmarks(take_landmarks(levels)), levels, atol=0.02)
+    assert mug.levels_by_landmarks(take_landmarks(np.zeros(30))) is None
+    np.testing.assert_allclose(mug.levels_by_position(5), [0, 0.5, 1, 0.5, 0])
+    np.testing.assert_allclose(mug.levels_by_position(1), [1])
+    for count in range(11, 90):  # long enough for nine frames
+        by_position = mug.levels_by_position(count)
+        frames = mug.graded(by_position)
+        assert len(frames) == 9
+        assert frames == sorted(frames)
+        np.testing.assert_allclose(by_position[frames], mug.LEVELS, atol=0.1)
+    assert mug.graded(np.array([0, 1, 0])) == [1]  # too short a take: its apex
+    assert list(mug.strong(np.array([0, 0.1, 0.5, 0.7, 0.9, 1]))) == [4, 5]  # cut off at the apex
+    assert list(mug.strong(np.array([0, 1]))) == [1]
+
+
+def test_mug_refuses_folders_that_are_no_emotion(tmp_path):
+    root = write_mug(tmp_path, frames=2, subjects=3)
+    (root / "001/happiness").rename(root / "001/mixed")
+    with pytest.raises(UserError, match=r"001/mixed: unknown emotion 'mixed'; known: angry"):
+        prepare.load("mug", data_dir=root)
+    (root / "001/mixed").rename(root / "001/contempt")
+    with pytest.raises(UserError, match=r"001/contempt: MUG has no emotion 'contempt'"):
+        prepare.load("mug", data_dir=root)
+
+
+def test_a_renamed_folder_is_prepared_anew(tmp_path):
+    root = write_mug(tmp_path / "raw", frames=3, subjects=3)
+    before = prepare.load("mug", data_dir=root)
+    for folder in list(root.glob("*/happiness")):
+        folder.rename(folder.with_name("anger"))
+    after = prepare.load("mug", data_dir=root)
+    assert before.class_counts["train"][:4] == (0, 0, 0, 1)
+    assert after.class_counts["train"][:4] == (1, 0, 0, 0)
+
+
+# --- AffectNet.
+
+HEADER = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
+CODES = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "angry", "contempt")
+
+
+def write_affectnet(root, training=44, images=affectnet.IMAGES):
+    """The codes 0 to 10 in turn, so of 44 rows four each; validation has 11. The face is the right half."""
+    for name, count in (("training", training), ("validation", 11)):
+        lines = [HEADER]
+        for i in range(count):
+            code = i % 11
+            file = f"{i % 3}/{name}{i}.jpg"
+            image = np.full((128, 256, 3), 90, np.uint8)
+            image[:, 128:] = face(CODES[code] if code < 8 else "neutral", i)
+            save(root / images / file, image)
+            lines.append(f"{file},128,0,128,128,1.0;2.0,{code},{code / 10},{-code / 10}")
+        (root / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_affectnet_by_tables(tmp_path):
+    root = write_affectnet(tmp_path / "raw")
+    dataset = prepare.load("affectnet", data_dir=root)
+    assert (dataset.variant, dataset.emotions) == ("official", CANONICAL)
+    assert dataset.splits == {"train": 32, "test": 8}  # no validation split is made up
+    assert dataset.class_counts == {"train": (4,) * 8, "test": (1,) * 8}
+    for split, emotion, example in examples(dataset):
+        source = text(example, "source")
+        assert ("training" in source) == (split == "train")
+        code = int(source.split("ing")[-1].removesuffix(".jpg")) % 11 if split == "train" else CODES.index(emotion)
+        assert emotion == CODES[code]
+        assert (example["valence"], example["arousal"]) == pytest.approx((code / 10, -code / 10))
+        raw = cv2.imread(str(root / affectnet.IMAGES / source))[:, 128:, ::-1]
+        np.testing.assert_array_equal(example["image"], raw)
+    notes = record(dataset)["notes"]
+    assert "left out, being of no emotion: 5 none, 5 uncertain, 5 non-face" in notes
+    assert "training.csv: 32; the official data have 287,651" in notes
+
+
+def test_affectnet_80_10_10_divides_the_training_set(tmp_path):
+    root = write_affectnet(tmp_path / "raw", training=110, images="")  # the images beside the tables
+    dataset = prepare.load("affectnet", variant="80_10_10", data_dir=root)
+    assert dataset.class_counts == {"train": (8,) * 8, "validation": (1,) * 8, "test": (1,) * 8}
+    assert all("training" in source and len(splits) == 1 for source, splits in splits_of(dataset, "source").items())
+    assert "80_10_10: the official validation set is left out" in record(dataset)["notes"]
+    (root / "training.csv").unlink()
+    with pytest.raises(UserError, match="80_10_10 needs the official training set"):
+        prepare.load("affectnet", variant="80_10_10", data_dir=root)
+
+
+def write_arrays(root, count=22):
+    """Numbers are saved as text, as in the official files."""
+    for folder in affectnet.FOLDERS.values():
+        (root / folder / "annotations").mkdir(parents=True)
+        for i in range(count):
+            save(root / folder / f"images/{i}.jpg", face(CODES[i % 11] if i % 11 < 8 else "neutral", i % 11))
+            for name, value in (("exp", i % 11), ("val", i / 100), ("aro", -0.25)):
+                np.save(root / folder / f"annotations/{i}_{name}.npy", str(value))
+    return root
+
+
+def test_affectnet_by_folders(tmp_path):
+    root = write_arrays(tmp_path / "raw")
+    dataset = prepare.load("affectnet", data_dir=root)
+    assert dataset.class_counts == {"train": (2,) * 8, "test": (2,) * 8}
+    sources = []
+    for split, emotion, example in examples(dataset):
+        sources.append(text(example, "source"))
+        number = int(sources[-1].split("/")[-1].removesuffix(".jpg"))
+        assert sources[-1].startswith("train_set/" if split == "train" else "val_set/")
+        assert emotion == CODES[number % 11]
+        assert (example["valence"], example["arousal"]) == pytest.approx((number / 100, -0.25))
+    assert sources[6:9] == [f"train_set/images/{i}.jpg" for i in (6, 7, 11)]  # by number, not by letter
+    assert "left out, being of no emotion: 4 none, 4 uncertain, 4 non-face" in record(dataset)["notes"]
+
+
+class Trap:
+    """Unpickling it writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def test_affectnet_never_unpickles(tmp_path):
+    root = write_arrays(tmp_path / "raw", count=3)
+    path = root / "train_set/annotations/1_exp.npy"
+    np.save(path, np.array(Trap(str(tmp_path / "sprung")), dtype=object), allow_pickle=True)
+    with pytest.raises(UserError, match=r"1_exp\.npy is not a plain array"):
+        prepare.load("affectnet", data_dir=root)
+    assert not (tmp_path / "sprung").exists()
+    np.load(path, allow_pickle=True).item().close()  # the trap does work
+    assert (tmp_path / "sprung").exists()
+    for content, message in (
+        (np.array([1, 2]), r"1_exp\.npy must hold one value"),
+        (np.array("11"), r"1_exp\.npy: unknown expression '11'; AffectNet has the codes 0 neutral, 1 happy"),
+    ):
+        np.save(path, content)
+        with pytest.raises(UserError, match=message):
+            prepare.load("affectnet", data_dir=root)
+    np.save(path, "1")
+    (root / "train_set/annotations/1_val.npy").unlink()
+    with pytest.raises(UserError, match=r"1_val\.npy is not a plain array"):
+        prepare.load("affectnet", data_dir=root)
+
+
+@pytest.mark.parametrize(
+    ("line", "change", "message"),
+    [
+        (1, lambda s: s.replace("expression", "emotion"), r"training\.csv: the header must name the columns subDir"),
+        (
+            3,
+            lambda s: s.replace(",1,0.1,", ",11,0.1,"),
+            r"training\.csv, line 3: unknown expression '11'; .*10 non-face",
+        ),
+        (3, lambda s: s.replace(",1,0.1,", ",happy,0.1,"), r"training\.csv, line 3: unknown expression 'happy'"),
+        (3, lambda s: s.replace("0.1", "high", 1), r"training\.csv, line 3: 'high' is not a number"),
+        (3, lambda s: s.replace("128,128", "128,-5"), r"training\.csv, line 3: the face is 128x-5 pixels large"),
+        (4, lambda s: s.rsplit(",", 3)[0], r"training\.csv, line 4: 6 columns instead of 9; was the file cut short"),
+    ],
+)
+def test_affectnet_names_wrong_rows(tmp_path, cache, line, change, message):
+    root = write_affectnet(tmp_path / "raw", training=11)
+    lines = (root / "training.csv").read_text().splitlines()
+    assert change(lines[line - 1]) != lines[line - 1]
+    lines[line - 1] = change(lines[line - 1])
+    (root / "training.csv").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=message):
+        prepare.load("affectnet", data_dir=root)
+    assert not list(cache.glob("*"))
+
+
+# --- Data of one's own.
+
+
+def write_csv(root, columns=("subject",), rows=30):
+    """Three emotions in turn, three pictures a subject, with whichever columns."""
+    with_values = {
+        "intensity": lambda i: "" if i % 3 == 2 else f"{i / 100}",
+        "subject": lambda i: f"p{i // 3}",
+        "split": lambda i: ("Train", "valid", "test")[i % 10 % 3],
+    }
+    lines = [["path", "emotion", *columns]]
+    for i in range(rows):
+        emotion = ("Surprised", "anger", "neutral")[i % 3]
+        save(root / f"pictures/{i}.png", face(("surprise", "angry", "neutral")[i % 3], i % 10))
+        lines.append([f"pictures/{i}.png", emotion, *(with_values[column](i) for column in columns)])
+    with (root / "mine.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(lines)
+    return root
+
+
+def test_csv_with_subjects(tmp_path):
+    root = write_csv(tmp_path / "raw")
+    dataset = prepare.load("csv", data_dir=root / "mine.csv")
+    assert (dataset.emotions, dataset.image_shape) == (("angry", "surprise", "neutral"), (128, 128, 3))
+    assert not dataset.has_intensity
+    assert dataset.splits == {"train": 24, "validation": 3, "test": 3}
+    assert_no_subject_straddles(dataset, {f"p{i}" for i in range(10)})
+    for _, emotion, example in examples(dataset):
+        number = int(text(example, "source").split("/")[1].removesuffix(".png"))
+        assert emotion == ("surprise", "angry", "neutral")[number % 3]
+        np.testing.assert_array_equal(example["image"], face(emotion, number % 10))
+    assert prepare.load("csv", data_dir=root).fingerprint == dataset.fingerprint
+
+
+def test_csv_with_splits_and_intensities(tmp_path):
+    root = write_csv(tmp_path / "raw", ("intensity", "split", "subject"))
+    dataset = prepare.load("csv", data_dir=root)
+    assert dataset.has_intensity
+    assert dataset.splits == {"train": 12, "validation": 9, "test": 9}
+    for split, emotion, example in examples(dataset):
+        number = int(text(example, "source").split("/")[1].removesuffix(".png"))
+        assert split == ("train", "validation", "test")[number % 10 % 3]
+        expected = {name: number / 100 * (name == emotion) for name in ("angry", "surprise")}
+        assert example["intensity"] == pytest.approx(list(expected.values()))
+    assert any("10 subjects are in two splits" in note for note in record(dataset)["notes"])
+
+
+def test_csv_with_neither_is_stratified(tmp_path):
+    root = write_csv(tmp_path / "raw", ())
+    dataset = prepare.load("csv", data_dir=root)
+    assert dataset.class_counts == {"train": (8,) * 3, "validation": (1,) * 3, "test": (1,) * 3}
+    assert any("no subjects are given" in note for note in record(dataset)["notes"])
+
+
+def test_csv_tolerates_blanks_other_columns_and_absolute_paths(tmp_path):
+    root = write_csv(tmp_path / "raw", ())
+    expected = prepare.load("csv", data_dir=root)
+    rows = (root / "mine.csv").read_text().splitlines()[1:]
+    moved = tmp_path / "mine.csv"
+    lines = [
+        " emotion , Path, age",
+        "",
+        *(f"{row.split(',')[1]} , {root}/{row.split(',')[0]} , 7" for row in rows),
+        ",,",
+    ]
+    moved.write_text("\n".join(lines), encoding="utf-8-sig")
+    dataset = prepare.load("csv", data_dir=moved)
+    assert sum(dataset.splits.values()) == sum(expected.splits.values())
+    assert "columns that are not used: age" in record(dataset)["notes"]
+
+
+@pytest.mark.parametrize(
+    ("line", "change", "message"),
+    [
+        (1, "file,emotion,intensity,subject,split", r"mine\.csv: the header must be path,emotion\[,intensity\]"),
+        (1, "path,emotion,intensity,split,split", r"mine\.csv: the header must be path,emotion\[,intensity\]"),
+        (3, "pictures/1.png,grumpy,1,p0,test", r"mine\.csv, line 3: unknown emotion 'grumpy'; known: angry"),
+        (3, "pictures/x.png,anger,1,p0,test", r"mine\.csv, line 3: there is no file 'pictures/x\.png' in .*raw"),
+        (3, "pictures/1.png,anger,1.5,p0,test", r"mine\.csv, line 3: the intensity 1\.5 must lie in 0\.\.1"),
+        (3, "pictures/1.png,anger,nan,p0,test", r"mine\.csv, line 3: the intensity nan must lie in 0\.\.1"),
+        (3, "pictures/1.png,anger,,p0,test", r"mine\.csv, line 3: the intensity '' is not a number"),
+        (3, "pictures/1.png,anger,1,,test", r"mine\.csv, line 3: no subject; either every row names one"),
+        (3, "pictures/1.png,anger,1,p0,tset", r"mine\.csv, line 3: unknown split 'tset'; use train, validation, test"),
+        (3, "pictures/1.png,anger,1,p0", r"mine\.csv, line 3: 4 columns instead of 5"),
+        (3, "pictures/../pictures/0.png,anger,1,p0,test", r"line 3: .*0\.png is in line 2 already"),
+    ],
+)
+def test_csv_names_wrong_rows(tmp_path, cache, line, change, message):
+    root = write_csv(tmp_path / "raw", ("intensity", "subject", "split"), rows=9)
+    lines = (root / "mine.csv").read_text().splitlines()
+    lines[line - 1] = change
+    (root / "mine.csv").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=message):
+        prepare.load("csv", data_dir=root)
+    assert not list(cache.glob("*"))
+
+
+def test_csv_refuses_what_it_cannot_decide(tmp_path):
+    root = write_csv(tmp_path / "raw", (), rows=6)
+    (root / "other.csv").write_text("path,emotion\n")
+    with pytest.raises(
+        UserError, match=r"which of the files in .*raw\? --data_dir=FILE\.csv with one of mine\.csv, other"
+    ):
+        prepare.load("csv", data_dir=root)
+    with pytest.raises(UserError, match=r"other\.csv has no rows"):
+        prepare.load("csv", data_dir=root / "other.csv")
+    (root / "other.csv").write_text("path,emotion\npictures/0.png,joy\n")
+    with pytest.raises(UserError, match=r"other\.csv: only happy occurs; at least two emotions"):
+        prepare.load("csv", data_dir=root / "other.csv")
+    (root / "other.csv").write_bytes(b"path,emotion\n\xff\xfe,joy\n")
+    with pytest.raises(UserError, match=r"other\.csv is not a text file in UTF-8"):
+        prepare.load("csv", data_dir=root / "other.csv")
+
+
+def write_folder(root, split=""):
+    """Ten pictures of each of three emotions."""
+    for folder, emotion, ending in (
+        ("Joy", "happy", "png"),
+        ("anger", "angry", "bmp"),
+        ("contempt", "contempt", "tif"),
+    ):
+        for i in range(10):
+            save(root / split / folder / f"{i}.{ending}", face(emotion, i))
+    return root
+
+
+def test_folders_without_splits_are_stratified(tmp_path):
+    dataset = prepare.load("folder", data_dir=write_folder(tmp_path / "train"))  # however the folder is named
+    assert dataset.emotions == ("angry", "happy", "contempt")
+    assert dataset.class_counts == {"train": (8,) * 3, "validation": (1,) * 3, "test": (1,) * 3}
+    for _, emotion, example in examples(dataset):
+        folder, name = text(example, "source").split("/")
+        assert emotion == {"Joy": "happy", "anger": "angry", "contempt": "contempt"}[folder]
+        np.testing.assert_array_equal(example["image"], face(emotion, int(name[0])))
+
+
+def test_folders_of_splits(tmp_path):
+    root = write_folder(write_folder(tmp_path, "Training"), "val")
+    (root / "docs").mkdir()
+    dataset = prepare.load("folder", data_dir=root)
+    assert dataset.splits == {"train": 30, "validation": 30}
+    assert splits_of(dataset, "source")["val/anger/3.bmp"] == {"validation"}
+    (root / "test").mkdir()
+    with pytest.raises(UserError, match=r"test is an empty split: expected images in .*test/angry"):
+        prepare.load("folder", data_dir=root)
+    (root / "sad").mkdir()
+    with pytest.raises(UserError, match=r"sad lies beside .*Training: put it into one of the splits"):
+        prepare.load("folder", data_dir=root)
+
+
+def test_folders_that_are_no_emotion_are_refused(tmp_path):
+    root = write_folder(tmp_path)
+    (root / "Joy").rename(root / "grumpy")
+    with pytest.raises(UserError, match=r"grumpy: unknown emotion 'grumpy'; known: angry"):
+        prepare.load("folder", data_dir=root)
+
+
+@pytest.mark.parametrize(("ending", "codec"), [("avi", "MJPG"), ("mp4", "mp4v")])
+def test_every_fifth_frame_of_a_video_is_taken_and_all_are_in_one_split(tmp_path, ending, codec):
+    root = write_folder(tmp_path / "raw")
+    for folder, number in itertools.product(("Joy", "anger"), range(4)):
+        path = root / folder / f"film{number}.{ending}"
+        video = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 25, (128, 128))
+        for frame in range(12):
+            image = face("happy" if folder == "Joy" else "angry", number).astype(np.float32)
+            video.write((image * (1 - frame / 24))[..., ::-1].astype(np.uint8))  # it gets darker
+        video.release()
+    (root / f"anger/broken.{ending}").write_bytes(b"not a film")
+    dataset = prepare.load("folder", data_dir=root)
+    films = {}
+    for split, emotion, example in examples(dataset):
+        if ending in (source := text(example, "source")):
+            film, frame = source.split("#")
+            assert emotion == ("happy" if film.startswith("Joy") else "angry")
+            films.setdefault(film, {})[int(frame)] = (split, example["image"])
+    assert len(films) == 8
+    for film, frames in films.items():
+        assert list(frames) == [0, 5, 10]
+        assert len({split for split, _ in frames.values()}) == 1
+        original = face("happy" if film.startswith("Joy") else "angry", int(film[-5]))
+        for frame, (_, image) in frames.items():
+            assert np.abs(image.mean((0, 1)) - original.mean((0, 1)) * (1 - frame / 24)).max() < 5  # RGB, and in time
+    assert record(dataset)["quarantined"] == [[str(root / f"anger/broken.{ending}"), "not a readable video"]]
