@@ -25,6 +25,7 @@ def default_config() -> ConfigDict:
                 # mean_image: the training split's mean image subtracted, then divided by 255
                 "normalization": "unit",
                 "sampling": "uniform",  # uniform | balanced (each class as often as the others)
+                "exclude": "",  # a list of `python -m fer_jax.data.audit --write-clean`: left out of training
                 "workers": 0,  # Grain worker processes when streaming; 0 = threads of this process
             },
             "model": {

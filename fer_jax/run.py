@@ -14,6 +14,7 @@ import errno
 import json
 import logging
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax
@@ -23,12 +24,13 @@ from ml_collections import ConfigDict
 
 from fer_jax import __version__, checkpoint, figures, heads, logs, metrics, models, optim, sharding, train
 from fer_jax import config as config_lib
-from fer_jax.data import normalization, pipeline, prepare
+from fer_jax.data import audit, normalization, pipeline, prepare
 from fer_jax.errors import UserError
 from fer_jax.evaluate import Evaluator
 
 log = logging.getLogger(__name__)
 
+DEDUPLICATED = "deduplicated"  # the reported split without what `data.exclude` lists
 MIN_SIDE = 24  # pixels: below this the networks' poolings leave nothing
 
 
@@ -68,6 +70,11 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
     _announce(dataset, mesh)
     if "train" not in dataset.splits:
         raise UserError(f"{dataset.name} has no training split, only {', '.join(dataset.splits)}")
+    whole, exclude = dataset, {}
+    if config.data.exclude:
+        exclude = audit.read_clean(config.data.exclude, whole)
+        dataset = whole.without({"train": exclude["train"]})
+        log.info("data: %d training images are left out by %s", len(exclude["train"]), config.data.exclude)
     labels = dataset.arrays("train")["label"] if config.data.sampling == "balanced" else None
     order = pipeline.train_order(dataset.splits["train"], config.train.batch_size, config.seed, labels=labels)
     recipe = make_recipe(config, dataset, order.steps_per_epoch)
@@ -76,8 +83,19 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
         name: pipeline.load_split(dataset, name, mesh, residence=residence, workers=config.data.workers)
         for name in dataset.splits
     }
+    reported = reported_split(splits)
+    if exclude and reported:
+        clean = whole.without({reported: exclude[reported]})
+        splits[DEDUPLICATED] = pipeline.load_split(
+            clean, reported, mesh, residence=residence, workers=config.data.workers
+        )
     evaluator = Evaluator(recipe.model, recipe.head, recipe.input_shape, mesh, batch_size=config.eval.batch_size)
     return Experiment(config, dataset, mesh, splits, order, recipe, evaluator)
+
+
+def reported_split(splits: Iterable[str]) -> str | None:
+    """The split that results are given on: test where there is one, else validation, else none."""
+    return next((name for name in ("test", "validation") if name in splits), None)
 
 
 def make_recipe(config: ConfigDict, dataset: prepare.Dataset, steps_per_epoch: int) -> train.Recipe:
@@ -260,7 +278,7 @@ def _finish(experiment: Experiment, workdir: Path, state: train.TrainState, best
     selected_on = "validation" if "validation" in experiment.splits else None
     if selected_on and (restored := best.restore(state)):
         state, _ = restored
-    split = next((name for name in ("test", "validation") if name in experiment.splits), None)
+    split = reported_split(experiment.splits)
     dataset, config = experiment.dataset, experiment.config
     results = {
         "dataset": dataset.name,
@@ -277,6 +295,9 @@ def _finish(experiment: Experiment, workdir: Path, state: train.TrainState, best
         summary, sums = experiment.evaluate(state.variables, split)
         results |= {"metrics": summary, "confusion": sums["confusion"].tolist()}
         figures.confusion_matrix(sums["confusion"], dataset.emotions, workdir / "confusion.png")
+    if DEDUPLICATED in experiment.splits:
+        summary, _ = experiment.evaluate(state.variables, DEDUPLICATED)
+        results[DEDUPLICATED] = {"examples": experiment.splits[DEDUPLICATED].length, "metrics": summary}
     figures.learning_curves(logs.read_rows(workdir / "metrics.jsonl"), workdir / "learning_curves.png")
     metadata = {
         "version": __version__,
@@ -308,6 +329,11 @@ def format_results(results: dict) -> str:
         f"macro-F1 {scores['macro_f1']:.3f}   loss {scores['loss']:.3f}"
         + (f"   RMSE {scores['rmse']:.3f}" if scores.get("rmse") is not None else ""),
     ]
+    if clean := results.get(DEDUPLICATED):
+        lines.append(
+            f"  without copies and flat images, {clean['examples']:,} images: "
+            f"accuracy {clean['metrics']['accuracy']:.2%}   macro-F1 {clean['metrics']['macro_f1']:.3f}"
+        )
     for emotion in results["emotions"]:
         recall, f1 = scores[f"accuracy/{emotion}"], scores[f"f1/{emotion}"]
         shown = "no images" if recall is None else f"accuracy {recall:7.2%}   F1 {f1 or 0:.3f}"

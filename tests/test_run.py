@@ -16,7 +16,9 @@ import orbax.checkpoint as ocp
 import pytest
 
 from fer_jax import checkpoint, logs, run
+from fer_jax.data import audit, prepare
 from fer_jax.errors import UserError
+from tests import tiny_config
 from tests.faces import write_fer2013
 
 ROOT = Path(__file__).parents[1]
@@ -291,3 +293,41 @@ def test_a_full_disk_met_anywhere_is_a_message(tmp_path, monkeypatch, number):
     monkeypatch.setattr(run, "build", full)
     with pytest.raises(UserError, match=r"no space left while writing to metrics\.jsonl.*resumes"):
         run.run(tiny_config.get_config(), tmp_path / "run")
+
+
+@pytest.mark.parametrize("residence", ["device", "stream"])
+def test_what_an_audit_lists_is_left_out_of_training_and_scored_beside(residence, tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
+    raw = write_fer2013(tmp_path / "raw")
+    rows = (raw / "fer2013.csv").read_text().splitlines()
+    training = [row for row in rows if row.endswith("Training")]
+    testing = [row for row in rows if row.endswith("PrivateTest")]
+    # A training image in the test split, and a test image twice.
+    copies = [testing[0].replace("PrivateTest", "Training"), training[3].replace("Training", "PrivateTest"), testing[5]]
+    (raw / "fer2013.csv").write_text("\n".join([*rows, *copies]) + "\n")
+    dataset = prepare.load("fer2013", data_dir=raw)
+    assert dataset.splits == {"train": 71, "validation": 21, "test": 23}
+    clean = tmp_path / "clean.json"
+    audit.main(["fer2013", f"--data_dir={raw}", f"--output={tmp_path / 'audit'}", f"--write-clean={clean}"])
+    config = tiny_config.get_config()
+    with config.unlocked():
+        config.data.update({"exclude": str(clean), "residence": residence})
+        config.train.update({"epochs": 1, "batch_size": 8})
+        config.eval.batch_size = 8
+    experiment = run.build(config, raw)
+    assert experiment.order.length == experiment.splits["train"].length == 69
+    assert experiment.dataset.splits == {"train": 69, "validation": 21, "test": 23}
+    assert sum(experiment.dataset.class_counts["train"]) == 69
+    seen = {image.tobytes() for image in experiment.dataset.arrays("train")["image"]}
+    whole = dataset.arrays("train")["image"]
+    assert seen == {image.tobytes() for image in whole} - {whole[3].tobytes(), whole[70].tobytes()}
+    streamed = {
+        example["image"].tobytes() for example in map(experiment.dataset.source("train").__getitem__, range(69))
+    }
+    assert streamed == seen
+    results = run.run(config, tmp_path / "run", data_dir=raw)
+    assert results["examples"] == 23
+    assert results["deduplicated"]["examples"] == 22
+    assert "without copies and flat images, 22 images" in run.format_results(results)
+    with pytest.raises(UserError, match="was written for fer2013 with the fingerprint"):
+        run.build(config, write_fer2013(tmp_path / "other", seed=1))
