@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_jax.data import align, detect, synthetic
+from fer_jax.data import align, detect, prepare, synthetic
 from fer_jax.data.detect import Face
 from fer_jax.errors import UserError
 
@@ -257,3 +257,23 @@ def test_dlib_and_haar_find_a_face(shared_data):
     for name in ("dlib", "haar"):
         (face,) = detect.make_detector(name)(image)
         assert np.linalg.norm(face.landmarks - truth, axis=1).mean() < 0.1 * interocular
+
+
+def test_an_aligned_tree_is_prepared_like_the_original(tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
+    raw, landmarks = tmp_path / "jaffe", tmp_path / "landmarks"
+    raw.mkdir()
+    landmarks.mkdir()
+    for i, subject in enumerate(("KA", "KL", "KM")):
+        for number, code in enumerate(("AN", "HA")):
+            image, points = photograph(10 * i + number, 15 * i)
+            name = f"{subject}.{code}1.{i + number}"
+            cv2.imwrite(str(raw / f"{name}.tiff"), image)
+            rows = "".join(f"{x} {y}\n" for x, y in points + 1)
+            (landmarks / f"{name}.pts").write_text(rows)
+    run(raw, landmarks, tmp_path / "aligned")
+    dataset = prepare.load("jaffe", data_dir=tmp_path / "aligned")
+    assert dataset.splits == prepare.load("jaffe", data_dir=raw).splits == {"train": 2, "validation": 2, "test": 2}
+    crops = {cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).tobytes() for path in (tmp_path / "aligned").glob("*.png")}
+    stored = {image.tobytes() for split in dataset.splits for image in dataset.arrays(split)["image"]}
+    assert stored == crops

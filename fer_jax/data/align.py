@@ -7,8 +7,10 @@ turned frame landmarks 1, 17 and 9 are its left, right and lower boundary, and t
 from it to the eyes is a third of the height; the crop is resized. `rotation` (level the eyes, keep the detector's
 box) and `none` (the box alone) are what the paper compares it with.
 
-The output mirrors the tree of the input as PNG, with `faces.csv` (every image, every face, and why one has no crop),
-and `detections.jsonl`, from which a run that was cut short goes on and another crop is made without detecting again.
+The output mirrors the tree of the input as PNG, which the data sets' builders take as they take the original (CK+:
+align `cohn-kanade-images` and put `Emotion` beside the result), with `faces.csv` (every image, every face, and why
+one has no crop), and `detections.jsonl`, from which a run that was cut short goes on and another crop is made without
+detecting again.
 """
 
 import argparse

@@ -13,7 +13,7 @@ CODES = {
     "AN": "angry", "DI": "disgust", "FE": "fear", "HA": "happy", "SA": "sad", "SU": "surprise", "NE": "neutral"
 }  # fmt: skip
 _NAME = re.compile(r"([A-Z]{2})\.([A-Z]{2})\d+\.\d+", re.IGNORECASE)
-_IMAGES = (".tiff", ".tif")
+_IMAGES = (".tiff", ".tif", ".png")  # .png: aligned
 
 
 class Jaffe(PictureBuilder):

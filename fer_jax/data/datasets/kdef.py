@@ -14,6 +14,7 @@ CODES = {
 }  # fmt: skip
 VIEWS = {"S": "straight", "HL": "half_left", "HR": "half_right", "FL": "full_left", "FR": "full_right"}
 # Session, subject (sex and number), emotion, view.
+_IMAGES = (".jpg", ".png")  # .png: aligned
 _NAME = re.compile(r"[AB]([FM]\d{2})([A-Z]{2})(S|HL|HR|FL|FR)", re.IGNORECASE)
 
 
@@ -46,7 +47,7 @@ class Kdef(PictureBuilder):
     @classmethod
     def find_raw(cls, data_dir):
         files = sorted(data_dir.glob("*/*")) if data_dir else []
-        files = [path for path in files if path.suffix.lower() == ".jpg" and not path.name.startswith(".")]
+        files = [path for path in files if path.suffix.lower() in _IMAGES and not path.name.startswith(".")]
         if not any(read_name(path) for path in files):
             raise missing("kdef", data_dir, cls.ORIGIN)
         return tuple(files)
