@@ -77,7 +77,12 @@ def default_config() -> ConfigDict:
                 "ema_decay": 0.0,  # of an exponential moving average of the weights, used for evaluation; 0 = none
                 "log_every": 50,  # steps a row of metrics.jsonl
             },
-            "eval": {"batch_size": 256},
+            "eval": {
+                "batch_size": 256,
+                # Above 0: beside the score on the images one on all 28 `augment.variants` of each (Xu et al., table 7),
+                # brightness up to this.
+                "variants": 0.0,
+            },
         }
     )
 
@@ -121,6 +126,7 @@ def validate(config: ConfigDict) -> None:
     fractions = {
         "train.ema_decay": config.train.ema_decay,
         "head.label_smoothing": config.head.label_smoothing,
+        "eval.variants": config.eval.variants,
     }
     at_most_one = set(config.augment) - {"rotate", "gamma", "noise", "mixup", "cutmix"}
     fractions |= {f"augment.{name}": config.augment[name] for name in sorted(at_most_one)}

@@ -295,6 +295,18 @@ def _finish(experiment: Experiment, workdir: Path, state: train.TrainState, best
         summary, sums = experiment.evaluate(state.variables, split)
         results |= {"metrics": summary, "confusion": sums["confusion"].tolist()}
         figures.confusion_matrix(sums["confusion"], dataset.emotions, workdir / "confusion.png")
+    if split and config.eval.variants:
+        recipe, mesh = experiment.recipe, experiment.mesh
+        evaluator = Evaluator(
+            recipe.model,
+            recipe.head,
+            recipe.input_shape,
+            mesh,
+            batch_size=mesh.size * max(1, config.eval.batch_size // 28 // mesh.size),
+            variants=config.eval.variants,
+        )
+        summary, _ = dataclasses.replace(experiment, evaluator=evaluator).evaluate(state.variables, split)
+        results["variants"] = {"strength": config.eval.variants, "metrics": summary}
     if DEDUPLICATED in experiment.splits:
         summary, _ = experiment.evaluate(state.variables, DEDUPLICATED)
         results[DEDUPLICATED] = {"examples": experiment.splits[DEDUPLICATED].length, "metrics": summary}
@@ -329,6 +341,9 @@ def format_results(results: dict) -> str:
         f"macro-F1 {scores['macro_f1']:.3f}   loss {scores['loss']:.3f}"
         + (f"   RMSE {scores['rmse']:.3f}" if scores.get("rmse") is not None else ""),
     ]
+    if varied := results.get("variants"):
+        accuracy = varied["metrics"]["accuracy"]
+        lines.append(f"  on all 28 variants in brightness and blur of each image: accuracy {accuracy:.2%}")
     if clean := results.get(DEDUPLICATED):
         lines.append(
             f"  without copies and flat images, {clean['examples']:,} images: "

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from fer_jax import evaluate, heads, metrics, sharding
+from fer_jax import augment, evaluate, heads, metrics, sharding
 from fer_jax.data import pipeline
 from fer_jax.data.normalization import compute
 from tests.faces import noise_arrays
@@ -129,3 +129,19 @@ def test_an_evaluation_is_exact_at_any_batch_size_and_device_count(batch_size):
     for sums in results:
         assert sums["count"] == 101
         np.testing.assert_array_equal(sums["confusion"], expected)
+
+
+@pytest.mark.parametrize("batch_size", [8, 64])
+def test_every_image_counts_as_each_of_its_28_variants(batch_size):
+    arrays = noise_arrays(19)
+    head = heads.make_head("classification", SEVEN)
+    variables = {"normalizer": compute("unit", None, (48, 48, 1), devices=1)}
+    evaluator = evaluate.Evaluator(
+        Lookup(), head, (48, 48, 1), sharding.make_mesh(), batch_size=batch_size, variants=0.6
+    )
+    sums = evaluator.sums(variables, pipeline.ResidentSplit(arrays, sharding.make_mesh()))
+    variants = np.stack([augment.variants(image, strength=0.6) for image in arrays["image"]]).reshape(-1, 48, 48, 1)
+    predicted = variants[:, :7, :4, 0].sum(2).argmax(1)
+    expected = reference.confusion_matrix(np.repeat(arrays["label"], 28), predicted, labels=range(7))
+    assert sums["count"] == 19 * 28
+    assert np.abs(sums["confusion"] - expected).sum() <= 2  # a tie that rounding decides

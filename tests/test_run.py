@@ -313,7 +313,7 @@ def test_what_an_audit_lists_is_left_out_of_training_and_scored_beside(residence
     with config.unlocked():
         config.data.update({"exclude": str(clean), "residence": residence})
         config.train.update({"epochs": 1, "batch_size": 8})
-        config.eval.batch_size = 8
+        config.eval.update({"batch_size": 8, "variants": 0.4})
     experiment = run.build(config, raw)
     assert experiment.order.length == experiment.splits["train"].length == 69
     assert experiment.dataset.splits == {"train": 69, "validation": 21, "test": 23}
@@ -329,5 +329,7 @@ def test_what_an_audit_lists_is_left_out_of_training_and_scored_beside(residence
     assert results["examples"] == 23
     assert results["deduplicated"]["examples"] == 22
     assert "without copies and flat images, 22 images" in run.format_results(results)
+    assert results["variants"]["metrics"]["count"] == 23 * 28
+    assert "on all 28 variants" in run.format_results(results)
     with pytest.raises(UserError, match="was written for fer2013 with the fingerprint"):
         run.build(config, write_fer2013(tmp_path / "other", seed=1))
