@@ -254,7 +254,7 @@ def _prepare(builder_class, variant: str, raw: tuple[Path, ...], directory: Path
             "fingerprint": builder.fingerprint,
             "raw": [str(path) for path in raw[:3]],
             "opencv": cv2.__version__,
-            "quarantined": builder.quarantined,
+            "quarantined": sorted(builder.quarantined),
             "notes": builder.notes,
         }
         (temporary / _RECORD).write_text(json.dumps(record, indent=2) + "\n")
@@ -270,7 +270,7 @@ def _prepare(builder_class, variant: str, raw: tuple[Path, ...], directory: Path
         log.info("data: %s", note)
     if builder.quarantined:
         log.warning("data: %d images cannot be used and are left out:", len(builder.quarantined))
-        for path, reason in builder.quarantined:
+        for path, reason in sorted(builder.quarantined):
             log.warning("data:   %s: %s", path, reason)
 
 
