@@ -4,12 +4,14 @@ A file in `configs/` starts from `default_config()`, changes what its paper says
 result from `get_config`. Any field can be overridden on the command line: `--config.optim.learning_rate=0.01`.
 """
 
+import itertools
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, unknown
 
 
 def default_config() -> ConfigDict:
@@ -96,6 +98,48 @@ def use_dataset(config: ConfigDict, name: str) -> ConfigDict:
     config.data.name = name
     config.data.variant = _DATASET_VARIANTS.get(name, "")
     return config
+
+
+def product(**fields: Sequence) -> list[dict]:
+    """Every combination of the values of some fields, for `sweep()`; `__` in a name stands for a dot.
+
+    `product(optim__learning_rate=(1e-3, 3e-3), seed=range(3))` are six sets of overrides.
+    """
+    names = [name.replace("__", ".") for name in fields]
+    return [dict(zip(names, values, strict=True)) for values in itertools.product(*fields.values())]
+
+
+def seeds(count: int) -> list[dict]:
+    """Overrides for `count` runs that differ in their seed alone."""
+    return [{"seed": seed} for seed in range(count)]
+
+
+def overridden(config: ConfigDict, overrides: dict) -> ConfigDict:
+    """A locked copy of a config with some fields replaced, by their dotted names.
+
+    Raises:
+      UserError: there is no such field, or the value is of another type.
+    """
+    copy = ConfigDict(config.to_dict())
+    with copy.unlocked():
+        for field, value in overrides.items():
+            fields = copy.to_dict()
+            known = [".".join(path) for path in _paths(fields)]
+            if field not in known and not field.startswith("model.options."):
+                raise unknown("config field", field, known)
+            try:
+                copy.update_from_flattened_dict({field: value})
+            except TypeError as error:
+                raise UserError(f"{field} = {value!r}: {error}") from error
+    return copy.lock()
+
+
+def _paths(fields: dict, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            yield from _paths(value, (*prefix, name))
+        else:
+            yield (*prefix, name)
 
 
 def model_options(config: ConfigDict) -> dict:

@@ -1,0 +1,31 @@
+"""The ablations of the Stanford paper in one table: depth, BatchNorm, dropout, global average pooling, HOG.
+
+Paper: Alizadeh & Fazel, Stanford (arXiv:1704.06756), section 4, and Kaskun et al., Lviv, for the pooling.
+Command: python -m fer_jax.sweep --config=configs/ablations/stanford.py:fer2013 --data_dir=PATH --seeds=3
+"""
+
+from ml_collections import ConfigDict
+
+from fer_jax.config import default_config, use_dataset
+
+
+def get_config(dataset: str = "fer2013") -> ConfigDict:
+    config = use_dataset(default_config(), dataset or "fer2013")
+    config.model.name = "deep"
+    config.model.input_shape = (48, 48, 1)
+    config.data.normalization = "mean_image"
+    config.optim.learning_rate = 0.02
+    config.optim.weight_decay = 1e-4
+    config.train.batch_size = 128
+    config.train.epochs = 30
+    return config.lock()
+
+
+def sweep() -> list[dict]:
+    depth = [{"model.name": name} for name in ("shallow", "deep", "deep5", "deep6", "shallow_hog", "deep_hog")]
+    switches = [
+        {"model.options.batch_norm": False, "model.options.hidden_batch_norm": False},
+        {"model.options.dropout": 0.0},
+        {"model.options.global_pool": True},
+    ]
+    return depth + switches
