@@ -1,6 +1,16 @@
-"""Exact evaluation: pad, mask, sum and count. 3,589 images are 3,589 at any batch size and device count."""
+"""Exact evaluation: pad, mask, sum and count. 3,589 images are 3,589 at any batch size and device count.
 
+    python -m fer_jax.evaluate --workdir=RUN [--split=test|validation|train] [--data_dir=PATH] [--output=DIR]
+
+evaluates a finished run and writes RUN/report/index.html and RUN/report/metrics.json (`fer_jax.report`).
+"""
+
+import argparse
 import functools
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -11,6 +21,7 @@ from jax.sharding import Mesh
 from fer_jax import augment, metrics, sharding
 from fer_jax.data import normalization
 from fer_jax.data.pipeline import EvalOrder, Split
+from fer_jax.errors import UserError
 from fer_jax.heads import Head
 from fer_jax.imaging import to_input
 
@@ -60,3 +71,27 @@ class Evaluator:
             sums = self._step(variables, batch)
             total = sums if total is None else metrics.merge(total, sums)
         return jax.device_get(total)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line; exits with 1 and a message on what the user can mend."""
+    from fer_jax import report, report_page  # here: a run that evaluates needs no page
+
+    parser = argparse.ArgumentParser(prog="python -m fer_jax.evaluate", description="Writes the report of a run.")
+    parser.add_argument("--workdir", type=Path, required=True, metavar="RUN", help="directory of a finished run")
+    parser.add_argument("--split", choices=("test", "validation", "train"), help="default: the one of results.json")
+    parser.add_argument("--data_dir", type=Path, help="where the raw data lie")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: RUN/report")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        answers = report.ask(options.workdir, split=options.split, data_dir=options.data_dir)
+        output = options.output or options.workdir / "report"
+        print(report_page.summary(report.write(answers, output)))
+        print(f"report: {output / 'index.html'}")
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

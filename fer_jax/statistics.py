@@ -1,0 +1,183 @@
+"""Statistics of results, in numpy: intervals, scores of a confusion matrix, calibration, tests between two models.
+
+What is undefined (the recall of a class without examples) is NaN, never 0; no examples at all is a ValueError.
+"""
+
+import numpy as np
+
+
+def bootstrap_interval(
+    correct: np.ndarray, *, repeats: int = 2000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """The percentile bootstrap interval of an accuracy (Efron and Tibshirani 1993, chapter 13).
+
+    Args:
+      correct: bool [n], whether each example was answered rightly.
+      repeats: resamples drawn; seed: of the draws.
+      level: of the interval, 0.95 for 95 %.
+
+    Returns:
+      (low, high), both in 0..1.
+
+    Raises:
+      ValueError: no examples.
+    """
+    correct = _answers(correct)
+    # The right answers in n draws with replacement are binomial: the same resamples, without drawing them.
+    counts = np.random.default_rng(seed).binomial(len(correct), correct.mean(), repeats)
+    low, high = np.quantile(counts / len(correct), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def classification_scores(confusion: np.ndarray) -> dict[str, float | np.ndarray]:
+    """The scores of a confusion matrix, as scikit-learn defines them over the classes that occur.
+
+    Args:
+      confusion: int [C, C], rows true, columns predicted.
+
+    Returns:
+      accuracy; balanced_accuracy, the mean recall of the classes present; macro_f1, the mean F1 of the classes
+      present or predicted; weighted_f1, weighted by support; precision, recall, f1 float64 [C], NaN where undefined;
+      support int64 [C].
+
+    Raises:
+      ValueError: no examples.
+    """
+    confusion = np.asarray(confusion)
+    if not confusion.sum():
+        raise ValueError("there are no scores without examples")
+    true, predicted, correct = confusion.sum(1), confusion.sum(0), confusion.diagonal()
+    recall, precision, f1 = _ratio(correct, true), _ratio(correct, predicted), _ratio(2 * correct, true + predicted)
+    present = true > 0
+    return {
+        "accuracy": float(correct.sum() / true.sum()),
+        "balanced_accuracy": float(recall[present].mean()),
+        "macro_f1": float(np.nanmean(f1)),
+        "weighted_f1": float(np.average(f1[present], weights=true[present])),
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+        "support": true.astype(np.int64),
+    }
+
+
+def calibration(confidence: np.ndarray, correct: np.ndarray, *, bins: int = 15) -> dict[str, float | np.ndarray]:
+    """The reliability diagram and its expected calibration error (Guo et al. 2017, equations 1 to 3).
+
+    Args:
+      confidence: float [n], the probability of the predicted class; correct: bool [n].
+
+    Returns:
+      ece, the mean gap of the examples; of each of the `bins` equal bins of 0..1: count int64, accuracy and
+      confidence float64, NaN in an empty bin.
+
+    Raises:
+      ValueError: no examples.
+    """
+    correct, confidence = _answers(correct), np.asarray(confidence)
+    place = np.clip((confidence * bins).astype(np.int64), 0, bins - 1)
+    count, right, summed = (np.bincount(place, weights, bins) for weights in (None, correct, confidence))
+    return {
+        "ece": float(np.abs(right - summed).sum() / len(correct)),
+        "count": count,
+        "accuracy": _ratio(right, count),
+        "confidence": _ratio(summed, count),
+    }
+
+
+def intensity_scores(predicted: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
+    """The errors of intensities float [n, E] in 0..1: rmse, mae and pearson, each float64 [E].
+
+    Pearson's correlation is NaN where the prediction or the target is constant.
+
+    Raises:
+      ValueError: no examples.
+    """
+    predicted, target = np.asarray(predicted, np.float64), np.asarray(target, np.float64)
+    if not len(target):
+        raise ValueError("there are no scores without examples")
+    error = predicted - target
+    a, b = predicted - predicted.mean(0), target - target.mean(0)
+    constant = (np.ptp(predicted, axis=0) == 0) | (np.ptp(target, axis=0) == 0)
+    norms = np.sqrt((a**2).sum(0) * (b**2).sum(0))
+    return {
+        "rmse": np.sqrt((error**2).mean(0)),
+        "mae": np.abs(error).mean(0),
+        "pearson": _ratio((a * b).sum(0), np.where(constant, 0, norms)),
+    }
+
+
+def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> dict[str, int | float]:
+    """McNemar's exact test of two models on the same examples (McNemar 1947; Dietterich 1998, section 3.1).
+
+    Args:
+      correct_a, correct_b: bool [n], example by example.
+
+    Returns:
+      only_a, only_b: the examples that one alone has right; p: the two-sided binomial p-value, 1 when they never
+      differ.
+
+    Raises:
+      ValueError: no examples, or not the same ones.
+    """
+    a, b = _pair(correct_a, correct_b)
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    total = only_a + only_b
+    # Whole numbers of any size: the tail is exact also where 2**total is no float.
+    term = tail = 1
+    for k in range(min(only_a, only_b)):
+        term = term * (total - k) // (k + 1)
+        tail += term
+    return {"only_a": only_a, "only_b": only_b, "p": min(1.0, 2 * tail / 2**total)}
+
+
+def paired_bootstrap(
+    correct_a: np.ndarray, correct_b: np.ndarray, *, repeats: int = 2000, seed: int = 0, level: float = 0.95
+) -> dict[str, float]:
+    """The bootstrap of the difference in accuracy of two models on the same examples.
+
+    Examples are drawn with both answers (Efron and Tibshirani 1993, chapters 13 and 15).
+
+    Args:
+      correct_a, correct_b: bool [n], example by example.
+
+    Returns:
+      difference: accuracy of a minus that of b; low, high: its percentile interval; p: two-sided, twice the
+      share of resamples on the rarer side of 0, counting one more (Davison and Hinkley 1997, equation 4.11).
+
+    Raises:
+      ValueError: no examples, or not the same ones.
+    """
+    a, b = _pair(correct_a, correct_b)
+    shares = np.array([(a & ~b).mean(), (b & ~a).mean(), (a == b).mean()])
+    # An example counts +1, -1 or 0, so a resample is a multinomial draw of how often each occurs.
+    drawn = np.random.default_rng(seed).multinomial(len(a), shares / shares.sum(), repeats)
+    differences = (drawn[:, 0] - drawn[:, 1]) / len(a)
+    low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
+    rarer = min((differences <= 0).sum(), (differences >= 0).sum())
+    return {
+        "difference": float(shares[0] - shares[1]),
+        "low": float(low),
+        "high": float(high),
+        "p": float(min(1.0, 2 * (rarer + 1) / (repeats + 1))),
+    }
+
+
+def _answers(correct: np.ndarray) -> np.ndarray:
+    correct = np.asarray(correct, bool)
+    if not len(correct):
+        raise ValueError("there are no scores without examples")
+    return correct
+
+
+def _pair(correct_a: np.ndarray, correct_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    a, b = _answers(correct_a), _answers(correct_b)
+    if a.shape != b.shape:
+        raise ValueError(f"two models are compared on the same examples, not on {len(a)} and {len(b)}")
+    return a, b
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """Division where anything by nothing is NaN, without a warning."""
+    denominator = np.asarray(denominator, np.float64)
+    return np.divide(numerator, denominator, out=np.full(denominator.shape, np.nan), where=denominator > 0)

@@ -1,0 +1,169 @@
+"""The statistics against scikit-learn and scipy, with absent classes, single examples and ties."""
+
+import warnings
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics as sk
+
+from fer_jax import metrics, statistics
+from fer_jax.heads import ClassificationHead
+
+
+def draws(seed, n=400, rate=0.7):
+    return np.random.default_rng(seed).random(n) < rate
+
+
+def test_the_bootstrap_interval_is_scipys():
+    correct = draws(0)
+    low, high = statistics.bootstrap_interval(correct)
+    expected = stats.bootstrap((correct,), np.mean, n_resamples=5000, method="percentile", rng=1).confidence_interval
+    assert low == pytest.approx(expected.low, abs=0.005)
+    assert high == pytest.approx(expected.high, abs=0.005)
+    assert (low, high) == statistics.bootstrap_interval(correct)
+    assert (low, high) != statistics.bootstrap_interval(correct, seed=1)
+    narrow = statistics.bootstrap_interval(correct, level=0.5)
+    assert low < narrow[0] < correct.mean() < narrow[1] < high
+
+
+def test_the_bootstrap_interval_covers_the_truth_at_its_level():
+    generator = np.random.default_rng(0)
+    hits = 0
+    for seed in range(300):
+        low, high = statistics.bootstrap_interval(generator.random(500) < 0.6, repeats=500, seed=seed)
+        hits += low <= 0.6 <= high
+    assert 0.90 < hits / 300 < 0.99
+
+
+@pytest.mark.parametrize(("correct", "interval"), [([True], (1, 1)), ([False] * 5, (0, 0)), ([True] * 9, (1, 1))])
+def test_the_interval_of_one_kind_of_answer_is_a_point(correct, interval):
+    assert statistics.bootstrap_interval(np.array(correct)) == interval
+
+
+@pytest.mark.parametrize("present", [range(5), [0, 1, 3], [2]])
+@pytest.mark.parametrize("guessed", [range(5), [0, 4], [2]])
+def test_the_scores_are_scikit_learns(present, guessed):
+    generator = np.random.default_rng(0)
+    true, predicted = generator.choice(present, 200), generator.choice(guessed, 200)
+    scores = statistics.classification_scores(sk.confusion_matrix(true, predicted, labels=range(5)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn warns of classes that are absent
+        assert scores["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(true, predicted))
+        expected = sk.precision_recall_fscore_support(true, predicted, labels=range(5), zero_division=np.nan)
+    assert scores["accuracy"] == pytest.approx(sk.accuracy_score(true, predicted))
+    assert scores["macro_f1"] == pytest.approx(sk.f1_score(true, predicted, average="macro"))
+    assert scores["weighted_f1"] == pytest.approx(sk.f1_score(true, predicted, average="weighted"))
+    for name, values in zip(("precision", "recall", "f1", "support"), expected, strict=True):
+        np.testing.assert_allclose(scores[name], values, err_msg=name)
+
+
+def test_an_absent_class_is_undefined_and_counts_in_no_mean():
+    scores = statistics.classification_scores(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))
+    assert np.isnan([scores["recall"][2], scores["precision"][2], scores["f1"][2]]).all()
+    assert scores["balanced_accuracy"] == pytest.approx((0.75 + 1) / 2)
+    assert scores["support"].tolist() == [4, 4, 0]
+
+
+def test_the_calibration_is_that_of_the_jitted_metrics():
+    generator = np.random.default_rng(3)
+    logits = (3 * generator.normal(size=(500, 7))).astype(np.float32)
+    labels = generator.integers(7, size=500).astype(np.int32)
+    head = ClassificationHead(("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"))
+    batch = {"mask": np.ones(500, bool), "label": labels, "intensity": np.zeros((500, 6), np.float32)}
+    sums = metrics.batch_sums(head, jnp.asarray(logits), batch, jnp.zeros(500))
+    summary = metrics.summarize(sums, head.emotions, has_intensity=False)
+    probabilities = np.asarray(head.class_probabilities(jnp.asarray(logits)))
+    found = statistics.calibration(probabilities.max(1), probabilities.argmax(1) == labels)
+    assert found["ece"] == pytest.approx(summary["ece"], abs=1e-6)
+    assert found["count"].tolist() == sums["bin_count"].tolist()
+    assert np.isnan(found["accuracy"][found["count"] == 0]).all()
+    scores = statistics.classification_scores(np.asarray(sums["confusion"]))
+    for name in ("accuracy", "balanced_accuracy", "macro_f1"):
+        assert scores[name] == pytest.approx(summary[name])
+
+
+def test_confidence_one_falls_into_the_last_bin():
+    found = statistics.calibration(np.array([1.0, 0.0]), np.array([True, False]), bins=4)
+    assert found["count"].tolist() == [1, 0, 0, 1]
+    assert found["ece"] == 0
+
+
+def test_the_intensity_scores_are_scikit_learns_and_scipys():
+    generator = np.random.default_rng(0)
+    target = generator.random((50, 4))
+    predicted = np.clip(target + 0.2 * generator.normal(size=target.shape), 0, 1)
+    predicted[:, 2] = 0.3
+    target[:, 3] = 0.1  # its mean is not 0.1 in floating point
+    scores = statistics.intensity_scores(predicted, target)
+    np.testing.assert_allclose(scores["rmse"] ** 2, sk.mean_squared_error(target, predicted, multioutput="raw_values"))
+    np.testing.assert_allclose(scores["mae"], sk.mean_absolute_error(target, predicted, multioutput="raw_values"))
+    for i in range(2):
+        assert scores["pearson"][i] == pytest.approx(stats.pearsonr(target[:, i], predicted[:, i]).statistic)
+    assert np.isnan(scores["pearson"][2:]).all()
+
+
+@pytest.mark.parametrize(("n", "rates"), [(30, (0.5, 0.7)), (400, (0.7, 0.6)), (9000, (0.5, 0.52))])
+def test_mcnemars_test_is_the_exact_binomial_one(n, rates):
+    a, b = draws(1, n, rates[0]), draws(2, n, rates[1])
+    found = statistics.mcnemar(a, b)
+    differing = found["only_a"] + found["only_b"]
+    assert differing == (a != b).sum()
+    assert found["p"] == pytest.approx(stats.binomtest(found["only_a"], differing, 0.5).pvalue)
+    assert statistics.mcnemar(b, a)["p"] == found["p"]
+
+
+def test_models_that_never_differ_or_differ_evenly_have_p_one():
+    same = np.array([True, False, True])
+    assert statistics.mcnemar(same, same) == {"only_a": 0, "only_b": 0, "p": 1.0}
+    assert statistics.mcnemar(np.array([True, False]), np.array([False, True]))["p"] == 1.0
+    assert statistics.paired_bootstrap(same, same) == {"difference": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}
+
+
+def test_the_paired_bootstrap_is_scipys():
+    a = draws(1)
+    b = np.where(draws(2, rate=0.8), a, draws(3, rate=0.4))
+
+    def difference(x, y, axis):
+        return x.mean(axis) - y.mean(axis)
+
+    found = statistics.paired_bootstrap(a, b)
+    expected = stats.bootstrap(
+        (a.astype(float), b.astype(float)),
+        difference,
+        paired=True,
+        vectorized=True,
+        n_resamples=5000,
+        method="percentile",
+        rng=1,
+    ).confidence_interval
+    assert found["difference"] == pytest.approx(a.mean() - b.mean())
+    assert found["low"] == pytest.approx(expected.low, abs=0.005)
+    assert found["high"] == pytest.approx(expected.high, abs=0.005)
+    assert found["p"] < 0.01  # the interval is far from 0
+    backwards = statistics.paired_bootstrap(b, a)
+    assert backwards["difference"] == -found["difference"]
+    assert backwards["high"] == pytest.approx(-found["low"], abs=0.01)
+
+
+def test_one_differing_example_is_no_evidence():
+    a, b = np.ones(10, bool), np.ones(10, bool)
+    b[0] = False
+    assert statistics.mcnemar(a, b)["p"] == 1.0
+    assert statistics.paired_bootstrap(a, b)["p"] > 0.3
+
+
+def test_without_examples_or_with_others_there_is_no_answer():
+    none, one = np.zeros(0, bool), np.ones(1, bool)
+    for call in (
+        lambda: statistics.bootstrap_interval(none),
+        lambda: statistics.classification_scores(np.zeros((3, 3), int)),
+        lambda: statistics.calibration(none, none),
+        lambda: statistics.intensity_scores(np.zeros((0, 2)), np.zeros((0, 2))),
+        lambda: statistics.mcnemar(none, none),
+    ):
+        with pytest.raises(ValueError, match="without examples"):
+            call()
+    with pytest.raises(ValueError, match="the same examples, not on 1 and 2"):
+        statistics.paired_bootstrap(one, np.ones(2, bool))
