@@ -1,0 +1,310 @@
+"""What explains a network: against hand-written gradients and nets whose answer is known, and the pictures."""
+
+import functools
+import json
+
+import cv2
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fer_jax import checkpoint, explain, heads, models, network, visualize
+from fer_jax.errors import UserError
+from tests.faces import write_fer2013
+
+
+class Small(nn.Module):
+    """Convolution, ReLU, affine, ReLU, affine."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        x = nn.relu(nn.Conv(4, (3, 3))(x))
+        x = nn.relu(nn.Dense(6)(x.reshape(x.shape[0], -1)))
+        return nn.Dense(3)(x)
+
+
+class Pooled(nn.Module):
+    """One convolution, the means of its channels, an affine layer."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        return nn.Dense(2)(nn.relu(nn.Conv(2, (1, 1))(x)).mean((1, 2)))
+
+
+class Block(nn.Module):
+    """A model of a block inside a model."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        return nn.Dense(2)(Small(name="inner")(x, train=train))
+
+
+@pytest.fixture(scope="module")
+def small():
+    images = jax.random.normal(jax.random.key(0), (5, 6, 6, 1))
+    model = Small()
+    return model, model.init(jax.random.key(1), images, train=False), images, jnp.array([0, 1, 2, 1, 0])
+
+
+@pytest.fixture(scope="module")
+def shallow():
+    """A registered net at a small size with images: (model, variables, images, targets)."""
+    images = jax.random.normal(jax.random.key(2), (4, 16, 16, 1))
+    model = models.create("shallow", num_outputs=7, filters=(8, 8), hidden=(16,))
+    variables = model.init(jax.random.key(3), images, train=False)
+    return model, variables, images, jnp.array([0, 3, 6, 2])
+
+
+def plain_gradient(model, variables, images, targets):
+    def score(images):
+        return jnp.take_along_axis(model.apply(variables, images, train=False), targets[:, None], 1).sum()
+
+    return jax.grad(score)(images)
+
+
+def test_guided_backpropagation_is_the_backward_pass_written_by_hand(small):
+    model, variables, images, targets = small
+    params = variables["params"]
+
+    def conv(x):
+        return jax.lax.conv_general_dilated(
+            x, params["Conv_0"]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    first = conv(images) + params["Conv_0"]["bias"]
+    flat = np.maximum(first, 0).reshape(len(images), -1)
+    second = flat @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]
+    gradient = np.eye(3)[targets] @ params["Dense_1"]["kernel"].T
+    gradient = np.where((second > 0) & (gradient > 0), gradient, 0) @ params["Dense_0"]["kernel"].T
+    gradient = gradient.reshape(first.shape)
+    gradient = jnp.where((first > 0) & (gradient > 0), gradient, 0)
+    (expected,) = jax.vjp(conv, images)[1](gradient)
+
+    found = explain.guided_backprop(model, variables, images, targets)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    jitted = jax.jit(functools.partial(explain.guided_backprop, model))(variables, images, targets)
+    np.testing.assert_allclose(jitted, expected, atol=1e-5)
+    plain = plain_gradient(model, variables, images, targets)
+    assert np.abs(plain - expected).max() > 0.01  # the rule makes a difference here
+
+
+def test_the_ordinary_gradient_is_the_same_after_the_context_and_after_an_exception(small):
+    before = plain_gradient(*small)
+    relu = nn.relu
+    explain.guided_backprop(*small)
+    assert nn.relu is relu
+    with pytest.raises(ZeroDivisionError), explain.relu_replaced(explain.guided_relu):
+        assert nn.relu is explain.guided_relu
+        raise ZeroDivisionError
+    assert nn.relu is relu
+    model, variables, _, targets = small
+    with pytest.raises(Exception, match="kernel"):  # fails within the model: another input shape
+        explain.guided_backprop(model, variables, jnp.zeros((5, 8, 8, 1)), targets)
+    assert nn.relu is relu
+    np.testing.assert_array_equal(plain_gradient(*small), before)
+
+
+@pytest.fixture
+def bright():
+    """A net whose first output is the mean of the red pixels, its second that of the green ones, and an image."""
+    eye = jnp.eye(2)
+    variables = {
+        "params": {
+            "Conv_0": {"kernel": eye[None, None], "bias": jnp.zeros(2)},
+            "Dense_0": {"kernel": eye, "bias": jnp.zeros(2)},
+        }
+    }
+    images = np.zeros((2, 12, 12, 2), np.float32)
+    images[:, 2:5, 1:4, 0] = 1  # red at the top left
+    images[:, 7:10, 8:11, 1] = 1  # green at the bottom right
+    return Pooled(), variables, jnp.asarray(images), jnp.array([0, 1])
+
+
+def test_grad_cam_lies_where_the_channel_is_that_decides(bright):
+    _, _, images, _ = bright
+    heat = np.asarray(explain.grad_cam(*bright))
+    # By equation 1 the weight of the logit's own channel is 1 / pixels, that of the other 0.
+    np.testing.assert_allclose(heat, np.stack([images[0, :, :, 0], images[1, :, :, 1]]) / 144, atol=1e-7)
+    at_convolution = explain.grad_cam(*bright, layer="Conv_0")
+    np.testing.assert_allclose(at_convolution, heat * [[[9 / 144]], [[9 / 144]]], atol=1e-7)  # 9 live pixels of 144
+    with pytest.raises(UserError, match=r"unknown layer with a map 'Conv_1'.*Did you mean 'Conv_0'.*Conv_0, relu_0"):
+        explain.grad_cam(*bright, layer="Conv_1")
+
+
+def test_grad_cam_is_sampled_up_to_the_image(shallow):
+    model, variables, images, targets = shallow
+    assert explain.maps(model, variables, images)["relu_1"].shape == (4, 16, 16, 8)
+    small = explain.grad_cam(model, variables, images, targets)
+    assert small.shape == (4, 16, 16)
+    assert small.min() >= 0
+
+
+def test_the_occlusion_map_peaks_at_the_block_that_decides(bright):
+    heat = np.asarray(explain.occlusion(*bright, size=3, stride=1, batch_size=7))
+    assert heat.shape == (2, 12, 12)
+    # The mean over the squares upon a pixel: by the nearness of the border its peak may be off the block's centre.
+    for image, channel, colour in zip(heat, (0, 1), np.moveaxis(np.asarray(bright[2]), -1, 1), strict=True):
+        assert colour[channel][np.unravel_index(image.argmax(), (12, 12))] == 1
+        assert image.max() > 5 * np.abs(image[colour[channel] == 0]).mean()
+    # The square upon the block takes the nine ones and leaves the mean: 9 * (1 - 9 / 144) / 144 of the logit.
+    exact = np.asarray(explain.occlusion(*bright, size=12, stride=12))
+    np.testing.assert_allclose(exact, 0, atol=1e-6)  # all hidden: the mean colour has the same mean
+    np.testing.assert_allclose(heat, explain.occlusion(*bright, size=3, stride=1, batch_size=1000), atol=1e-6)
+    assert np.isfinite(explain.occlusion(*bright, size=5, stride=4)).all()  # the last square lies at the border
+    with pytest.raises(UserError, match="size=2 and stride=3 on 12x12 pixels"):
+        explain.occlusion(*bright, size=2, stride=3)
+
+
+def test_activations_are_those_of_the_named_layer(bright, shallow):
+    model, variables, images, _ = bright
+    np.testing.assert_array_equal(explain.activations(model, variables, images, layer="relu_0"), images)
+    assert list(explain.layers(model, variables, images)) == ["Conv_0", "relu_0", "Dense_0"]
+    with pytest.raises(UserError, match=r"unknown layer 'relu_7'.*Known: .*Conv_0.*relu_1.*Dense_1"):
+        explain.activations(*shallow[:3], layer="relu_7")
+
+
+def test_layers_within_modules_have_their_paths(small):
+    images = small[2]
+    model = Block()
+    variables = model.init(jax.random.key(0), images, train=False)
+    assert list(explain.layers(model, variables, images))[:2] == ["inner/Conv_0", "relu_0"]
+    assert explain.first_filters(model, variables, images).shape == (3, 3, 1, 4)
+
+
+def test_the_first_filters_are_the_kernel(shallow):
+    model, variables, images, _ = shallow
+    found = explain.first_filters(model, variables, images)
+    np.testing.assert_array_equal(found, variables["params"]["Conv_0"]["kernel"])
+
+
+def test_a_dream_raises_its_logit_within_bounds_and_by_its_key(shallow):
+    model, variables, images, targets = shallow
+    make = jax.jit(
+        functools.partial(explain.dream, model=model, octaves=3, steps=8, step_size=0.05, low=-2.0, high=2.0)
+    )
+    one, same, other = (
+        make(jax.random.key(seed), variables=variables, images=images, targets=targets) for seed in (0, 0, 1)
+    )
+    before, after = (
+        np.take_along_axis(model.apply(variables, x, train=False), targets[:, None], 1) for x in (images, one)
+    )
+    assert (after > before).all()
+    assert one.shape == images.shape
+    assert one.min() >= -2
+    assert one.max() <= 2
+    np.testing.assert_array_equal(one, same)
+    assert np.abs(one - other).max() > 0
+
+
+def test_features_are_what_the_last_layer_is_given(shallow):
+    model, variables, images, _ = shallow
+    found = explain.features(model, variables, images)
+    last = variables["params"]["Dense_1"]
+    logits = model.apply(variables, images, train=False)
+    np.testing.assert_allclose(found @ last["kernel"] + last["bias"], logits, atol=1e-5)
+
+
+def test_principal_components_are_those_of_the_covariance():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(50, 6)) * [9, 4, 1, 1, 1, 1] + 3
+    places, shares = map(np.asarray, explain.principal_components(jnp.asarray(features, jnp.float32)))
+    values = np.sort(np.linalg.eigvalsh(np.cov(features.T)))[::-1]
+    np.testing.assert_allclose(shares, values[:2] / values.sum(), rtol=1e-4)
+    np.testing.assert_allclose(np.cov(places.T), np.diag(values[:2]), atol=1e-2)
+    assert np.corrcoef(places[:, 0], features[:, 0])[0, 1] > 0.99  # and not its reverse
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_every_registered_model_can_be_explained(name):
+    entry = models.MODELS[name]
+    model = models.create(name, num_outputs=7)
+    images = jax.ShapeDtypeStruct((2, *entry.input_shape), jnp.float32)
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+    targets = jax.ShapeDtypeStruct((2,), jnp.int32)
+    guided = jax.eval_shape(functools.partial(explain.guided_backprop, model), variables, images, targets)
+    assert guided.shape == images.shape
+    cam = jax.eval_shape(functools.partial(explain.grad_cam, model), variables, images, targets)
+    assert cam.shape == images.shape[:3]
+    features = jax.eval_shape(functools.partial(explain.features, model), variables, images)
+    assert len(features.shape) == 2
+    # No ReLU of any net escapes.
+    seen = [layer for layer in explain.layers(model, variables, images) if layer.startswith("relu_")]
+    program = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, images)
+    assert len(seen) == count_relus(program.jaxpr) >= 2
+
+
+def count_relus(program):
+    """The calls of `jax.nn.relu` in a traced program."""
+    calls = [equation.params.get("name") == "relu" for equation in program.eqns]
+    inner = [p.jaxpr for equation in program.eqns for p in equation.params.values() if hasattr(p, "jaxpr")]
+    return sum(calls) + sum(map(count_relus, inner))
+
+
+@pytest.fixture(scope="module", params=["classification", "intensity"])
+def workdir(request, tmp_path_factory):
+    """A run directory of an untrained net, and its raw data."""
+    folder = tmp_path_factory.mktemp(request.param)
+    emotions = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+    head = heads.make_head(request.param, emotions)
+    options = {"filters": [8, 8], "hidden": [16]}
+    model = models.create("shallow", num_outputs=head.num_outputs, filters=(8, 8), hidden=(16,))
+    variables = dict(model.init(jax.random.key(0), jnp.zeros((1, 48, 48, 1)), train=False))
+    variables["normalizer"] = {"mean": np.full(1, 127.5, np.float32), "scale": np.full(1, 1 / 127.5, np.float32)}
+    metadata = {
+        "emotions": emotions,
+        "input_shape": (48, 48, 1),
+        "model": {"name": "shallow", "options": options},
+        "head": {"name": request.param, "loss": "softmax"},
+    }
+    checkpoint.save_weights(folder / "weights.safetensors", variables, metadata)
+    (folder / "config.json").write_text(json.dumps({"data": {"name": "fer2013", "variant": ""}}))
+    return folder
+
+
+def test_the_command_draws_pictures_of_a_split(workdir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
+    raw = write_fer2013(tmp_path / "raw")
+    arguments = [f"--workdir={workdir}", f"--data_dir={raw}", f"--output={tmp_path / 'out'}"]
+    visualize.main([*arguments, "--split=validation"])
+    paths = capsys.readouterr().out.split()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        f"{name}.png" for name in ("activations", "dreams", "embedding", "explanations", "filters")
+    ]
+    for path in paths:
+        picture = cv2.imread(path)
+        assert min(picture.shape[:2]) > 200, path
+        assert picture.std() > 5, path
+        assert (picture.reshape(-1, 3) != 255).any(1).mean() > 0.02, path
+    with pytest.raises(SystemExit, match=r"error: .* has no holdout split"):
+        visualize.main([*arguments, "--split=holdout"])
+
+
+def test_the_command_draws_pictures_of_files_of_any_size(workdir, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    files = []
+    for number, shape in enumerate([(48, 48), (60, 90, 3)]):
+        files.append(tmp_path / f"{number}.png")
+        cv2.imwrite(str(files[-1]), rng.integers(0, 256, shape, dtype=np.uint8))
+    out = tmp_path / "out"
+    chosen = ["--layer", "relu_1", "--cam_layer=Conv_0"]
+    visualize.main([f"--workdir={workdir}", "--image", *map(str, files), f"--output={out}", *chosen])
+    assert not (out / "embedding.png").exists()
+    assert "no embedding.png: it wants at least three faces" in capsys.readouterr().out
+    assert cv2.imread(str(out / "explanations.png")).std() > 5
+    with pytest.raises(SystemExit, match="unknown layer with a map 'relu_9'"):
+        visualize.main([f"--workdir={workdir}", f"--image={files[0]}", f"--output={out}", "--layer", "relu_9"])
+    (tmp_path / "no.png").write_text("no picture")
+    with pytest.raises(SystemExit, match=r"error: .*no\.png cannot be read as an image"):
+        visualize.main([f"--workdir={workdir}", f"--image={tmp_path / 'no.png'}", f"--output={out}"])
+    with pytest.raises(SystemExit, match="error: cannot write to"):
+        visualize.main([f"--workdir={workdir}", f"--image={files[0]}", f"--output={tmp_path / 'no.png'}"])
+
+
+def test_neutral_has_a_logit_where_the_head_gives_it_none(workdir):
+    net = network.load(workdir)
+    logits = visualize.emotion_model(net).apply(net.variables, jnp.ones((2, 48, 48, 1)), train=False)
+    assert logits.shape == (2, 7)
+    if net.head.num_outputs == 6:
+        np.testing.assert_array_equal(logits[:, 6], -logits[:, :6].max(1))
