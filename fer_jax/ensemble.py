@@ -15,13 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_jax import network
+from fer_jax import recognizer
 from fer_jax.data import prepare
 from fer_jax.data.emotions import remap
 from fer_jax.errors import UserError
+from fer_jax.recognizer import Recognizer
 
 
-def mean_probabilities(members: Sequence[network.Network], images: np.ndarray, emotions: tuple[str, ...]) -> np.ndarray:
+def mean_probabilities(members: Sequence[Recognizer], images: np.ndarray, emotions: tuple[str, ...]) -> np.ndarray:
     """The mean over the members of the probability of each of the emotions: float32 [n, C].
 
     Raises:
@@ -31,7 +32,7 @@ def mean_probabilities(members: Sequence[network.Network], images: np.ndarray, e
     for member in members:
         if set(member.emotions) != set(emotions):
             raise UserError(f"a member knows {', '.join(member.emotions)}, the data have {', '.join(emotions)}")
-        total[:, remap(member.emotions, emotions)] += member.probabilities(images)
+        total[:, remap(member.emotions, emotions)] += member.predict(images).probabilities
     return (total / len(members)).astype(np.float32)
 
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
-        members = [network.load(run) for run in options.runs]
+        members = [recognizer.load(run) for run in options.runs]
         config = json.loads((options.runs[0] / "config.json").read_text())["data"]
         dataset = prepare.load(config["name"], variant=config["variant"] or None, data_dir=options.data_dir)
         arrays = dataset.arrays(options.split)

@@ -19,10 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from fer_jax import heads, logs, metrics, network, statistics
+from fer_jax import heads, logs, metrics, recognizer, statistics
 from fer_jax.data import prepare
 from fer_jax.data.emotions import expressed, remap
 from fer_jax.errors import UserError
@@ -57,16 +56,6 @@ class Answers:
         return self.predicted == self.label
 
 
-@dataclasses.dataclass(frozen=True)
-class _Both:
-    """A head whose probabilities have the intensities beside them, so that one pass gives both."""
-
-    head: heads.Head
-
-    def class_probabilities(self, logits: jax.Array) -> jax.Array:
-        return jnp.concatenate([self.head.class_probabilities(logits), self.head.intensities(logits)], -1)
-
-
 def ask(workdir: Path | str, *, split: str | None = None, data_dir: Path | str | None = None) -> Answers:
     """The answers of a finished run; without `split` on the one its results are given on.
 
@@ -90,20 +79,19 @@ def ask(workdir: Path | str, *, split: str | None = None, data_dir: Path | str |
             f"{workdir} was evaluated on {results['examples']:,} images of {name} {split}, the data at hand have "
             f"{dataset.splits[split]:,}: give the --data_dir that it was trained on"
         )
-    loaded = network.load(workdir)
+    loaded = recognizer.load(workdir)
     if set(loaded.emotions) != set(dataset.emotions):
         raise UserError(
             f"the network of {workdir} knows {', '.join(loaded.emotions)}, the data set {name} has "
             f"{', '.join(dataset.emotions)}: evaluate it on a data set with the same emotions"
         )
     image = arrays["image"][chosen]
-    outputs = dataclasses.replace(loaded, head=_Both(loaded.head)).probabilities(image)
-    if damaged := int((~np.isfinite(outputs)).any(1).sum()):
+    prediction = loaded.predict(image)
+    if damaged := int((~np.isfinite(prediction.probabilities)).any(1).sum()):
         raise UserError(
             f"the network of {workdir} gives outputs that are not finite for {damaged:,} of {len(image):,} images: its "
             f"weights are damaged or its training diverged; train again, e.g. with a lower optim.learning_rate"
         )
-    classes = len(dataset.emotions)
     order = remap(dataset.emotions, loaded.emotions)
     intensity_order = remap(expressed(dataset.emotions), expressed(loaded.emotions))
     return Answers(
@@ -116,8 +104,8 @@ def ask(workdir: Path | str, *, split: str | None = None, data_dir: Path | str |
         image=image,
         label=arrays["label"][chosen],
         target=arrays["intensity"][chosen],
-        probabilities=outputs[:, :classes][:, order],
-        intensities=outputs[:, classes:][:, intensity_order],
+        probabilities=prediction.probabilities[:, order],
+        intensities=prediction.intensities[:, intensity_order],
         parameters=sum(leaf.size for leaf in jax.tree.leaves(loaded.variables["params"])),
     )
 

@@ -31,10 +31,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from fer_jax import explain, heads, network
+from fer_jax import explain, heads, recognizer
 from fer_jax.data import normalization, prepare
 from fer_jax.errors import UserError, unknown
 from fer_jax.imaging import to_input
+from fer_jax.recognizer import Recognizer
 
 MOST_FACES = 1000  # of a split that are looked at
 CHANNELS_SHOWN = 8
@@ -77,14 +78,14 @@ class _EmotionLogits:
         return heads.complete(logits, self.emotions, lambda shown: -shown.max(-1))
 
 
-def emotion_model(net: network.Network) -> nn.Module | _EmotionLogits:
+def emotion_model(net: Recognizer) -> nn.Module | _EmotionLogits:
     """The network's model as explain.py wants it, with one logit for each of its emotions, in their order."""
     if net.head.num_outputs == len(net.emotions):
         return net.model
     return _EmotionLogits(net.model, net.emotions)
 
 
-def faces_of_split(net: network.Network, workdir: Path, split: str, data_dir: Path | None) -> Faces:
+def faces_of_split(net: Recognizer, workdir: Path, split: str, data_dir: Path | None) -> Faces:
     """Faces from all over a split of the data set that the run was trained on.
 
     Raises:
@@ -110,10 +111,10 @@ def faces_of_split(net: network.Network, workdir: Path, split: str, data_dir: Pa
         ]
     )
     source = f"{dataset.name}, {split} split" + (" (SYNTHETIC faces)" if dataset.synthetic else "")
-    return Faces(images, labels[some], net.probabilities(images), source)
+    return Faces(images, labels[some], net.predict(images).probabilities, source)
 
 
-def faces_of_files(net: network.Network, paths: Sequence[Path]) -> Faces:
+def faces_of_files(net: Recognizer, paths: Sequence[Path]) -> Faces:
     """Image files, each resized to the network's input.
 
     Raises:
@@ -128,11 +129,11 @@ def faces_of_files(net: network.Network, paths: Sequence[Path]) -> Faces:
         images.append(to_input(jnp.asarray(image[None, ..., ::-1]), net.input_shape)[0])
     images = np.stack(images)
     labels = np.full(len(images), -1)
-    return Faces(images, labels, net.probabilities(images, batch_size=len(images)), f"{len(images)} image files")
+    return Faces(images, labels, net.predict(images).probabilities, f"{len(images)} image files")
 
 
 def visualize(
-    net: network.Network,
+    net: Recognizer,
     faces: Faces,
     output: Path,
     *,
@@ -383,7 +384,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
-        net = network.load(options.workdir)
+        net = recognizer.load(options.workdir)
         if options.image:
             faces = faces_of_files(net, options.image)
         else:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fer_jax import checkpoint, explain, heads, models, network, visualize
+from fer_jax import checkpoint, explain, heads, models, recognizer, visualize
 from fer_jax.errors import UserError
 from tests.faces import write_fer2013
 
@@ -303,7 +303,7 @@ def test_the_command_draws_pictures_of_files_of_any_size(workdir, tmp_path, caps
 
 
 def test_neutral_has_a_logit_where_the_head_gives_it_none(workdir):
-    net = network.load(workdir)
+    net = recognizer.load(workdir)
     logits = visualize.emotion_model(net).apply(net.variables, jnp.ones((2, 48, 48, 1)), train=False)
     assert logits.shape == (2, 7)
     if net.head.num_outputs == 6:

@@ -8,11 +8,10 @@ import re
 import shutil
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fer_jax import checkpoint, evaluate, heads, network, report, run
+from fer_jax import checkpoint, evaluate, recognizer, report, run
 from fer_jax.errors import UserError
 from tests import tiny_config
 from tests.faces import write_fer2013
@@ -149,18 +148,11 @@ def test_intensities_have_their_errors_and_a_constant_no_correlation(answers):
     assert report.findings(answers)["intensity"] is None
 
 
-def test_one_pass_gives_probabilities_and_intensities():
-    head = heads.make_head("intensity", ("happy", "sad", "neutral"))
-    both = np.asarray(report._Both(head).class_probabilities(jnp.array([[0.0, 2.0], [-3.0, 1.0]])))
-    np.testing.assert_allclose(both[:, 3:], 1 / (1 + np.exp([[0, -2], [3, -1]])), rtol=1e-6)
-    np.testing.assert_allclose(both[:, :3].sum(1), 1, rtol=1e-6)
-
-
 def test_emotions_are_matched_by_name(answers, copy, runs):
     rewrite(copy, emotions=answers.dataset.emotions[::-1])
     backwards = report.ask(copy, data_dir=runs[1])
     np.testing.assert_allclose(backwards.probabilities, answers.probabilities[:, ::-1], rtol=1e-6)
-    plain = network.load(answers.workdir).probabilities(answers.image)
+    plain = recognizer.load(answers.workdir).predict(answers.image).probabilities
     np.testing.assert_allclose(answers.probabilities, plain, rtol=1e-6)
     # The expressed emotions of the reversed names: neutral, at another place, is left out by name.
     np.testing.assert_allclose(backwards.intensities, answers.probabilities[:, :0:-1], rtol=1e-6)

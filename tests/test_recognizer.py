@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from fer_jax import ensemble, network, run
+from fer_jax import ensemble, recognizer, run
 from fer_jax.data import prepare
 from fer_jax.errors import UserError
 from tests import tiny_config
@@ -29,22 +29,26 @@ def runs(tmp_path_factory):
 def test_a_loaded_network_answers_as_its_run_did(runs):
     workdirs, raw = runs
     for workdir in workdirs:
-        loaded = network.load(workdir)
+        loaded = recognizer.load(workdir)
         arrays = prepare.load("fer2013", data_dir=raw).arrays("test")
-        predicted = loaded.probabilities(arrays["image"], batch_size=8).argmax(1)
+        predicted = loaded.predict(arrays["image"], batch_size=8).probabilities.argmax(1)
         results = json.loads((workdir / "results.json").read_text())
         assert (predicted == arrays["label"]).mean() == pytest.approx(results["metrics"]["accuracy"])
-        one = loaded.probabilities(arrays["image"][3:4])
-        np.testing.assert_allclose(one, loaded.probabilities(arrays["image"])[3:4], atol=1e-5)
-        assert loaded.probabilities(arrays["image"][:0]).shape == (0, 7)
+        one, all_ = loaded.predict(arrays["image"][3:4]), loaded.predict(arrays["image"])
+        np.testing.assert_allclose(one.probabilities, all_.probabilities[3:4], atol=1e-5)
+        np.testing.assert_allclose(one.intensities, all_.intensities[3:4], atol=1e-5)
+        assert one.names == [loaded.emotions[predicted[3]]]
+        none = loaded.predict(arrays["image"][:0])
+        assert none.probabilities.shape == (0, 7)
+        assert none.intensities.shape == (0, 6)
 
 
 def test_an_ensemble_is_the_mean_of_its_members(runs):
     workdirs, raw = runs
-    members = [network.load(workdir) for workdir in workdirs]
+    members = [recognizer.load(workdir) for workdir in workdirs]
     images = prepare.load("fer2013", data_dir=raw).arrays("test")["image"]
     mean = ensemble.mean_probabilities(members, images, members[0].emotions)
-    expected = np.mean([member.probabilities(images) for member in members], axis=0)
+    expected = np.mean([member.predict(images).probabilities for member in members], axis=0)
     np.testing.assert_allclose(mean, expected, atol=1e-6)
     backwards = members[0].emotions[::-1]
     np.testing.assert_allclose(ensemble.mean_probabilities(members, images, backwards), expected[:, ::-1], atol=1e-6)

@@ -1,0 +1,123 @@
+"""A trained network as one object: what `weights.safetensors` holds, ready to be asked.
+
+recognizer = load("runs/my_run")              # or a .safetensors file, or load_pretrained(NAME)
+prediction = recognizer.predict(faces)        # cropped faces, uint8 [n, H, W, 1 or 3]
+prediction.names                              # ['happy', 'neutral', ...]
+prediction.probabilities                      # float32 [n, classes], columns in the order of recognizer.emotions
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from fer_jax import checkpoint, heads, models
+from fer_jax.config import model_options
+from fer_jax.data import normalization
+from fer_jax.data.emotions import expressed
+from fer_jax.errors import UserError, unknown
+from fer_jax.imaging import to_input
+
+
+class Prediction(NamedTuple):
+    """What a network sees in n faces."""
+
+    probabilities: np.ndarray  # float32 [n, C], sum 1
+    intensities: np.ndarray  # float32 [n, E] in 0..1, of `data.emotions.expressed(emotions)`: all but neutral
+    emotions: tuple[str, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """The most probable emotion of each face."""
+        return [self.emotions[i] for i in self.probabilities.argmax(1)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recognizer:
+    """A model, its head and its variables (params, batch_stats, normalizer)."""
+
+    model: nn.Module
+    head: heads.Head
+    variables: dict
+    emotions: tuple[str, ...]
+    input_shape: tuple[int, int, int]
+
+    def predict(self, images: np.ndarray, *, batch_size: int = 256) -> Prediction:
+        """The emotions and intensities of faces: uint8 [n, H, W, 1 or 3], of any size, colours as RGB.
+
+        Batches are padded to a power of two, so that any number of faces compiles only a few programs; a face has
+        the same answer alone and among others.
+        """
+        parts = []
+        for start in range(0, len(images), batch_size):
+            batch = np.asarray(images[start : start + batch_size])
+            padding = min(_bucket(len(batch)), batch_size) - len(batch)
+            padded = np.pad(batch, ((0, padding), (0, 0), (0, 0), (0, 0))) if padding else batch
+            answers = jax.device_get(self._forward(self._device_variables, padded))
+            parts.append([answer[: len(batch)] for answer in answers])
+        if not parts:
+            widths = len(self.emotions), len(expressed(self.emotions))
+            parts = [[np.zeros((0, width), np.float32) for width in widths]]
+        return Prediction(*map(np.concatenate, zip(*parts, strict=True)), self.emotions)
+
+    def answer(self, variables: dict, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The pure function of `predict`, for a program of one's own: (probabilities [B, C], intensities [B, E])."""
+        inputs = normalization.apply(to_input(images, self.input_shape), variables["normalizer"])
+        logits = self.model.apply(variables, inputs, train=False)
+        return self.head.class_probabilities(logits), self.head.intensities(logits)
+
+    @functools.cached_property
+    def _forward(self):
+        return jax.jit(self.answer)
+
+    @functools.cached_property
+    def _device_variables(self) -> dict:
+        return jax.device_put(self.variables)
+
+
+def _bucket(count: int) -> int:
+    """The power of two at or above a count."""
+    return 1 << (count - 1).bit_length()
+
+
+PRETRAINED = Path(__file__).parent / "pretrained"  # NAME.safetensors and NAME.md, its model card
+
+
+def load_pretrained(name: str) -> Recognizer:
+    """A network that comes with the package; its model card lies beside it in `fer_jax/pretrained/`.
+
+    Raises:
+      UserError: unknown name; lists the right ones.
+    """
+    path = PRETRAINED / f"{name}.safetensors"
+    if not path.exists():
+        raise unknown("pretrained network", name, sorted(file.stem for file in PRETRAINED.glob("*.safetensors")))
+    return load(path)
+
+
+def load(path: Path | str) -> Recognizer:
+    """The network of a run directory or of a weights file.
+
+    Raises:
+      UserError: there is none, or its outputs are no emotions.
+    """
+    path = Path(path)
+    path = path / "weights.safetensors" if path.is_dir() else path
+    variables, metadata = checkpoint.load_weights(path)
+    if not metadata.get("emotions"):
+        raise UserError(f"{path}: its outputs are no emotions; train with it as --config.model.pretrained first")
+    config = ConfigDict({"model": metadata["model"]})
+    head_config = metadata.get("head", {"name": "classification", "loss": "softmax"})
+    head = heads.make_head(head_config["name"], metadata["emotions"], loss=head_config["loss"])
+    model = models.create(
+        config.model.name,
+        num_outputs=head.num_outputs,
+        dtype=models.compute_dtype(config.model.get("dtype", "auto")),
+        **model_options(config),
+    )
+    return Recognizer(model, head, variables, tuple(metadata["emotions"]), tuple(metadata["input_shape"]))
