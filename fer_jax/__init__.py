@@ -4,7 +4,10 @@ __version__ = "0.1.0"
 
 
 def load_pretrained(name: str):
-    """A trained network of the package, see `fer_jax.recognizer.load_pretrained`."""
+    """A trained network that comes with the package, as a `fer_jax.recognizer.Recognizer`.
+
+    Each has a model card in `fer_jax/pretrained/`. Runs and weights files are loaded by `fer_jax.recognizer.load`.
+    """
     from fer_jax import recognizer
 
-    return recognizer.load_pretrained(name)
+    return recognizer.load(name)

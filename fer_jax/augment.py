@@ -10,11 +10,14 @@ draws what a model really sees.
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from ml_collections import ConfigDict
 
 from fer_jax import imaging
 
@@ -106,13 +109,19 @@ def gamma(key: jax.Array, image: jax.Array, *, strength: Number) -> jax.Array:
     """Raises x / 255 to the power 2**u, u from -strength .. strength: shadows and lights apart."""
     image = jnp.asarray(image, jnp.float32)
     power = 2 ** (strength * jax.random.uniform(key, minval=-1.0, maxval=1.0))
-    return jnp.where(power == 1, image, 255 * (image / 255) ** power)
+    raised = jnp.exp(power * jnp.log(image / 255))  # XLA's own power is several times slower on a CPU
+    return jnp.where(power == 1, image, 255 * raised)
 
 
 def noise(key: jax.Array, image: jax.Array, *, deviation: Number) -> jax.Array:
-    """Adds Gaussian noise of the given deviation, in grey levels, to each value, clipped to 0..255."""
+    """Adds Gaussian noise of the given deviation, in grey levels, to each value, clipped to 0..255.
+
+    A draw is the sum of eight random bytes, whose distribution function is within 0.005 of the normal one.
+    """
     image = jnp.asarray(image, jnp.float32)
-    drawn = jax.random.normal(key, (image.shape[0], image[0].size)).reshape(image.shape)  # fast on vector lanes
+    words = [_bits(word_key, image.shape) for word_key in jax.random.split(key)]
+    total = sum((word >> shift) & 255 for word in words for shift in (0, 8, 16, 24)).astype(jnp.float32)
+    drawn = (total - 8 * 127.5) / (8 * (256**2 - 1) / 12) ** 0.5
     return jnp.clip(image + deviation * drawn, 0, 255)
 
 
@@ -130,7 +139,7 @@ def erase(key: jax.Array, image: jax.Array, *, area: Number) -> jax.Array:
     aspect = jnp.exp(jax.random.uniform(ratio_key, minval=-1.0, maxval=1.0) * jnp.log(3.0))  # 1/3 .. 3
     share = area * jax.random.uniform(size_key)
     inside = _rectangle(place_key, image.shape[:2], jnp.sqrt(share * aspect), jnp.sqrt(share / aspect))
-    fill = jax.random.uniform(fill_key, (image.shape[0], image[0].size), maxval=255.0).reshape(image.shape)
+    fill = (_bits(fill_key, image.shape) >> 8).astype(jnp.float32) * (255 / 2**24)
     return jnp.where(inside[..., None], fill, image)
 
 
@@ -152,6 +161,23 @@ def variants(image: jax.Array, *, strength: Number) -> jax.Array:
     blurred = jnp.stack([operation(jnp.asarray(image, jnp.float32)) for operation in BLURS])
     factors = 1 + strength * jnp.linspace(-1, 1, LEVELS)
     return jnp.clip(factors[:, None, None, None, None] * blurred, 0, 255).reshape(-1, *image.shape)
+
+
+def _bits(key, shape):
+    """Random words uint32 [H, W, C]: places mixed with two words of the key, much faster than the same of threefry.
+
+    The mixer is lowbias32 (Wellons 2018, nullprogram.com/blog/2018/07/31), which changes each bit of the result with
+    a probability near 1/2 when one of the place changes.
+    """
+
+    def mix(word):
+        word = (word ^ (word >> 16)) * jnp.uint32(0x7FEB352D)
+        word = (word ^ (word >> 15)) * jnp.uint32(0x846CA68B)
+        return word ^ (word >> 16)
+
+    first, second = jax.random.bits(key, (2,))
+    place = lax.iota(jnp.uint32, math.prod(shape)).reshape(shape[0], -1)  # as rows: fast on vector lanes
+    return mix(mix(place ^ first) ^ second).reshape(shape)
 
 
 def _select(image, chosen):
@@ -267,15 +293,13 @@ def _keys(key, first, count):
 
 def preview(config, path, *, data_dir=None, images: int = 8, draws: int = 9) -> None:
     """Draws training images as stored and as the model of the config sees them, before normalisation."""
-    import numpy as np
-
-    from fer_jax import figures, sharding, train
+    from fer_jax import figures, sharding
     from fer_jax.data import prepare
 
-    dataset = prepare.load(config.data.name, variant=config.data.variant, data_dir=data_dir)
+    dataset = prepare.load_configured(config.data, data_dir)
     stored = dataset.arrays("train")["image"]
     chosen = np.asarray(stored[np.linspace(0, len(stored) - 1, images).astype(int)])
-    of_images, of_pairs = split_options(train.hyperparameters(config)["augment"])
+    of_images, of_pairs = split_options(strengths(config.augment))
     shape = tuple(config.model.input_shape)
 
     def see(key, batch):
@@ -294,6 +318,11 @@ def preview(config, path, *, data_dir=None, images: int = 8, draws: int = 9) -> 
         seen = np.asarray(program(jax.random.fold_in(jax.random.key(config.seed), number), chosen))
         columns[str(number + 1)] = seen.round().clip(0, 255).astype(np.uint8)
     figures.contact_sheet(columns, path)
+
+
+def strengths(options: ConfigDict) -> dict[str, np.float32]:
+    """The options of `config.augment` that are above 0; what is 0 is not compiled in."""
+    return {name: np.float32(value) for name, value in options.to_dict().items() if value}
 
 
 def split_options(options: dict[str, Number]) -> tuple[dict[str, Number], dict[str, Number]]:

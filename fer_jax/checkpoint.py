@@ -24,6 +24,7 @@ from fer_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
+PRETRAINED = Path(__file__).parent / "pretrained"  # NAME.safetensors and NAME.md, its model card
 DISK_RESERVE = 1_000_000  # bytes that a checkpoint's own bookkeeping may need
 
 
@@ -126,17 +127,24 @@ def graft(variables: dict, weights: dict, output: frozenset[str]) -> dict:
     return traverse_util.unflatten_dict(grafted, sep="/")
 
 
-def load_weights(path: Path) -> tuple[dict, dict]:
+def load_weights(source: Path | str) -> tuple[dict, dict]:
     """The (variables, metadata) that `save_weights` wrote.
+
+    Args:
+      source: a weights file, a run directory, or the name of weights that come with the package.
 
     Raises:
       UserError: there is no such file, or it is not one of ours.
     """
+    path = Path(source) / "weights.safetensors" if Path(source).is_dir() else Path(source)
+    packaged = PRETRAINED / f"{source}.safetensors"
+    path = packaged if packaged.exists() and not path.exists() else path
     try:
         with safe_open(path, "numpy") as file:
             metadata = json.loads(file.metadata()["fer_jax"])
         return traverse_util.unflatten_dict(load_file(path), sep="/"), metadata
     except FileNotFoundError as error:
-        raise UserError(f"there are no weights at {path}") from error
+        names = ", ".join(sorted(file.stem for file in PRETRAINED.glob("*.safetensors")))
+        raise UserError(f"there are no weights at {path}; those of the package are: {names or 'none'}") from error
     except (SafetensorError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a weights file of fer_jax; see fer_jax.convert") from error

@@ -6,7 +6,7 @@ result from `get_config`. Any field can be overridden on the command line: `--co
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -27,6 +27,16 @@ def default_config() -> ConfigDict:
                 # mean_image: the training split's mean image subtracted, then divided by 255
                 "normalization": "unit",
                 "sampling": "uniform",  # uniform | balanced (each class as often as the others)
+                "emotions": (),  # only these, e.g. ("happy", "sad", "neutral"); () = all
+                # Cross-validation: the subjects in this many folds, of which number `fold` is the validation split and
+                # the others are for training; 0 = the data set's own splits
+                "folds": 0,
+                "fold": 0,
+                # Several data sets joined under `name`: parts such as {"name": "kdef", "variant": "straight"}, see
+                # fer_jax/data/combine.py; () = the data set `name`
+                "train": (),
+                "validation": (),
+                "test": (),
                 "exclude": "",  # a list of `python -m fer_jax.data.audit --write-clean`: left out of training
                 "workers": 0,  # Grain worker processes when streaming; 0 = threads of this process
             },
@@ -34,7 +44,8 @@ def default_config() -> ConfigDict:
                 "name": "vggs_small",  # a key of fer_jax.models.MODELS
                 "input_shape": (128, 128, 3),  # images are resized and converted grey <-> RGB on the device
                 "options": {},  # of the model, e.g. dropout
-                # weights.safetensors of another run or of fer_jax.convert, to begin with; normalised as they were
+                # to begin with, normalised as they were: another run, a file of fer_jax.convert, or the name of weights
+                # that come with the package
                 "pretrained": "",
                 "dtype": "auto",  # of computation: float32 | bfloat16 | auto (bfloat16 on accelerators)
             },
@@ -43,6 +54,7 @@ def default_config() -> ConfigDict:
                 "loss": "softmax",  # of classification: softmax | soft (soft labels, e.g. FER+ votes) | squared_hinge
                 "label_smoothing": 0.0,
                 "class_weights": "none",  # none | inverse | effective (of the training split's class counts)
+                "class_weight_power": 1.0,  # of these weights: 0 = all alike, 1 = as they are
             },
             "augment": {  # on the device, see fer_jax/augment.py; 0 = none
                 "flip": 0.5,  # probability of mirroring
@@ -123,8 +135,7 @@ def overridden(config: ConfigDict, overrides: dict) -> ConfigDict:
     copy = ConfigDict(config.to_dict())
     with copy.unlocked():
         for field, value in overrides.items():
-            fields = copy.to_dict()
-            known = [".".join(path) for path in _paths(fields)]
+            known = list(flatten(copy.to_dict()))
             if field not in known and not field.startswith("model.options."):
                 raise unknown("config field", field, known)
             try:
@@ -134,12 +145,12 @@ def overridden(config: ConfigDict, overrides: dict) -> ConfigDict:
     return copy.lock()
 
 
-def _paths(fields: dict, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def flatten(fields: dict, prefix: str = "") -> dict:
+    """The values of a config's dict by their dotted names."""
+    flat = {}
     for name, value in fields.items():
-        if isinstance(value, dict):
-            yield from _paths(value, (*prefix, name))
-        else:
-            yield (*prefix, name)
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
 
 
 def model_options(config: ConfigDict) -> dict:
@@ -188,9 +199,31 @@ def validate(config: ConfigDict) -> None:
     ):
         if value not in choices:
             raise UserError(f"{field} = {value!r} is unknown: use one of {', '.join(choices)}")
+    _validate_data(config.data)
     if len(config.model.input_shape) != 3 or config.model.input_shape[2] not in (1, 3):
         raise UserError(
             f"model.input_shape = {config.model.input_shape} must be (height, width, channels), channels 1 or 3"
+        )
+
+
+def _validate_data(data: ConfigDict) -> None:
+    joined = data.train or data.validation or data.test
+    if data.folds == 1 or data.folds < 0:
+        raise UserError(f"data.folds = {data.folds} must be 2 or more, or 0 for the data set's own splits")
+    if not 0 <= data.fold < max(data.folds, 1):
+        raise UserError(
+            f"data.fold = {data.fold} must lie in 0..{data.folds - 1}, since data.folds = {data.folds}"
+            if data.folds
+            else f"data.fold = {data.fold} needs data.folds, e.g. --config.data.folds=5"
+        )
+    if joined and data.folds:
+        raise UserError("data.folds divides one data set: not with data.train, data.validation or data.test")
+    if joined and (not data.train or data.variant):
+        raise UserError("data sets are joined by data.train = ({'name': ...}, ...), each with its own variant")
+    if data.exclude and (joined or data.folds or data.emotions):
+        raise UserError(
+            "data.exclude lists examples of a data set as it was prepared: not with data.folds, data.emotions, "
+            "data.train, data.validation or data.test"
         )
 
 

@@ -1,8 +1,13 @@
 """Exact evaluation: pad, mask, sum and count. 3,589 images are 3,589 at any batch size and device count.
 
     python -m fer_jax.evaluate --workdir=RUN [--split=test|validation|train] [--data_dir=PATH] [--output=DIR]
+    python -m fer_jax.evaluate --workdir=RUN --dataset=OTHER [--variant=NAME]
+    python -m fer_jax.evaluate --workdir=RUN --tta flip variants --ensemble RUN RUN
 
-evaluates a finished run and writes RUN/report/index.html and RUN/report/metrics.json (`fer_jax.report`).
+evaluates a finished run and writes RUN/report/index.html and RUN/report/metrics.json (`fer_jax.report`), for another
+data set in RUN/report_OTHER. Its emotions are matched by name: images of those that the network does not know are left
+out, those that the data lack stay possible answers. Test-time augmentation and ensembles are scored beside the network
+itself, never in its place.
 """
 
 import argparse
@@ -18,7 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh
 
-from fer_jax import augment, metrics, sharding
+from fer_jax import augment, metrics, process, sharding
 from fer_jax.data import normalization
 from fer_jax.data.pipeline import EvalOrder, Split
 from fer_jax.errors import UserError
@@ -76,17 +81,34 @@ class Evaluator:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend."""
     from fer_jax import report, report_page  # here: a run that evaluates needs no page
+    from fer_jax.ensemble import VIEWS
 
     parser = argparse.ArgumentParser(prog="python -m fer_jax.evaluate", description="Writes the report of a run.")
     parser.add_argument("--workdir", type=Path, required=True, metavar="RUN", help="directory of a finished run")
     parser.add_argument("--split", choices=("test", "validation", "train"), help="default: the one of results.json")
+    parser.add_argument("--dataset", metavar="OTHER", help="default: the one that it was trained on")
+    parser.add_argument("--variant", metavar="NAME", help="of the data set")
     parser.add_argument("--data_dir", type=Path, help="where the raw data lie")
+    parser.add_argument("--tta", nargs="+", default=(), choices=sorted(VIEWS), help="score the mean over views, too")
+    parser.add_argument(
+        "--ensemble", nargs="+", type=Path, default=(), metavar="RUN", help="score the mean with these runs, too"
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: RUN/report")
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    process.keep_freed_memory()
     try:
-        answers = report.ask(options.workdir, split=options.split, data_dir=options.data_dir)
-        output = options.output or options.workdir / "report"
+        answers = report.ask(
+            options.workdir,
+            split=options.split,
+            dataset=options.dataset,
+            variant=options.variant,
+            data_dir=options.data_dir,
+            views=options.tta,
+            members=options.ensemble,
+        )
+        name = f"report_{answers.dataset.name}" if answers.transfer else "report"
+        output = options.output or options.workdir / name
         print(report_page.summary(report.write(answers, output)))
         print(f"report: {output / 'index.html'}")
     except UserError as error:

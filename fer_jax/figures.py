@@ -1,10 +1,12 @@
-"""Figures as PNG: the confusion matrix and learning curves of a run, contact sheets of a data set."""
+"""Figures as PNG: confusion matrix and learning curves of a run, effects of a sweep, contact sheets of a data set."""
 
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from scipy import stats
 
 TRAIN, VALIDATION = "#8a8f98", "#1f5fbf"
 
@@ -98,3 +100,68 @@ def _figure(width: float, height: float):
     figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.add_subplot()
+
+
+def factor_effects(effects: dict[str, list[tuple[object, np.ndarray]]], level: float, path: Path) -> None:
+    """Draws a panel for each field: every run's score, and the mean of each value with Student's interval.
+
+    Args:
+      effects: field -> (value, scores in 0..1 of the runs with it); None is the value that the config has.
+    """
+    figure = Figure(figsize=(max(4.5, 3.6 * len(effects)), 3.6), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(effects), sharey=True, squeeze=False)[0]
+    for axes, (field, values) in zip(panels, effects.items(), strict=True):
+        for place, (_, scores) in enumerate(values):
+            percent = 100 * scores
+            axes.plot(np.full(len(percent), place), percent, "o", color=TRAIN, alpha=0.6, markersize=4)
+            if len(percent) > 1:
+                half = stats.t.ppf((1 + level) / 2, len(percent) - 1) * percent.std(ddof=1) / len(percent) ** 0.5
+                axes.errorbar(place + 0.12, percent.mean(), half, fmt="D", color=VALIDATION, capsize=4, markersize=5)
+        axes.set_xticks(range(len(values)), [_value(value) for value, _ in values], rotation=25, ha="right")
+        axes.set_xlim(-0.6, len(values) - 0.4)
+        axes.set_title(field, fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.get_axes()[0].set_ylabel("accuracy (%)")
+    figure.suptitle(f"grey: runs; blue: mean and {level:.0%} interval", fontsize=8, color="#555555")
+    figure.savefig(path)
+
+
+def parallel_coordinates(factors: dict[str, list], places: np.ndarray, scores: np.ndarray, path: Path) -> None:
+    """Draws a line for each run through the values of its fields, to its score.
+
+    Args:
+      factors: field -> its values, bottom to top.
+      places: int [runs, fields], which value each run has.
+      scores: float [runs] in 0..1.
+    """
+    figure = Figure(figsize=(1.9 * (len(factors) + 1) + 1.5, 4), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    low, high = scores.min(), scores.max()
+    heights = places / np.maximum([len(values) - 1 for values in factors.values()], 1)
+    ends = (scores - low) / (high - low) if high > low else np.full(len(scores), 0.5)
+    rng = np.random.default_rng(0)  # runs of one cell, a seed each, lie beside each other
+    for line, end, shift in zip(heights, ends, rng.uniform(-0.02, 0.02, len(scores)), strict=True):
+        axes.plot([*(line + shift), end], color=colormaps["viridis"](end), alpha=0.8, linewidth=1.6)
+    for place, values in enumerate(factors.values()):
+        for i, value in enumerate(values):
+            height = i / max(len(values) - 1, 1)
+            axes.text(place + 0.04, height, _value(value), fontsize=8, va="center", bbox=_LABEL)
+        axes.axvline(place, color="#bbbbbb", linewidth=1, zorder=0)
+    for score, height in ((low, 0), (high, 1)) if high > low else ((low, 0.5),):
+        axes.text(len(factors) + 0.04, height, f"{score:.1%}", fontsize=8, va="center")
+    axes.axvline(len(factors), color="#bbbbbb", linewidth=1, zorder=0)
+    axes.set_xticks(range(len(factors) + 1), [*factors, "accuracy"], fontsize=8)
+    axes.set_xlim(-0.15, len(factors) + 0.3)
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    figure.savefig(path)
+
+
+_LABEL = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+
+
+def _value(value: object) -> str:
+    return "as in the config" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -60,12 +60,13 @@ def example_weights(labels: jax.Array, weights: Sequence[float] | None) -> jax.A
     return jnp.where(labels == IGNORE, 0, each)
 
 
-def class_weights(counts: Sequence[int], *, kind: str, beta: float = 0.999) -> np.ndarray:
+def class_weights(counts: Sequence[int], *, kind: str, power: float = 1.0, beta: float = 0.999) -> np.ndarray:
     """A weight a class from the training split's counts, mean 1 over the classes present: float32 [C].
 
     Args:
       kind: `none`; `inverse` (1 / count, CMU equation 2); `effective` ((1 - beta) / (1 - beta**count), Cui et al.
         2019). A class without examples gets 0: no example of it is ever weighted.
+      power: of the weights, before they are scaled: 0 makes them all alike.
 
     Raises:
       UserError: unknown kind.
@@ -80,6 +81,7 @@ def class_weights(counts: Sequence[int], *, kind: str, beta: float = 0.999) -> n
         weights = np.where(present, (1 - beta) / (1 - beta ** np.maximum(counts, 1)), 0)
     else:
         raise UserError(f"head.class_weights = {kind!r} is unknown: use one of {', '.join(CLASS_WEIGHTS)}")
+    weights[present] **= power
     return (weights / weights[present].mean()).astype(np.float32)
 
 

@@ -2,14 +2,43 @@
 
 On GPU and TPU they are XLA's own: `jax.lax.platform_dependent` decides when the program is compiled.
 tests/test_ops.py holds each one, gradients included, to XLA's within 1e-5.
+
+`convolutions("columns")` does without XLA's convolutions on every platform, for stacked members (fer_jax/stack.py).
 """
 
+import contextlib
+import contextvars
 import functools
 import itertools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+CONVOLUTIONS = ("grouped", "columns")
+_convolutions = contextvars.ContextVar("convolutions", default="grouped")
+
+
+@contextlib.contextmanager
+def convolutions(form: str) -> Iterator[None]:
+    """How what is traced inside convolves: `grouped`, which is XLA's way under `vmap`, or `columns`, as products.
+
+    Under a `vmap` over kernels XLA makes one convolution of as many groups as there are kernels, a product on the other
+    hand stays a (batched) product.
+    """
+    token = _convolutions.set(form)
+    try:
+        yield
+    finally:
+        _convolutions.reset(token)
+
+
+def _by_platform(*arrays, cpu, default):
+    """The CPU's form on CPUs, and everywhere where no convolution is wanted; elsewhere XLA's."""
+    if _convolutions.get() == "columns":
+        return cpu(*arrays)
+    return lax.platform_dependent(*arrays, cpu=cpu, default=default)
 
 
 def conv(x: jax.Array, kernel: jax.Array, strides, padding, **options) -> jax.Array:
@@ -27,6 +56,8 @@ def conv(x: jax.Array, kernel: jax.Array, strides, padding, **options) -> jax.Ar
     strides = tuple(strides)
     sides = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding) if padding in _NAMED else padding
     sides = tuple(map(tuple, sides))
+    if _convolutions.get() == "columns":
+        return _by_columns(x, kernel, strides, sides)
     if kernel.shape[:2] == (1, 1) and sides == _UNPADDED:
         cpu = functools.partial(_pointwise, strides=strides)
     else:
@@ -46,7 +77,7 @@ def _pointwise(x, kernel, *, strides):
 @functools.partial(jax.custom_vjp, nondiff_argnames=("strides", "sides"))
 def _spatial(x, kernel, strides, sides):
     if kernel.shape[:2] == (3, 3) and x.shape[-1] <= 3 and strides == (1, 1):
-        return _by_columns(x, kernel, sides)
+        return _by_columns(x, kernel, strides, sides)
     return _direct(x, kernel, strides, sides)
 
 
@@ -78,13 +109,18 @@ def _direct(x, kernel, strides, sides):
     return y[:, : x.shape[1] - height, : x.shape[2] - width] if crop else y
 
 
-def _by_columns(x, kernel, sides):
-    """A product of the 3x3 kernel with the nine values under it, laid out for every pixel (im2col)."""
+def _by_columns(x, kernel, strides, sides):
+    """A product of the kernel with the values under it, laid out for every pixel (im2col)."""
     x = jnp.pad(x, ((0, 0), *sides, (0, 0)))
-    height, width = x.shape[1] - 2, x.shape[2] - 2
-    columns = jnp.concatenate([x[:, i : i + height, j : j + width] for i in range(3) for j in range(3)], -1)
-    product = columns.reshape(-1, columns.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
-    return product.reshape(*columns.shape[:-1], -1)
+    rows, columns = ((n - k) // stride + 1 for n, k, stride in zip(x.shape[1:3], kernel.shape, strides, strict=False))
+    down, across = strides
+    views = [
+        x[:, i : i + (rows - 1) * down + 1 : down, j : j + (columns - 1) * across + 1 : across]
+        for i, j in itertools.product(range(kernel.shape[0]), range(kernel.shape[1]))
+    ]
+    values = jnp.concatenate(views, -1) if len(views) > 1 else views[0]
+    product = values.reshape(-1, values.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
+    return product.reshape(*values.shape[:-1], -1)
 
 
 @jax.custom_vjp
@@ -93,7 +129,7 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     XLA's CPU kernel is 10 to 60 times slower than the nine shifted multiply-adds used here.
     """
-    return lax.platform_dependent(x, kernel, cpu=_shifted, default=_grouped)
+    return _by_platform(x, kernel, cpu=_shifted, default=_grouped)
 
 
 def _grouped(x, kernel):
@@ -121,7 +157,7 @@ def _forward(x, kernel):
 
 
 def _backward(residuals, grad):
-    return lax.platform_dependent(*residuals, grad, cpu=_backward_shifted, default=_backward_grouped)
+    return _by_platform(*residuals, grad, cpu=_backward_shifted, default=_backward_grouped)
 
 
 def _backward_shifted(x, kernel, grad):

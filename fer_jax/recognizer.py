@@ -1,6 +1,6 @@
 """A trained network as one object: what `weights.safetensors` holds, ready to be asked.
 
-recognizer = load("runs/my_run")              # or a .safetensors file, or load_pretrained(NAME)
+recognizer = load("runs/my_run")              # or a .safetensors file, or the name of a pretrained network
 prediction = recognizer.predict(faces)        # cropped faces, uint8 [n, H, W, 1 or 3]
 prediction.names                              # ['happy', 'neutral', ...]
 prediction.probabilities                      # float32 [n, classes], columns in the order of recognizer.emotions
@@ -20,7 +20,7 @@ from fer_jax import checkpoint, heads, models
 from fer_jax.config import model_options
 from fer_jax.data import normalization
 from fer_jax.data.emotions import expressed
-from fer_jax.errors import UserError, unknown
+from fer_jax.errors import UserError
 from fer_jax.imaging import to_input
 
 
@@ -46,6 +46,7 @@ class Recognizer:
     variables: dict
     emotions: tuple[str, ...]
     input_shape: tuple[int, int, int]
+    dataset: str = ""  # that it was trained on, where known
 
     def predict(self, images: np.ndarray, *, batch_size: int = 256) -> Prediction:
         """The emotions and intensities of faces: uint8 [n, H, W, 1 or 3], of any size, colours as RGB.
@@ -85,32 +86,15 @@ def _bucket(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
-PRETRAINED = Path(__file__).parent / "pretrained"  # NAME.safetensors and NAME.md, its model card
-
-
-def load_pretrained(name: str) -> Recognizer:
-    """A network that comes with the package; its model card lies beside it in `fer_jax/pretrained/`.
-
-    Raises:
-      UserError: unknown name; lists the right ones.
-    """
-    path = PRETRAINED / f"{name}.safetensors"
-    if not path.exists():
-        raise unknown("pretrained network", name, sorted(file.stem for file in PRETRAINED.glob("*.safetensors")))
-    return load(path)
-
-
-def load(path: Path | str) -> Recognizer:
-    """The network of a run directory or of a weights file.
+def load(source: Path | str) -> Recognizer:
+    """The network of a run directory, of a weights file, or one that comes with the package, by its name.
 
     Raises:
       UserError: there is none, or its outputs are no emotions.
     """
-    path = Path(path)
-    path = path / "weights.safetensors" if path.is_dir() else path
-    variables, metadata = checkpoint.load_weights(path)
+    variables, metadata = checkpoint.load_weights(source)
     if not metadata.get("emotions"):
-        raise UserError(f"{path}: its outputs are no emotions; train with it as --config.model.pretrained first")
+        raise UserError(f"{source}: its outputs are no emotions; train with it as --config.model.pretrained first")
     config = ConfigDict({"model": metadata["model"]})
     head_config = metadata.get("head", {"name": "classification", "loss": "softmax"})
     head = heads.make_head(head_config["name"], metadata["emotions"], loss=head_config["loss"])
@@ -120,4 +104,5 @@ def load(path: Path | str) -> Recognizer:
         dtype=models.compute_dtype(config.model.get("dtype", "auto")),
         **model_options(config),
     )
-    return Recognizer(model, head, variables, tuple(metadata["emotions"]), tuple(metadata["input_shape"]))
+    dataset = metadata.get("results", {}).get("dataset", "")
+    return Recognizer(model, head, variables, tuple(metadata["emotions"]), tuple(metadata["input_shape"]), dataset)

@@ -9,21 +9,22 @@ The run directory:
   results.json, confusion.png, learning_curves.png
 """
 
+import contextlib
 import dataclasses
 import errno
 import json
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jax
-from flax import traverse_util
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fer_jax import __version__, checkpoint, figures, heads, logs, metrics, models, optim, sharding, train
 from fer_jax import config as config_lib
+from fer_jax.course import Course
 from fer_jax.data import audit, normalization, pipeline, prepare
 from fer_jax.errors import UserError
 from fer_jax.evaluate import Evaluator
@@ -44,11 +45,22 @@ class Experiment:
     splits: dict[str, pipeline.Split]
     order: pipeline.TrainOrder
     recipe: train.Recipe
+    normalizer: dict
     evaluator: Evaluator
 
     @property
     def total_steps(self) -> int:
         return self.config.train.epochs * self.order.steps_per_epoch
+
+    @property
+    def hyperparameters(self) -> dict:
+        """The numbers that the compiled step takes as arrays (`train.hyperparameters`)."""
+        return train.hyperparameters(self.config, self.dataset.class_counts["train"])
+
+    def sibling(self, config: ConfigDict) -> "Experiment":
+        """The same data and programs under a config that differs in the numbers of `stack.NUMBERS` alone."""
+        order = dataclasses.replace(self.order, seed=config.seed)
+        return dataclasses.replace(self, config=config, order=order)
 
     def evaluate(self, variables: dict, split: str) -> tuple[dict, dict]:
         """(summary, sums) of a split: numbers for people, and the mergeable sums they come from."""
@@ -66,7 +78,7 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
     mesh = sharding.make_mesh()
     sharding.check_batch_size(config.train.batch_size, mesh, "train.batch_size")
     sharding.check_batch_size(config.eval.batch_size, mesh, "eval.batch_size")
-    dataset = prepare.load(config.data.name, variant=config.data.variant or None, data_dir=data_dir)
+    dataset = prepare.load_configured(config.data, data_dir)
     _announce(dataset, mesh)
     if "train" not in dataset.splits:
         raise UserError(f"{dataset.name} has no training split, only {', '.join(dataset.splits)}")
@@ -89,8 +101,11 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
         splits[DEDUPLICATED] = pipeline.load_split(
             clean, reported, mesh, residence=residence, workers=config.data.workers
         )
+    normalizer = normalization.compute(
+        config.data.normalization, splits["train"], recipe.input_shape, devices=mesh.size
+    )
     evaluator = Evaluator(recipe.model, recipe.head, recipe.input_shape, mesh, batch_size=config.eval.batch_size)
-    return Experiment(config, dataset, mesh, splits, order, recipe, evaluator)
+    return Experiment(config, dataset, mesh, splits, order, recipe, normalizer, evaluator)
 
 
 def reported_split(splits: Iterable[str]) -> str | None:
@@ -114,11 +129,7 @@ def make_recipe(config: ConfigDict, dataset: prepare.Dataset, steps_per_epoch: i
     schedule = optim.make_schedule(
         config.optim, steps_per_epoch=steps_per_epoch, total_steps=config.train.epochs * steps_per_epoch
     )
-    weights = None
-    if config.head.class_weights != "none":
-        counts = dataset.class_counts["train"]
-        weights = tuple(float(w) for w in heads.class_weights(counts, kind=config.head.class_weights))
-    return train.Recipe(model, head, optim.make_optimizer(config.optim), schedule, input_shape, weights)
+    return train.Recipe(model, head, optim.make_optimizer(config.optim), schedule, input_shape)
 
 
 def run(config: ConfigDict, workdir: Path, *, data_dir: str | None = None) -> dict:
@@ -130,12 +141,23 @@ def run(config: ConfigDict, workdir: Path, *, data_dir: str | None = None) -> di
     """
     started = time.perf_counter()
     workdir = Path(workdir)
-    try:
+    with full_disk_explained(workdir):
         claim_workdir(workdir, config)
-        experiment = build(config, data_dir)
-        logs.write_json(workdir / "environment.json", logs.environment())
-        state, best = fit(experiment, workdir, started=started)
-        return _finish(experiment, workdir, state, best)
+        return complete(build(config, data_dir), workdir, started=started)
+
+
+def complete(experiment: Experiment, workdir: Path, *, started: float) -> dict:
+    """`run` for data and programs that are at hand, in a directory that is claimed."""
+    logs.write_json(workdir / "environment.json", logs.environment())
+    state, course = fit(experiment, workdir, started=started)
+    return finish(course, state)
+
+
+@contextlib.contextmanager
+def full_disk_explained(workdir: Path) -> Iterator[None]:
+    """Turns a full disk met inside into a `UserError`."""
+    try:
+        yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
@@ -145,144 +167,92 @@ def run(config: ConfigDict, workdir: Path, *, data_dir: str | None = None) -> di
         raise
 
 
-def fit(experiment: Experiment, workdir: Path, *, started: float) -> tuple[train.TrainState, checkpoint.Checkpoints]:
-    """Trains from the last checkpoint (or from nothing) to the end; returns the final state and the best's folder."""
-    config, order, recipe, mesh = experiment.config, experiment.order, experiment.recipe, experiment.mesh
-    last = checkpoint.Checkpoints(workdir / "checkpoints/last", keep=2)
-    best = checkpoint.Checkpoints(workdir / "checkpoints/best", keep=1)
-    state, meta, step_key = _start(experiment, last, workdir)
-    step, stop, log_every = int(state.step), experiment.total_steps, config.train.log_every
-    if step == stop:
-        log.info("%s is complete: %d steps", workdir, step)
-        return state, best
-    run_log = logs.RunLog(workdir, step=step)
-    hyper = sharding.replicate(train.hyperparameters(config), mesh)
+def fit(
+    experiment: Experiment, workdir: Path, *, started: float, until: int | None = None
+) -> tuple[train.TrainState, Course]:
+    """Trains from the last checkpoint (or from nothing) to the end, or to the end of an epoch at step `until`.
+
+    Returns the last state, and the course with the best one's checkpoint.
+
+    Raises:
+      UserError: a loss that is not finite, a checkpoint of other data.
+      train.Interrupted: stopped by SIGTERM or Ctrl-C after saving.
+    """
+    config, order = experiment.config, experiment.order
+    course = Course(experiment, workdir)
+    state, stop = course.start, until or experiment.total_steps
+    if course.step >= stop:
+        log.info("%s is complete: %d steps", workdir, course.step)
+        return state, course
+    hyper = sharding.replicate(experiment.hyperparameters, experiment.mesh)
     steps = train.training_steps(
-        state, experiment.splits["train"], order, step_key, hyper, recipe=recipe, mesh=mesh, stop=stop
+        state,
+        experiment.splits["train"],
+        order,
+        course.key,
+        hyper,
+        recipe=experiment.recipe,
+        mesh=experiment.mesh,
+        stop=stop,
     )
-    window = train.Window(meta.pop("window"), step)
     first = True
     with (
         train.Interruption() as interruption,
-        logs.ProgressBar(total=stop * order.batch_size, done=step * order.batch_size) as bar,
+        logs.ProgressBar(total=stop * order.batch_size, done=course.step * order.batch_size) as bar,
     ):
-        while step < stop:
+        while course.step < stop:
             state, results = next(steps)
-            window.add(results)
-            taken = results["loss"].size
-            step += taken
+            course.add(results)
+            images = results["loss"].size * order.batch_size
             if first:
                 jax.block_until_ready(results)
-                run_log.timing({"step": step, "seconds_to_first_step": time.perf_counter() - started})
+                course.log.timing({"step": course.step, "seconds_to_first_step": time.perf_counter() - started})
                 epoch_started, epoch_images, first = time.perf_counter(), 0, False
             else:
-                epoch_images += taken * order.batch_size
-            bar.advance(taken * order.batch_size)
-            epoch_ends = step % order.steps_per_epoch == 0
-            if epoch_ends or len(window) >= log_every:
-                for at, mean in window.means(log_every):
-                    run_log.row({"step": at, "epoch": at / order.steps_per_epoch, "split": "train", **mean})
-                    bar.show(loss=mean["loss"])
+                epoch_images += images
+            bar.advance(images)
+            epoch_ends = course.step % order.steps_per_epoch == 0
+            if epoch_ends or len(course.window) >= config.train.log_every:
+                bar.show(loss=course.write())
             if epoch_ends:
                 trained = time.perf_counter()
                 if "validation" in experiment.splits:
-                    _validate(experiment, state, step, run_log, best, meta, bar)
-                last.save(state, meta | {"window": []})
+                    summary, _ = experiment.evaluate(state.variables, "validation")
+                    if course.judge(summary):
+                        course.save_best(state)
+                    bar.show(validation_accuracy=summary["accuracy"])
+                course.save(state)
                 now = time.perf_counter()
                 timing = {
-                    "step": step,
+                    "step": course.step,
                     "train_seconds": trained - epoch_started,
                     "other_seconds": now - trained,
                 }
                 if epoch_images:
                     timing["images_per_second"] = epoch_images / timing["train_seconds"]
-                run_log.timing(timing)
+                course.log.timing(timing)
                 epoch_started, epoch_images = now, 0
-            if interruption.signum and step < stop:
+            if interruption.signum and course.step < stop:
                 if not epoch_ends:
-                    last.save(state, meta | {"window": window.read()})
-                run_log.close()
-                raise train.Interrupted(interruption.signum, step)
-    run_log.close()
-    return state, best
+                    course.save(state)
+                course.close()
+                raise train.Interrupted(interruption.signum, course.step)
+    course.close()
+    return state, course
 
 
-def _start(experiment: Experiment, last: checkpoint.Checkpoints, workdir: Path):
-    """The state to go on from, what is known with it, and the key of the steps."""
-    config, recipe, mesh = experiment.config, experiment.recipe, experiment.mesh
-    init_key, step_key = jax.random.split(jax.random.key(config.seed))
-    pretrained = None
-    if config.model.pretrained:
-        pretrained, metadata = checkpoint.load_weights(Path(config.model.pretrained))
-        same_outputs = metadata["emotions"] and tuple(metadata["emotions"]) == experiment.dataset.emotions
-        normalizer = pretrained["normalizer"]
-    else:
-        normalizer = normalization.compute(
-            config.data.normalization, experiment.splits["train"], recipe.input_shape, devices=mesh.size
-        )
-    state = train.init_state(recipe, init_key, normalizer, mesh, ema=config.train.ema_decay > 0)
-    if pretrained:
-        state = _begin_with(state, pretrained, recipe, keep_output=bool(same_outputs))
-    fingerprint = experiment.dataset.fingerprint
-    meta = {"data": fingerprint, "best_step": None, "best_score": None, "window": []}
-    if restored := last.restore(state):
-        state, meta = restored
-        if meta["data"] != fingerprint:
-            raise UserError(
-                f"{workdir} was trained on other data ({meta['data']}, now {fingerprint}): "
-                f"choose another --workdir, or the data it was trained on"
-            )
-        log.info("resuming %s at step %d of %d", workdir, int(state.step), experiment.total_steps)
-    return state, meta, step_key
-
-
-def _begin_with(state: train.TrainState, weights: dict, recipe: train.Recipe, *, keep_output: bool) -> train.TrainState:
-    """The fresh state with pretrained weights; the output layer only if its emotions are the same."""
-
-    def shapes(model):
-        variables = jax.eval_shape(
-            lambda: model.init(jax.random.key(0), jax.numpy.zeros((1, *recipe.input_shape)), train=False)
-        )
-        flat = traverse_util.flatten_dict({"params": variables["params"]}, sep="/")
-        return {name: leaf.shape for name, leaf in flat.items()}
-
-    # The output layer is what changes its shape with the number of outputs.
-    model = recipe.model
-    more = shapes(model.clone(num_outputs=model.num_outputs + 1))
-    output = frozenset(name for name, shape in shapes(model).items() if shape != more[name] and not keep_output)
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    grafted = checkpoint.graft(variables, weights, output)
-    grafted = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), grafted, variables)
-    log.info("begins with pretrained weights%s", "" if keep_output else "; the output layer is new")
-    # Copies: the step donates the state, and a buffer can be given away only once.
-    return state.replace(**grafted, ema=jax.tree.map(jax.numpy.copy, grafted) if state.ema else None)
-
-
-def _validate(experiment, state, step, run_log, best, meta, bar) -> None:
-    """Evaluates on the validation split, logs it, and keeps the state if it is the best so far."""
-    summary, _ = experiment.evaluate(state.variables, "validation")
-    epoch = step / experiment.order.steps_per_epoch
-    run_log.row({"step": step, "epoch": epoch, "split": "validation", **summary})
-    if experiment.config.head.name == "intensity":
-        score = -summary["rmse"] if experiment.dataset.has_intensity else summary["accuracy"]
-    else:
-        score = summary["accuracy"]
-    if meta["best_score"] is None or score > meta["best_score"]:
-        meta |= {"best_step": step, "best_score": score}
-        best.save(state, meta)
-    bar.show(validation_accuracy=summary["accuracy"])
-
-
-def _finish(experiment: Experiment, workdir: Path, state: train.TrainState, best: checkpoint.Checkpoints) -> dict:
+def finish(course: Course, state: train.TrainState) -> dict:
     """Evaluates the selected weights once more, on the test split where there is one, and writes the results."""
+    experiment, workdir = course.experiment, course.workdir
     selected_on = "validation" if "validation" in experiment.splits else None
-    if selected_on and (restored := best.restore(state)):
+    if selected_on and (restored := course.best.restore(state)):
         state, _ = restored
     split = reported_split(experiment.splits)
     dataset, config = experiment.dataset, experiment.config
     results = {
         "dataset": dataset.name,
         "variant": dataset.variant,
+        "fingerprint": dataset.fingerprint,
         "synthetic": dataset.synthetic,
         "model": config.model.name,
         "emotions": dataset.emotions,

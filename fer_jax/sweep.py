@@ -4,31 +4,30 @@
     python -m fer_jax.sweep --config=configs/mini_xception.py:fer2013 --set=optim.learning_rate=1e-3,3e-3 --seeds=5
 
 The members are the overrides that `sweep()` of the config file returns, times the values of every --set, times the
-seeds. They run one after another, each in an ordinary run directory; finished ones are not touched when the command is
-given again, one cut short is resumed, and one that fails (a loss that is not finite) does not stop the others.
+seeds. Those of one structure are a group: they share data and compiled programs and, where that is faster, are trained
+at once (`fer_jax.stack`). The plan is printed first; --plan prints it alone. Each member has an ordinary run directory:
+finished ones are not touched when the command is given again, one cut short is resumed, and one that fails (a loss that
+is not finite) does not stop the others. --halving=3 stops two of three members early, and two of three of those left
+later (Jamieson & Talwalkar 2016), by their validation scores so far.
 """
 
 import ast
-import csv
 import dataclasses
 import importlib.util
 import itertools
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
-from scipy import stats
 
 from fer_jax import config as config_lib
 from fer_jax import main as command
-from fer_jax import process
+from fer_jax import process, sweep_table
 from fer_jax.errors import UserError
-
-LEVEL = 0.95  # of the intervals, and 1 - LEVEL is where a difference counts as significant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,33 +46,9 @@ class Member:
 
     @property
     def cell(self) -> str:
-        """The line of the table that it belongs to: the overrides apart from the seed."""
-        parts = (f"{field}={value}" for field, value in self.overrides.items() if field != "seed")
+        """The line of the table that it belongs to: the overrides apart from those that only repeat it."""
+        parts = (f"{field}={value}" for field, value in self.overrides.items() if field not in sweep_table.REPEATS)
         return ", ".join(parts) or "base"
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """A line of the table: the members that differ in their seed alone."""
-
-    name: str
-    scores: tuple[float, ...]  # of the finished members
-    failed: int
-
-    @property
-    def mean(self) -> float:
-        return float(np.mean(self.scores)) if self.scores else float("nan")
-
-    @property
-    def deviation(self) -> float:
-        """The sample standard deviation, nan for fewer than two."""
-        return float(np.std(self.scores, ddof=1)) if len(self.scores) > 1 else float("nan")
-
-    @property
-    def half_width(self) -> float:
-        """Of the interval of the mean by Student's t, nan for fewer than two scores."""
-        n = len(self.scores)
-        return float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * self.deviation / n**0.5) if n > 1 else float("nan")
 
 
 def members(config: ConfigDict, axes: Sequence[Sequence[dict]]) -> list[Member]:
@@ -83,6 +58,8 @@ def members(config: ConfigDict, axes: Sequence[Sequence[dict]]) -> list[Member]:
       UserError: a field that the config lacks, two members alike.
     """
     found = []
+    if not all(axes):
+        raise UserError("the sweep has no members: sweep() of the config, or a --set, gives no values")
     for choice in itertools.product(*axes):
         overrides = {field: value for part in choice for field, value in part.items()}
         member = Member(overrides, config_lib.overridden(config, overrides))
@@ -118,120 +95,221 @@ def declared(path: Path) -> list[dict]:
     return list(module.sweep()) if hasattr(module, "sweep") else [{}]
 
 
-def run_members(planned: Sequence[Member], workdir: Path, *, data_dir: str | None = None) -> dict[str, dict | str]:
-    """Runs what is not finished; the results of each member by its name, or the message of why it failed.
+@dataclasses.dataclass(frozen=True)
+class Stopped:
+    """Of a member that successive halving did not let go on."""
+
+    epoch: int
+    score: float  # on the validation split, the best until then
+
+
+@dataclasses.dataclass(frozen=True)
+class Failed:
+    """Of a member whose run ended in an error."""
+
+    reason: str
+
+
+Outcome = dict | Stopped | Failed  # results.json of a finished member
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Members of one structure, and how they are trained."""
+
+    members: tuple[Member, ...]
+    form: str  # one of stack.FORMS
+    at_once: int
+    seconds: float  # expected, of all that is left to do
+    megabytes: float  # a member takes of the device's memory
+
+    def describe(self) -> str:
+        """A line of the plan."""
+        names = self.members[0].cell + (" ..." if len({member.cell for member in self.members}) > 1 else "")
+        how = "one after another" if self.at_once == 1 else f"{self.at_once} at once ({self.form} convolutions)"
+        return (
+            f"{len(self.members)} x {names}: {how}, {self.megabytes:,.0f} MB a member, about {_duration(self.seconds)}"
+        )
+
+
+def plan(planned: Sequence[Member], workdir: Path, *, form: str = "auto", data_dir: str | None = None) -> list[Group]:
+    """The unfinished members in groups of one structure, each with the form that a measurement found the fastest.
+
+    Args:
+      form: one of `stack.FORMS`, or `auto`: what is fastest; on a CPU that is one after another.
 
     Raises:
-      UserError: the first member fails before any has finished: the mistake is most likely in all of them.
+      UserError: a member's directory holds a run of another config, or the data are wrong.
+    """
+    from fer_jax import run, stack
+
+    kinds: dict[str, list[Member]] = {}
+    for member in planned:
+        run.claim_workdir(workdir / member.name, member.config)
+        if not (workdir / member.name / "results.json").exists():
+            kinds.setdefault(stack.structure(member.config), []).append(member)
+    groups = []
+    for members in kinds.values():
+        experiment = run.build(members[0].config, data_dir)
+        cost = stack.choose(experiment, len(members), form)
+        seconds = cost.seconds * experiment.total_steps
+        megabytes = stack.bytes_a_member(experiment) / 1e6
+        groups.append(Group(tuple(members), cost.form, cost.at_once, seconds, megabytes))
+    return groups
+
+
+def run_group(
+    group: Group, workdir: Path, *, data_dir: str | None = None, epochs: int | None = None
+) -> dict[str, Failed]:
+    """Trains a group's members to the end, or `epochs` of them; those that failed, by their names.
+
+    Raises:
+      UserError: the data or the config are wrong for all of them.
       train.Interrupted: stopped by SIGTERM or Ctrl-C after saving; the same call goes on.
     """
-    from fer_jax import run
+    from fer_jax import run, stack
+    from fer_jax.course import Course
 
-    outcomes: dict[str, dict | str] = {}
-    for number, member in enumerate(planned, 1):
-        folder = workdir / member.name
-        print(f"[{number}/{len(planned)}] {member.name}", file=sys.stderr, flush=True)
-        try:
-            run.claim_workdir(folder, member.config)
-            finished = folder / "results.json"
-            outcomes[member.name] = (
-                json.loads(finished.read_text())
-                if finished.exists()
-                else run.run(member.config, folder, data_dir=data_dir)
-            )
-        except UserError as error:
-            if not any(isinstance(outcome, dict) for outcome in outcomes.values()) and number == 1:
-                raise
-            outcomes[member.name] = str(error)
-            print(f"failed: {error}", file=sys.stderr)
+    experiment = run.build(group.members[0].config, data_dir)
+    until = epochs and epochs * experiment.order.steps_per_epoch
+    failed: dict[str, Failed] = {}
+
+    def fail(member: Member, reason: str) -> None:
+        failed[member.name] = Failed(reason)
+        print(f"failed: {member.name}: {reason}", file=sys.stderr)
+
+    with run.full_disk_explained(workdir):
+        if group.at_once > 1:
+            for first in range(0, len(group.members), group.at_once):
+                some = group.members[first : first + group.at_once]
+                courses = [Course(experiment.sibling(each.config), workdir / each.name) for each in some]
+                # A stack's members stand at one step; those cut short elsewhere form one of their own.
+                for step in sorted({course.step for course in courses}):
+                    at_step = [k for k, course in enumerate(courses) if course.step == step]
+                    reasons = stack.fit(
+                        [courses[k] for k in at_step], group.form, started=time.perf_counter(), until=until
+                    )
+                    for k, reason in reasons.items():
+                        fail(some[at_step[k]], reason)
+        for number, member in enumerate(group.members, 1):
+            if member.name in failed:
+                continue
+            folder, sibling = workdir / member.name, experiment.sibling(member.config)
+            if group.at_once == 1:
+                print(f"[{number}/{len(group.members)}] {member.name}", file=sys.stderr, flush=True)
+            try:
+                if until:
+                    run.fit(sibling, folder, started=time.perf_counter(), until=until)
+                else:
+                    run.complete(sibling, folder, started=time.perf_counter())
+            except UserError as error:
+                fail(member, str(error))
+    return failed
+
+
+def run_members(
+    planned: Sequence[Member],
+    workdir: Path,
+    *,
+    form: str = "auto",
+    halving: int = 0,
+    data_dir: str | None = None,
+    only_plan: bool = False,
+) -> dict[str, Outcome]:
+    """Trains what is not finished, and says before how; the outcome of each member by its name.
+
+    Args:
+      halving: 0, or the share of members, one of so many, that successive halving lets go on at each of its stops.
+      only_plan: says how, and trains nothing; only what was finished before has an outcome.
+
+    Raises:
+      UserError: a mistake in the config, the data or the directories, before anything is trained.
+      train.Interrupted: stopped by SIGTERM or Ctrl-C after saving; the same call goes on.
+    """
+    outcomes: dict[str, Outcome] = {}
+    going = list(planned)
+    for epochs, keep in stops(planned, halving):
+        groups = plan(going, workdir, form=form, data_dir=data_dir)
+        told = f"up to epoch {epochs}" if epochs else "to the end"
+        unfinished = sum(len(group.members) for group in groups)
+        print(f"{len(going)} members {told}, {unfinished} to train, in {workdir}:", file=sys.stderr)
+        for group in groups:
+            print(f"  {group.describe()}", file=sys.stderr, flush=True)
+        if only_plan:
+            break
+        for group in groups:
+            outcomes |= run_group(group, workdir, data_dir=data_dir, epochs=epochs)
+        going = [member for member in going if member.name not in outcomes]
+        if epochs:
+            scores = {member.name: best_until(workdir / member.name, member.config, epochs) for member in going}
+            going.sort(key=lambda member: -scores[member.name])
+            outcomes |= {member.name: Stopped(epochs, scores[member.name]) for member in going[keep:]}
+            going = going[:keep]
+    for member in going:
+        results = workdir / member.name / "results.json"
+        if results.exists():
+            outcomes[member.name] = json.loads(results.read_text())
     return outcomes
 
 
-def tabulate(planned: Sequence[Member], outcomes: dict[str, dict | str]) -> list[Cell]:
+def stops(planned: Sequence[Member], halving: int) -> list[tuple[int | None, int]]:
+    """(after how many epochs, how many members go on) for each stop of successive halving; at last (None, ...).
+
+    One of `halving` goes on at each stop, and those that do have `halving` times the epochs at the next: Jamieson &
+    Talwalkar 2016, figure 1, with rungs as in Li et al. 2020 (ASHA), all members waiting for one another.
+
+    Raises:
+      UserError: the members differ in their epochs.
+    """
+    last = (None, len(planned))
+    if not halving:
+        return [last]
+    if len({member.config.train.epochs for member in planned}) > 1:
+        raise UserError("--halving compares members after the same epochs: train.epochs must not differ")
+    found, epochs, count = [], planned[0].config.train.epochs, len(planned)
+    rungs = []
+    while (epochs := epochs // halving) >= 1 and halving ** (len(rungs) + 1) <= len(planned):
+        rungs.append(epochs)
+    for epochs in reversed(rungs):
+        count = -(-count // halving)
+        found.append((epochs, count))
+    return [*found, last]
+
+
+def best_until(folder: Path, config: ConfigDict, epochs: int) -> float:
+    """The best validation score of a run in its first epochs.
+
+    Raises:
+      UserError: its data have no validation split.
+    """
+    from fer_jax import logs
+    from fer_jax.course import selection_score
+
+    rows = [row for row in logs.read_rows(folder / "metrics.jsonl") if row["split"] == "validation"]
+    if not rows:
+        raise UserError("--halving needs a validation split to compare the members on")
+    return max(selection_score(config, row) for row in rows if row["epoch"] <= epochs)
+
+
+def tabulate(planned: Sequence[Member], outcomes: dict[str, Outcome]) -> list[sweep_table.Cell]:
     """The cells in the order of the plan, by accuracy."""
-    cells = {}
+    cells: dict[str, list[Outcome]] = {}
     for member in planned:
         cells.setdefault(member.cell, []).append(outcomes[member.name])
     return [
-        Cell(
+        sweep_table.Cell(
             name,
-            tuple(found["metrics"]["accuracy"] for found in outcomes if isinstance(found, dict)),
-            sum(isinstance(found, str) for found in outcomes),
+            tuple(each["metrics"]["accuracy"] for each in found if isinstance(each, dict)),
+            failed=sum(isinstance(each, Failed) for each in found),
+            stopped=sum(isinstance(each, Stopped) for each in found),
         )
-        for name, outcomes in cells.items()
+        for name, found in cells.items()
     ]
 
 
-def significantly_best(cells: Sequence[Cell]) -> Cell | None:
-    """The cell with the highest mean, if by Welch's t-test it is above every other one; None otherwise.
-
-    The tests are corrected for their number (Holm 1979); a cell of one score cannot be compared.
-    """
-    ranked = sorted((cell for cell in cells if cell.scores), key=lambda cell: -cell.mean)
-    if len(ranked) < 2 or any(len(cell.scores) < 2 for cell in ranked):
-        return None
-    best, *others = ranked
-    chances = sorted(_chance(best, other) for other in others)
-    return best if all(p < (1 - LEVEL) / (len(chances) - i) for i, p in enumerate(chances)) else None
-
-
-def _chance(best: Cell, other: Cell) -> float:
-    """The one-sided p-value of Welch's test that `best` has no higher mean."""
-    if best.deviation == other.deviation == 0:
-        return 0.0 if best.mean > other.mean else 1.0
-    return float(stats.ttest_ind(best.scores, other.scores, equal_var=False, alternative="greater").pvalue)
-
-
-def write_tables(cells: Sequence[Cell], split: str, folder: Path) -> str:
-    """Writes table.md, .csv, .tex and .json; returns the Markdown."""
-    best = significantly_best(cells)
-    rows = [
-        {
-            "cell": cell.name,
-            "n": len(cell.scores),
-            "mean": cell.mean,
-            "std": cell.deviation,
-            "half_width": cell.half_width,
-            "failed": cell.failed,
-            "significantly_best": cell is best,
-        }
-        for cell in cells
-    ]
-    plain = [{name: None if value != value else value for name, value in row.items()} for row in rows]  # nan
-    (folder / "table.json").write_text(json.dumps({"split": split, "rows": plain}, indent=2, allow_nan=False) + "\n")
-    with (folder / "table.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(plain)
-    head = ["", "n", f"accuracy, {split} (%)", "mean, 95 % interval"]
-    markdown = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    latex = [r"\begin{tabular}{lrrr}", " & ".join(head).replace("%", r"\%") + r" \\ \hline"]
-    for row in rows:
-        score, interval = _score(row), _interval(row)
-        failed = f" ({row['failed']} failed)" if row["failed"] else ""
-        bold = row["significantly_best"]
-        count = f"{row['n']}{failed}"
-        markdown.append(f"| {row['cell']} | {count} | {f'**{score}**' if bold else score} | {interval} |")
-        name = row["cell"].replace("_", r"\_")
-        score = (rf"\textbf{{{score}}}" if bold else score).replace("±", r"$\pm$")
-        latex.append(f"{name} & {count} & {score} & {interval} " + r"\\")
-    text = "\n".join(markdown) + "\n"
-    (folder / "table.md").write_text(text)
-    (folder / "table.tex").write_text("\n".join([*latex, r"\end{tabular}"]) + "\n")
-    return text
-
-
-def _score(row: dict) -> str:
-    if not row["n"]:
-        return "none finished"
-    return f"{100 * row['mean']:.2f}" + (f" ± {100 * row['std']:.2f}" if row["n"] > 1 else "")
-
-
-def _interval(row: dict) -> str:
-    if row["n"] < 2:
-        return "one run"
-    low, high = (100 * (row["mean"] + side * row["half_width"]) for side in (-1, 1))
-    return f"{low:.2f} to {high:.2f}"
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
 def main(_argv: Sequence[str]) -> None:
@@ -245,22 +323,40 @@ def main(_argv: Sequence[str]) -> None:
         axes.append(config_lib.seeds(_SEEDS.value))
     planned = members(flags.FLAGS.config, axes)
     workdir = Path(flags.FLAGS.workdir or Path("runs") / f"sweep-{Path(path).stem}")
-    print(f"{len(planned)} members, one after another, in {workdir}:", file=sys.stderr)
-    for member in planned:
-        print(f"  {member.name}", file=sys.stderr)
     try:
-        outcomes = run_members(planned, workdir, data_dir=flags.FLAGS.data_dir)
+        outcomes = run_members(
+            planned,
+            workdir,
+            form=_FORM.value,
+            halving=_HALVING.value,
+            data_dir=flags.FLAGS.data_dir,
+            only_plan=_PLAN.value,
+        )
     except train.Interrupted as interrupted:
         print(f"{interrupted}; the same command with --workdir={workdir} goes on", file=sys.stderr)
         sys.exit(128 + interrupted.signum)
+    if _PLAN.value:
+        return
     splits = {outcome["split"] for outcome in outcomes.values() if isinstance(outcome, dict)}
     if splits <= {None}:
         raise UserError("no member has a score: all failed, or the data set has no split to evaluate on")
-    print(write_tables(tabulate(planned, outcomes), "/".join(sorted(filter(None, splits))), workdir))
-    print(f"tables: {workdir.resolve()}/table.md, .csv, .tex, .json")
+    cells = tabulate(planned, outcomes)
+    print(sweep_table.write_tables(cells, "/".join(sorted(filter(None, splits))), workdir))
+    scores = {name: each["metrics"]["accuracy"] for name, each in outcomes.items() if isinstance(each, dict)}
+    pictures = sweep_table.draw(
+        [(member.overrides, scores[member.name]) for member in planned if member.name in scores], workdir
+    )
+    print(f"tables: {workdir.resolve()}/table.md, .csv, .tex, .json; pictures: {', '.join(pictures) or 'none'}")
 
 
 if __name__ == "__main__":
     _SET = flags.DEFINE_multi_string("set", [], "field=value,value: one more axis of the sweep; may be repeated")
     _SEEDS = flags.DEFINE_integer("seeds", 0, "how often each member is run, with seeds 0, 1, ...", lower_bound=0)
+    _FORM = flags.DEFINE_enum(
+        "stack", "auto", ("auto", "sequential", "grouped", "columns"), "how members of one structure are trained"
+    )
+    _HALVING = flags.DEFINE_integer(
+        "halving", 0, "let one member of so many go on at each stop; 0 = all", lower_bound=0
+    )
+    _PLAN = flags.DEFINE_bool("plan", False, "print the plan, train nothing")
     command.entry(main, command.parse_flags)

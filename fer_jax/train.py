@@ -8,7 +8,7 @@ over that axis. What is compiled in is a `Recipe`; what may vary without a new c
 import dataclasses
 import functools
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import flax.linen as nn
 import flax.struct
@@ -24,7 +24,9 @@ from fer_jax import augment, imaging, sharding
 from fer_jax.data import normalization
 from fer_jax.data.pipeline import ResidentSplit, Split, TrainOrder, gather
 from fer_jax.errors import UserError
-from fer_jax.heads import IGNORE, Head, example_weights
+from fer_jax.heads import IGNORE, Head, class_weights, example_weights
+
+RATES = ("dropout", "conv_dropout")  # options of models: those given as one number for all layers
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -53,18 +55,24 @@ class Recipe:
     optimizer: optax.GradientTransformationExtraArgs
     schedule: Callable[[jax.Array], jax.Array]
     input_shape: tuple[int, int, int]
-    class_weights: tuple[float, ...] | None = None
 
 
-def hyperparameters(config: ConfigDict) -> dict:
-    """The numbers of a config that the step takes as arrays."""
+def hyperparameters(config: ConfigDict, class_counts: Sequence[int]) -> dict:
+    """The numbers of a config that the step takes as arrays; `class_counts` are the training split's.
+
+    Changing one compiles nothing anew, but between 0 and above it where 0 is not compiled in.
+    """
+    kind, power, options = config.head.class_weights, config.head.class_weight_power, config.model.options
+    weights = None if kind == "none" else class_weights(class_counts, kind=kind, power=power)
     hyper = {
         "learning_rate": config.optim.learning_rate,
         "weight_decay": config.optim.weight_decay,
         "label_smoothing": config.head.label_smoothing,
         "ema_decay": config.train.ema_decay,
+        "class_weights": weights,
         # What is 0 is not compiled in.
-        "augment": {name: value for name, value in config.augment.to_dict().items() if value},
+        "dropout": {name: options[name] for name in RATES if isinstance(options.get(name), float) and options[name]},
+        "augment": augment.strengths(config.augment),
     }
     return jax.tree.map(np.float32, hyper)
 
@@ -110,11 +118,13 @@ def train_step(state: TrainState, batch: dict, key: jax.Array, hyper: dict, *, r
         targets = [(labels, share), (others, 1 - share)]
     inputs = normalization.apply(imaging.to_input(images, recipe.input_shape), state.normalizer)
 
-    weights = [share * example_weights(target["label"], recipe.class_weights) for target, share in targets]
+    weights = [share * example_weights(target["label"], hyper["class_weights"]) for target, share in targets]
     total = jnp.maximum(lax.pmean(sum(weights).mean(), sharding.AXIS), jnp.finfo(jnp.float32).tiny)
 
+    model = recipe.model.clone(**hyper["dropout"])
+
     def loss_fn(params):
-        logits, updated = recipe.model.apply(
+        logits, updated = model.apply(
             {"params": params, "batch_stats": state.batch_stats},
             inputs,
             train=True,
@@ -158,6 +168,7 @@ def _average(ema: dict | None, current: dict, step: jax.Array, decay: jax.Array)
     return jax.tree.map(lambda average, value: decay * average + (1 - decay) * value, ema, current)
 
 
+@functools.lru_cache(maxsize=4)  # the members of a sweep share it
 def compile_step(recipe: Recipe, mesh: Mesh):
     """The jitted step on a global batch: (state, batch, key, hyper) -> (state, metrics). Donates the state."""
     # check_vma=False with pmean(grads): with the check on, gradients of replicated parameters arrive summed.
@@ -171,6 +182,7 @@ def compile_step(recipe: Recipe, mesh: Mesh):
     return jax.jit(step, donate_argnums=0)
 
 
+@functools.lru_cache(maxsize=4)
 def compile_epoch(recipe: Recipe, mesh: Mesh):
     """Many steps on resident data as one program: (state, arrays, order [steps, B], key, hyper) -> (state, metrics).
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from fer_jax import augment, config, sharding
 
@@ -107,7 +108,7 @@ def test_the_key_comes_first_and_options_are_keyword_only(operation):
 def draws(name, count=400, image=IMAGE):
     """What an operation makes of one image, by many keys: float32 [count, H, W, C]."""
     keys = jax.random.split(jax.random.key(7), count)
-    return np.asarray(jax.vmap(lambda key: augment.augment(key, image, {name: STRENGTHS[name]}))(keys))
+    return np.asarray(jax.jit(jax.vmap(lambda key: augment.augment(key, image, {name: STRENGTHS[name]})))(keys))
 
 
 def test_rotation_and_scale_turn_and_enlarge_about_the_centre_within_their_limits():
@@ -166,12 +167,34 @@ def test_contrast_gamma_and_noise_by_their_definitions():
         np.testing.assert_allclose(factor, np.median(factor), rtol=1e-3)
         assert 0.5 <= np.median(factor) <= 1.5
     for image in draws("gamma", 20, grey):
-        power = (np.log(image[8:] / 255) / np.log(grey[8:] / 255))[:, :-1]
+        power = np.log(image[8:, :-1] / 255) / np.log(grey[8:, :-1] / 255)
         np.testing.assert_allclose(power, np.median(power), rtol=1e-2)
         assert 2**-0.7 <= np.median(power) <= 2**0.7
     differences = draws("noise", 50, np.full((20, 20, 1), 128, np.uint8)) - 128
     assert differences.std() == pytest.approx(20, rel=0.02)
     assert abs(differences.mean()) < 0.5
+
+
+def test_noise_is_gaussian_and_the_filling_even():
+    noise = draws("noise", 40, np.full((40, 40, 1), 128, np.uint8)).ravel() - 128
+    assert stats.kstest(noise / 20, "norm").statistic < 0.008
+    assert stats.kurtosis(noise) == pytest.approx(-1.2 / 8, abs=0.05)  # of the sum of eight even draws
+    filled = draws("erase", 60, np.full((40, 40, 1), 300, np.float32))
+    assert stats.kstest(filled[filled != 300] / 255, "uniform").statistic < 0.02
+
+
+def test_random_words_are_balanced_and_alike_in_nothing():
+    keys = jax.random.split(jax.random.key(5), 4)
+    words = np.asarray(jax.vmap(lambda key: augment._bits(key, (64, 64, 3)))(keys)).reshape(4, -1)
+    bits = (words[..., None] >> np.arange(32)) & 1  # [key, place, bit]
+    limit = 5 * 0.5 / words.shape[1] ** 0.5  # five deviations
+    np.testing.assert_allclose(bits.mean(1), 0.5, atol=limit)
+    for shift in (1, 2, 3, 64 * 3):  # neighbours across, channels, and the row below
+        np.testing.assert_allclose((bits[:, shift:] ^ bits[:, :-shift]).mean(1), 0.5, atol=limit)
+    for one, other in ((0, 1), (1, 2), (0, 3)):
+        np.testing.assert_allclose((bits[one] ^ bits[other]).mean(0), 0.5, atol=limit)
+    np.testing.assert_allclose((bits[..., :1] ^ bits[..., 1:]).mean(1), 0.5, atol=limit)  # bits of one word
+    assert len(np.unique(words)) > 0.999 * words.size
 
 
 def test_erasing_fills_one_rectangle_of_limited_area():

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fer_jax import checkpoint, explain, heads, models, recognizer, visualize
+from fer_jax import checkpoint, explain, heads, models, recognizer, report_figures, visualize
 from fer_jax.errors import UserError
 from tests.faces import write_fer2013
 
@@ -281,6 +281,29 @@ def test_the_command_draws_pictures_of_a_split(workdir, tmp_path, monkeypatch, c
         visualize.main([*arguments, "--split=holdout"])
 
 
+@pytest.mark.parametrize("workdir", ["classification"], indirect=True)
+def test_several_runs_are_set_side_by_side(workdir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
+    raw = write_fer2013(tmp_path / "raw")
+    other = tmp_path / "other"
+    other.mkdir()
+    variables, metadata = checkpoint.load_weights(workdir / "weights.safetensors")
+    # Another order of the outputs, and contempt where disgust was: the rows are the six emotions in common.
+    metadata["emotions"] = ["contempt", *metadata["emotions"][2:], "angry"]
+    checkpoint.save_weights(other / "weights.safetensors", variables, metadata)
+    arguments = [f"--data_dir={raw}", "--split=validation", f"--output={tmp_path / 'out'}"]
+    visualize.main(["--workdir", str(workdir), str(other), *arguments])
+    paths = capsys.readouterr().out.split()
+    names = [f"{name}.png" for name in ("guided_backpropagation", "grad_cam", "dreams")]
+    assert [path.rsplit("/", 1)[1] for path in paths] == names
+    for path in paths:
+        assert cv2.imread(path).std() > 5, path
+    with pytest.raises(SystemExit, match="error: a --workdir is named twice"):
+        visualize.main(["--workdir", str(workdir), str(workdir), *arguments])
+    with pytest.raises(SystemExit, match="error: several --workdir are set side by side on a --split"):
+        visualize.main(["--workdir", str(workdir), str(other), "--layer", "relu_0", *arguments])
+
+
 def test_the_command_draws_pictures_of_files_of_any_size(workdir, tmp_path, capsys):
     rng = np.random.default_rng(0)
     files = []
@@ -304,7 +327,7 @@ def test_the_command_draws_pictures_of_files_of_any_size(workdir, tmp_path, caps
 
 def test_neutral_has_a_logit_where_the_head_gives_it_none(workdir):
     net = recognizer.load(workdir)
-    logits = visualize.emotion_model(net).apply(net.variables, jnp.ones((2, 48, 48, 1)), train=False)
+    logits = report_figures.emotion_model(net).apply(net.variables, jnp.ones((2, 48, 48, 1)), train=False)
     assert logits.shape == (2, 7)
     if net.head.num_outputs == 6:
         np.testing.assert_array_equal(logits[:, 6], -logits[:, :6].max(1))

@@ -1,4 +1,4 @@
-"""The report of tiny runs: the run's own scores, a page without requests, gaps and refusals, comparisons."""
+"""The report of tiny runs: the run's own scores, other data, views and ensembles, gaps and refusals, comparisons."""
 
 import csv
 import dataclasses
@@ -7,12 +7,27 @@ import json
 import re
 import shutil
 
+import cv2
 import jax
 import numpy as np
 import pytest
 
-from fer_jax import checkpoint, evaluate, recognizer, report, run
+from fer_jax import (
+    augment,
+    checkpoint,
+    ensemble,
+    evaluate,
+    heads,
+    models,
+    recognizer,
+    report,
+    report_compare,
+    report_cost,
+    run,
+)
+from fer_jax.data import prepare
 from fer_jax.errors import UserError
+from fer_jax.models.__main__ import describe
 from tests import tiny_config
 from tests.faces import write_fer2013
 
@@ -49,6 +64,45 @@ def rewrite(workdir, *, emotions=None, change=lambda leaf: leaf):
     checkpoint.save_weights(workdir / "weights.safetensors", variables, metadata)
 
 
+SPEED = {
+    "images_per_second": 1234.5,
+    "batch_size": 256,
+    "batch_rounds": 5,
+    "latency_p50_ms": 1.5,
+    "latency_p95_ms": 2.5,
+    "latency_rounds": 20,
+    "device": "a machine",
+    "cores": 2,
+    "jax": "0",
+}
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Reports without what has to be measured or drawn."""
+    monkeypatch.setattr(report_cost, "speed", lambda _net, _images: SPEED)
+    monkeypatch.setattr(report, "pictures", lambda _answers: {})
+
+
+def page_of(answers, pictures=None):
+    """(findings, page) without what has to be measured or drawn."""
+    found = report.findings(answers) | {"speed": SPEED}
+    return found, report.page(found, answers, pictures or {})
+
+
+def other_data(folder, change):
+    """The raw data of `runs` with changed rows of the CSV."""
+    path = write_fer2013(folder, train=112) / "fer2013.csv"
+    path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
+    return folder
+
+
+def forget_fingerprint(workdir):
+    results = json.loads((workdir / "results.json").read_text())
+    del results["fingerprint"]
+    (workdir / "results.json").write_text(json.dumps(results))
+
+
 def refuse(constant):
     raise AssertionError(f"{constant} is no JSON")
 
@@ -67,8 +121,14 @@ def test_the_report_has_the_scores_of_the_run(runs, capsys):
     low, high = found["accuracy_interval_95"]
     assert 0 <= low <= found["accuracy"] <= high <= 1
     variables, _ = checkpoint.load_weights(workdir / "weights.safetensors")
-    assert found["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    assert found["megabytes"] == (workdir / "weights.safetensors").stat().st_size / 1e6
+    assert found["size"]["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    assert found["size"]["megabytes_file"] == (workdir / "weights.safetensors").stat().st_size / 1e6
+    assert found["fingerprint"] == results["fingerprint"]
+    assert found["alternatives"] == []
+    assert min(found["speed"][name] for name in ("images_per_second", "latency_p50_ms", "latency_rounds")) > 0
+    page = (workdir / "report/index.html").read_text()
+    assert page.count("<img class=look ") == 4  # explanations, activations, filters, embedding
+    assert not re.findall(r"<script|<link|@import|url\(|https?:", page)
     assert len(found["mistakes"]) == 21 - np.trace(found["confusion"])
     confidences = [mistake["confidence"] for mistake in found["mistakes"]]
     assert confidences == sorted(confidences, reverse=True)
@@ -77,19 +137,40 @@ def test_the_report_has_the_scores_of_the_run(runs, capsys):
     assert "Optimistic" not in printed
 
 
-def test_the_page_asks_for_nothing_from_outside(answers):
-    found = report.findings(answers)
-    page = report.page(found, answers)
-    assert set(re.findall(r"src='(.{21})", page)) == {"data:image/png;base64"}
+def test_the_page_shows_what_was_found_and_asks_for_nothing_from_outside(answers):
+    found, page = page_of(answers, {"First layer": "Net has no convolution <whose> filters could be shown"})
+    assert set(re.findall(r"src='(\w+:image/\w+;base64)", page)) == {"data:image/png;base64", "data:image/jpeg;base64"}
+    assert page.count(" src=") == page.count(" src='data:image/")
     assert not re.findall(r"<script|<link|@import|url\(|https?:", page)
     pictures = page.count("<figure>")
     assert min(len(found["mistakes"]), 18) <= pictures <= 18 + 36
     assert "class=curves" in page
     assert f"{found['accuracy']:.2%}" in page
     assert "class=warning" not in page
+    assert "<p class=gap>Net has no convolution &lt;whose&gt; filters could be shown" in page
+    assert f"<td>{found['size']['parameters']:,}</td>" in page
+    assert "1.50 ms for one face, 95 % within 2.50 ms, 20 calls" in page
+    assert "a machine, 2 cores, JAX 0" in page
 
 
-def test_the_split_that_selected_is_marked_and_so_are_training_images(runs, tmp_path, capsys):
+def test_the_size_is_that_of_the_model_table(tmp_path, answers):
+    row = describe("mini_xception")
+    module = models.create("mini_xception", num_outputs=7)
+    images = jax.ShapeDtypeStruct((1, 48, 48, 1), np.float32)
+    variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
+    head = heads.make_head("classification", answers.emotions)
+    net = recognizer.Recognizer(module, head, dict(variables), answers.emotions, (48, 48, 1))
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(bytes(250_000))
+    size = report_cost.size(net, weights)
+    assert f"{size['parameters']:,}" == row["parameters"]
+    assert f"{size['mflops']:,.0f}" == row["MFLOPs"]
+    assert f"{size['megabytes_float32']:.2f}" == row["MB float32"]
+    assert f"{size['megabytes_bfloat16']:.2f}" == row["MB bf16"]
+    assert size["megabytes_file"] == 0.25
+
+
+def test_the_split_that_selected_is_marked_and_so_are_training_images(runs, tmp_path, capsys, quick):
     (workdir, _), raw = runs
     for split, words in (("validation", "Optimistic: the validation split selected"), ("train", "Training images:")):
         output = tmp_path / split
@@ -101,22 +182,18 @@ def test_the_split_that_selected_is_marked_and_so_are_training_images(runs, tmp_
 
 def test_synthetic_faces_are_marked_in_title_and_warning(answers):
     synthetic = dataclasses.replace(answers, dataset=dataclasses.replace(answers.dataset, synthetic=True))
-    page = report.page(report.findings(synthetic), synthetic)
+    _, page = page_of(synthetic)
     assert "(SYNTHETIC)</h1>" in page
     assert "<p class=warning>SYNTHETIC faces" in page
 
 
 def test_an_absent_class_is_a_gap_and_no_zero(answers):
     kept = answers.label != 1
-    fewer = {
-        name: getattr(answers, name)[kept]
-        for name in ("index", "image", "label", "target", "probabilities", "intensities")
-    }
-    without = dataclasses.replace(answers, **fewer)
-    found = report.findings(without)
+    names = ("index", "image", "label", "target", "probabilities", "intensities", "copied")
+    without = dataclasses.replace(answers, **{name: getattr(answers, name)[kept] for name in names})
+    found, page = page_of(without)
     assert found["classes"]["disgust"]["recall"] is None
     assert found["classes"]["disgust"]["support"] == 0
-    page = report.page(found, without)
     assert page.count("no images of this class") == 3  # the scores and both matrices
     assert "nan" not in re.sub("base64,[^']*", "", page).lower()
 
@@ -125,9 +202,8 @@ def test_a_network_without_mistakes_and_a_run_without_curves(answers, tmp_path):
     shutil.copy(answers.workdir / "weights.safetensors", tmp_path)
     perfect = np.eye(7, dtype=np.float32)[answers.label]
     best = dataclasses.replace(answers, workdir=tmp_path, probabilities=perfect)
-    found = report.findings(best)
+    found, page = page_of(best)
     assert (found["accuracy"], found["accuracy_interval_95"], found["mistakes"]) == (1, [1, 1], [])
-    page = report.page(found, best)
     assert page.count("None: every image is classified rightly") == 2
     assert "The run directory has no learning_curves.png" in page
 
@@ -138,14 +214,28 @@ def test_intensities_have_their_errors_and_a_constant_no_correlation(answers):
     target[:, 2] = 0.5
     dataset = dataclasses.replace(answers.dataset, has_intensity=True)
     graded = dataclasses.replace(answers, dataset=dataset, target=target, intensities=np.clip(target + 0.1, 0, None))
-    found = report.findings(graded)
-    assert list(found["intensity"]) == ["angry", "disgust", "fear", "happy", "sad", "surprise"]
-    assert found["intensity"]["angry"] == pytest.approx({"rmse": 0.1, "mae": 0.1, "pearson": 1}, abs=1e-5)
-    assert found["intensity"]["fear"]["pearson"] is None
-    page = report.page(found, graded)
+    found, page = page_of(graded)
+    scores = found["intensity"]["emotions"]
+    assert list(scores) == ["angry", "disgust", "fear", "happy", "sad", "surprise"]
+    errors = {name: scores["angry"][name] for name in ("rmse", "mae", "pearson")}
+    assert errors == pytest.approx({"rmse": 0.1, "mae": 0.1, "pearson": 1}, abs=1e-5)
+    assert scores["fear"]["pearson"] is None
+    assert [(level["target"], level["count"]) for level in scores["fear"]["levels"]] == [(0.5, 21)]
+    assert sum(level["count"] for level in scores["angry"]["levels"]) == 21
+    assert found["intensity"]["rmse"] == pytest.approx(0.1, abs=1e-5)
     assert "<td>fear</td><td>0.100</td><td>0.100</td><td>-</td>" in page
     assert "probabilities stand in" in page
+    assert page.count("<div class='chart small'>") == 6
     assert report.findings(answers)["intensity"] is None
+
+
+def test_the_category_derived_from_intensities_is_the_strongest_or_neutral_below_a_half(answers):
+    dataset = dataclasses.replace(answers.dataset, has_intensity=True)
+    strength = np.where(np.arange(21) < 14, 0.8, 0.4)  # the last 7 say neutral, which one of them is
+    intensities = strength[:, None] * np.eye(7)[answers.label][:, :6]
+    graded = dataclasses.replace(answers, dataset=dataset, intensities=intensities.astype(np.float32))
+    found = report.findings(graded)
+    assert found["intensity"]["accuracy"] == pytest.approx(15 / 21)
 
 
 def test_emotions_are_matched_by_name(answers, copy, runs):
@@ -162,20 +252,135 @@ def test_the_deduplicated_score_of_the_run_is_shown(answers, copy, runs):
     results = answers.results | {"deduplicated": {"examples": 20, "metrics": {"accuracy": 0.123}}}
     (copy / "results.json").write_text(json.dumps(results))
     again = report.ask(copy, data_dir=runs[1])
-    assert "accuracy 12.30% of 20 images" in report.page(report.findings(again), again)
+    assert "accuracy 12.30% of 20 images" in page_of(again)[1]
     other = report.ask(copy, data_dir=runs[1], split="validation")
-    assert report.findings(other)["deduplicated"] is None
-    assert "not scored: the run names no data.exclude" in report.page(report.findings(other), other)
+    found, page = page_of(other)
+    assert found["deduplicated"] is None
+    assert "no image is an exact copy" in page
+
+
+def test_copies_of_training_images_are_counted_and_scored_without(answers, copy, tmp_path):
+    assert report.findings(answers)["copies"]["images"] == 0
+
+    def repeat(rows):  # the first test image becomes a training image, the second a validation image
+        pixels = {
+            usage: next(row.split(",")[1] for row in rows if usage in row) for usage in ("Training", "PublicTest")
+        }
+        first = next(i for i, row in enumerate(rows) if "PrivateTest" in row)
+        for i, new in enumerate(pixels.values()):
+            emotion, _, usage = rows[first + i].split(",")
+            rows[first + i] = f"{emotion},{new},{usage}"
+        return rows
+
+    forget_fingerprint(copy)
+    asked = report.ask(copy, data_dir=other_data(tmp_path / "other", repeat))
+    assert np.flatnonzero(asked.copied).tolist() == [0, 1]
+    found, page = page_of(asked)
+    assert (found["copies"]["images"], found["copies"]["examples_without"]) == (2, 19)
+    assert found["copies"]["accuracy_without"] == pytest.approx(asked.correct[2:].mean())
+    assert "of 19 images; 2 images are exact copies" in page
+
+
+def test_views_and_ensembles_are_rows_beside_the_plain_score(answers, runs):
+    workdirs, raw = runs
+    asked = report.ask(workdirs[0], data_dir=raw, views=["flip"], members=[workdirs[1]])
+    np.testing.assert_array_equal(asked.probabilities, answers.probabilities)
+    flipped, joint = asked.alternatives.values()
+    mirrored = answers.net.predict(answers.image[:, :, ::-1]).probabilities
+    np.testing.assert_allclose(flipped, (answers.probabilities + mirrored) / 2, atol=1e-5)
+    member = recognizer.load(workdirs[1]).predict(answers.image).probabilities
+    np.testing.assert_allclose(joint, (answers.probabilities + member) / 2, atol=1e-5)
+    found, page = page_of(asked)
+    assert found["accuracy"] == report.findings(answers)["accuracy"]
+    for row, probabilities in zip(found["alternatives"], (flipped, joint), strict=True):
+        accuracy = (probabilities.argmax(1) == answers.label).mean()
+        assert row["accuracy"] == pytest.approx(accuracy)
+        assert row["difference"]["difference"] == pytest.approx(accuracy - found["accuracy"])
+        assert row["name"] in page
+        assert not row["optimistic"]
+    selected = report.ask(workdirs[0], data_dir=raw, split="validation", members=[workdirs[1]])
+    assert report.findings(selected)["alternatives"][0]["optimistic"]
+
+
+def test_the_28_variants_are_those_of_the_augmentation(answers):
+    faces = answers.image[:3]
+    seen = ensemble.predict_views(answers.net, faces, "variants", batch_size=56)  # a batch of two, one of one
+    for face, probabilities in zip(faces, seen.probabilities, strict=True):
+        variants = np.asarray(augment.variants(face, strength=ensemble.STRENGTH))
+        np.testing.assert_allclose(probabilities, answers.net.predict(variants).probabilities.mean(0), atol=1e-5)
+    with pytest.raises(UserError, match=r"unknown test-time augmentation 'flop'\. Did you mean 'flip'"):
+        ensemble.predict_views(answers.net, faces, "flop")
+
+
+@pytest.fixture
+def own_faces(tmp_path):
+    """A CSV data set of 12 faces by 4 people: no surprise, and contempt, which FER2013 lacks."""
+    rng, lines = np.random.default_rng(0), ["path,emotion,intensity,subject,split"]
+    for i, emotion in enumerate(["happy", "sad", "neutral", "contempt"] * 3):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), rng.integers(0, 256, (48, 48, 3), dtype=np.uint8))
+        strength = "" if emotion == "neutral" else f"{0.25 * (i % 4 + 1)}"
+        lines.append(f"{i}.png,{emotion},{strength},person{i % 5 // 2},test")
+    (tmp_path / "own.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "own.csv"
+
+
+def test_another_data_set_is_scored_on_the_emotions_in_common(runs, own_faces, tmp_path, capsys, quick):
+    arguments = [f"--workdir={runs[0][0]}", "--dataset=csv", f"--data_dir={own_faces}"]
+    asked = report.ask(runs[0][0], dataset="csv", data_dir=own_faces)
+    assert asked.emotions == ("happy", "sad", "neutral", "angry", "disgust", "fear", "surprise")
+    assert asked.unknown == {"contempt": 3}
+    named = [asked.dataset.emotions[i] for i in asked.dataset.arrays("test")["label"][asked.index]]
+    assert [asked.emotions[i] for i in asked.label] == named
+    plain = asked.net.predict(asked.image)
+    np.testing.assert_array_equal(asked.probabilities[:, 3], plain.probabilities[:, asked.net.emotions.index("angry")])
+    np.testing.assert_array_equal(asked.intensities[:, 1], plain.intensities[:, 4])  # sad
+    assert asked.target.shape == (9, 2)
+    found, page = page_of(asked)
+    assert (found["examples"], found["without_label"]) == (9, 0)
+    assert found["absent_emotions"] == ["angry", "disgust", "fear", "surprise"]
+    assert found["balanced_accuracy"] == pytest.approx(np.mean([found["classes"][e]["recall"] for e in named[:3]]))
+    assert list(found["intensity"]["emotions"]) == ["happy", "sad"]
+    people = found["subjects"]["each"]
+    assert sum(each["examples"] for each in people.values()) == 9
+    right = sum(each["examples"] * each["accuracy"] for each in people.values())
+    assert right == pytest.approx(9 * found["accuracy"])
+    assert "left out, since the network does not know the emotion: 3 of contempt" in page
+    assert "possible answers of the network: angry, disgust, fear, surprise" in page
+    assert "trained on fer2013, on csv" in page
+    assert "class=warning" not in page
+    evaluate.main([*arguments, f"--output={tmp_path / 'report'}"])
+    assert "3 of contempt" in capsys.readouterr().out
+
+
+def test_data_of_the_same_name_are_other_data(answers, copy, runs, tmp_path, monkeypatch):
+    def change(rows):
+        emotion, pixels, usage = rows[-1].split(",")
+        return [*rows[:-1], f"{emotion},{pixels[:-2]} 7,{usage}"]
+
+    other = other_data(tmp_path / "other", change)
+    with pytest.raises(UserError, match=r"trained on fer2013 with the fingerprint \w+, the data at hand have \w+"):
+        report.ask(copy, data_dir=other)
+    asked = report.ask(copy, dataset="fer2013", data_dir=other)
+    assert asked.transfer
+    assert not report.ask(copy, dataset="fer2013", data_dir=runs[1]).transfer
+    assert asked.copied is None  # two data sets of the name are prepared, and no --data_dir tells which it was
+    assert "not scored: the data that the network was trained on are not at hand" in page_of(asked)[1]
+    monkeypatch.setattr(prepare, "load_configured", lambda _data: answers.dataset)
+    found, _ = page_of(report.ask(copy, dataset="fer2013", data_dir=other))
+    assert found["copies"]["images"] == 0  # of test images: it was neither trained nor selected on them
+    training = report.ask(copy, dataset="fer2013", data_dir=other, split="train")
+    found, page = page_of(training)
+    assert found["copies"]["images"] == 112
+    assert "<p class=warning>112 of 112 images also trained or selected the network" in page
 
 
 def test_what_cannot_be_evaluated_is_refused_with_a_reason(copy, runs, tmp_path):
     _, raw = runs
-    other = write_fer2013(tmp_path / "other", train=112, seed=3)
-    rows = (other / "fer2013.csv").read_text().splitlines()
-    (other / "fer2013.csv").write_text("\n".join(rows[:-2]) + "\n")
+    forget_fingerprint(copy)
+    other = other_data(tmp_path / "other", lambda rows: rows[:-2])
     with pytest.raises(UserError, match=r"was evaluated on 21 images of fer2013 test.*data_dir"):
         report.ask(copy, data_dir=other)
-    (other / "fer2013.csv").write_text("\n".join(row for row in rows if "PublicTest" not in row) + "\n")
+    other = other_data(tmp_path / "none", lambda rows: [row for row in rows if "PublicTest" not in row])
     with pytest.raises(UserError, match="has no validation split"):
         report.ask(copy, data_dir=other, split="validation")
     rewrite(copy, change=lambda leaf: np.full_like(leaf, np.nan))
@@ -184,6 +389,8 @@ def test_what_cannot_be_evaluated_is_refused_with_a_reason(copy, runs, tmp_path)
     rewrite(copy, emotions=["angry", "disgust", "fear", "happy", "sad", "surprise", "contempt"])
     with pytest.raises(UserError, match=r"knows angry.*contempt, the data set fer2013 has .*neutral"):
         report.ask(copy, data_dir=raw)
+    with pytest.raises(UserError, match=r"there are no weights at .*nothing"):
+        report.ask(runs[0][0], data_dir=raw, members=[tmp_path / "nothing"])
     (copy / "results.json").unlink()
     with pytest.raises(SystemExit, match=r"error: .*is not a finished run: results\.json is missing"):
         evaluate.main([f"--workdir={copy}", f"--data_dir={raw}"])
@@ -195,9 +402,10 @@ def test_a_report_that_cannot_be_written_says_so(answers, tmp_path):
         report.write(answers, tmp_path / "file/report")
 
 
-def test_runs_are_compared_on_the_same_examples(runs, capsys):
+def test_runs_are_compared_on_the_same_examples(runs, tmp_path, capsys):
     workdirs, raw = runs
-    report.main(["compare", *map(str, workdirs), f"--data_dir={raw}", "--format=csv"])
+    figure = tmp_path / "compared.png"
+    report.main(["compare", *map(str, workdirs), f"--data_dir={raw}", "--format=csv", f"--figure={figure}"])
     printed = capsys.readouterr().out
     single, seeds, pairs = (list(csv.DictReader(io.StringIO(part))) for part in printed.split("\n\n"))
     accuracies = [json.loads((w / "results.json").read_text())["metrics"]["accuracy"] for w in workdirs]
@@ -207,7 +415,12 @@ def test_runs_are_compared_on_the_same_examples(runs, capsys):
     assert pairs[0]["a - b"] == f"{accuracies[0] - accuracies[1]:+.2%}"
     only = int(pairs[0]["only a right"]) - int(pairs[0]["only b right"])
     assert only == round(21 * (accuracies[0] - accuracies[1]))
-    report.main(["compare", *map(str, workdirs), f"--data_dir={raw}", "--format=latex"])
+    picture = cv2.imread(str(figure))
+    assert min(picture.shape[:2]) > 200
+    assert picture.std() > 5
+    wrong = tmp_path / "none/compared.png"
+    with pytest.raises(SystemExit, match=r"error: cannot draw .*compared.png.*choose another --figure"):
+        report.main(["compare", *map(str, workdirs), f"--data_dir={raw}", "--format=latex", f"--figure={wrong}"])
     latex = capsys.readouterr().out
     assert r"run\_0" in latex
     assert r"$\pm$" in latex
@@ -215,12 +428,15 @@ def test_runs_are_compared_on_the_same_examples(runs, capsys):
 
 
 def test_a_seed_named_twice_is_one_seed_and_other_examples_are_no_comparison(answers, runs):
-    tables = report.compare([answers, answers])
+    found = report.findings(answers)
+    tables = report_compare.compare([answers, answers], [found, found])
     assert len(tables) == 2  # no mean over seeds
     assert tables[1][1][0][2:] == ["+0.00%", "+0.00% to +0.00%", "1", "0", "0", "1"]
-    assert report.as_text((["a", "b"], [["1|2", "3"]]), "markdown") == "| a | b |\n| --- | --- |\n| 1\\|2 | 3 |\n"
+    assert (
+        report_compare.as_text((["a", "b"], [["1|2", "3"]]), "markdown") == "| a | b |\n| --- | --- |\n| 1\\|2 | 3 |\n"
+    )
     other = report.ask(runs[0][1], data_dir=runs[1], split="validation")
     with pytest.raises(UserError, match="compare runs on the same examples"):
-        report.compare([answers, other])
+        report_compare.compare([answers, other], [found, report.findings(other)])
     with pytest.raises(SystemExit, match="compare wants two runs or more"):
         report.main(["compare", str(runs[0][0])])

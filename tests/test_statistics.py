@@ -37,6 +37,38 @@ def test_the_bootstrap_interval_covers_the_truth_at_its_level():
     assert 0.90 < hits / 300 < 0.99
 
 
+def test_the_interval_over_groups_is_scipys_over_their_means():
+    groups = np.repeat(np.arange(60), 5)
+    correct = np.random.default_rng(0).random(300) < np.repeat(np.random.default_rng(1).random(60), 5)
+    low, high = statistics.cluster_interval(correct, groups.astype(str))
+    means = correct.reshape(60, 5).mean(1)
+    expected = stats.bootstrap((means,), np.mean, n_resamples=5000, method="percentile", rng=1).confidence_interval
+    assert low == pytest.approx(expected.low, abs=0.01)
+    assert high == pytest.approx(expected.high, abs=0.01)
+    single = statistics.bootstrap_interval(correct)
+    assert high - low > 1.2 * (single[1] - single[0])  # people differ, so that pictures of one say less
+    alone = statistics.cluster_interval(correct, np.arange(300))
+    np.testing.assert_allclose(alone, single, atol=0.015)
+    assert statistics.cluster_interval(correct, np.zeros(300)) == (correct.mean(), correct.mean())
+
+
+def test_the_levels_of_intensities_are_their_values_or_equal_parts():
+    generator = np.random.default_rng(0)
+    target = generator.choice([0, 0.2, 0.4, 1], 200)
+    predicted = generator.random(200)
+    levels = statistics.intensity_levels(predicted, target)
+    assert [level["target"] for level in levels] == pytest.approx([0, 0.2, 0.4, 1])
+    for level in levels:
+        chosen = predicted[np.isclose(target, level["target"])]
+        assert level["count"] == len(chosen)
+        assert level["q25"] == pytest.approx(np.percentile(chosen, 25))
+        assert level["q50"] == pytest.approx(np.median(chosen))
+    many = statistics.intensity_levels(predicted, np.linspace(0, 1, 200))
+    assert len(many) == statistics.MOST_LEVELS
+    assert sum(level["count"] for level in many) == 200
+    assert statistics.intensity_levels(predicted, np.full(200, 0.3))[0]["count"] == 200
+
+
 @pytest.mark.parametrize(("correct", "interval"), [([True], (1, 1)), ([False] * 5, (0, 0)), ([True] * 9, (1, 1))])
 def test_the_interval_of_one_kind_of_answer_is_a_point(correct, interval):
     assert statistics.bootstrap_interval(np.array(correct)) == interval
@@ -160,6 +192,7 @@ def test_without_examples_or_with_others_there_is_no_answer():
         lambda: statistics.bootstrap_interval(none),
         lambda: statistics.classification_scores(np.zeros((3, 3), int)),
         lambda: statistics.calibration(none, none),
+        lambda: statistics.cluster_interval(none, none),
         lambda: statistics.intensity_scores(np.zeros((0, 2)), np.zeros((0, 2))),
         lambda: statistics.mcnemar(none, none),
     ):

@@ -6,12 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from scipy import stats
 
 from fer_jax import config as config_lib
-from fer_jax import sweep
+from fer_jax import sweep, sweep_table
 from fer_jax.errors import UserError
 from tests import tiny_config
 from tests.faces import write_fer2013
@@ -54,6 +55,30 @@ def test_members_alike_are_refused():
         sweep.members(tiny_config.get_config(), [[{"seed": 0}, {"seed": 0}]])
 
 
+def test_a_sweep_without_members_is_refused():
+    with pytest.raises(UserError, match="the sweep has no members"):
+        sweep.members(tiny_config.get_config(), [[], config_lib.seeds(2)])
+
+
+def test_successive_halving_multiplies_the_epochs_of_those_that_go_on():
+    config = config_lib.overridden(tiny_config.get_config(), {"train.epochs": 27})
+    planned = sweep.members(config, [config_lib.seeds(9)])
+    assert sweep.stops(planned, 3) == [(3, 3), (9, 1), (None, 9)]
+    assert sweep.stops(planned, 0) == [(None, 9)]
+    assert sweep.stops(planned[:2], 3) == [(None, 2)]
+
+
+def test_the_effect_of_each_factor_is_drawn(tmp_path):
+    runs = [({"optim.learning_rate": rate, "seed": seed}, 0.5 + rate) for rate in (0.01, 0.1) for seed in (0, 1)]
+    assert sweep_table.draw(runs, tmp_path) == ["effects.png"]
+    searched = [(overrides | {"model.name": name}, score) for overrides, score in runs for name in ("deep", "shallow")]
+    assert sweep_table.draw(searched, tmp_path) == ["effects.png", "parallel.png"]
+    assert all(cv2.imread(str(tmp_path / name)).std() > 5 for name in ("effects.png", "parallel.png"))
+    assert sweep_table.draw([({"seed": 0}, 0.5), ({"seed": 1}, 0.6)], tmp_path) == []
+    # Fields that only some runs override: the others have what is in the config.
+    assert sweep_table._factors([{"a": 1}, {"b": True}, {}]) == {"a": [1, None], "b": [None, True]}
+
+
 def test_axes_are_read_from_the_command_line():
     assert sweep.read_axis("optim.learning_rate=1e-3,3e-3") == [
         {"optim.learning_rate": 1e-3},
@@ -80,29 +105,29 @@ def test_the_ablations_of_the_stanford_paper_are_valid():
 
 def test_cells_have_mean_deviation_and_students_interval():
     scores = (0.61, 0.64, 0.62, 0.66, 0.63)
-    cell = sweep.Cell("x", scores, failed=0)
+    cell = sweep_table.Cell("x", scores, failed=0)
     low, high = stats.t.interval(0.95, 4, np.mean(scores), stats.sem(scores))
     assert cell.mean - cell.half_width == pytest.approx(low)
     assert cell.mean + cell.half_width == pytest.approx(high)
-    assert np.isnan(sweep.Cell("x", (0.5,), 0).half_width)
-    assert np.isnan(sweep.Cell("x", (), 2).mean)
+    assert np.isnan(sweep_table.Cell("x", (0.5,), 0).half_width)
+    assert np.isnan(sweep_table.Cell("x", (), 2).mean)
 
 
 def test_the_best_is_marked_only_where_it_is_significantly_so():
     rng = np.random.default_rng(0)
-    clear, near, low = (sweep.Cell(f"{m}", tuple(rng.normal(m, 0.01, 5)), 0) for m in (0.7, 0.6, 0.5))
-    close = sweep.Cell("close", tuple(np.array(clear.scores) - 0.002), 0)
-    assert sweep.significantly_best([low, clear, near]) is clear
-    assert sweep.significantly_best([low, clear, close]) is None
-    assert sweep.significantly_best([clear]) is None
-    assert sweep.significantly_best([clear, sweep.Cell("one run", (0.1,), 0)]) is None
+    clear, near, low = (sweep_table.Cell(f"{m}", tuple(rng.normal(m, 0.01, 5)), 0) for m in (0.7, 0.6, 0.5))
+    close = sweep_table.Cell("close", tuple(np.array(clear.scores) - 0.002), 0)
+    assert sweep_table.significantly_best([low, clear, near]) is clear
+    assert sweep_table.significantly_best([low, clear, close]) is None
+    assert sweep_table.significantly_best([clear]) is None
+    assert sweep_table.significantly_best([clear, sweep_table.Cell("one run", (0.1,), 0)]) is None
 
 
 def test_tables_say_how_many_failed_and_hold_no_nan(tmp_path):
-    cells = [sweep.Cell("a_b", (0.5, 0.52), 1), sweep.Cell("c", (), 2)]
-    text = sweep.write_tables(cells, "test", tmp_path)
+    cells = [sweep_table.Cell("a_b", (0.5, 0.52), 1), sweep_table.Cell("c", (), 2, stopped=1)]
+    text = sweep_table.write_tables(cells, "test", tmp_path)
     assert "| a_b | 2 (1 failed) | 51.00 ± 1.41 |" in text
-    assert "| c | 0 (2 failed) | none finished | one run |" in text
+    assert "| c | 0 (2 failed, 1 stopped) | none finished | one run |" in text
     assert json.loads((tmp_path / "table.json").read_text())["rows"][1]["mean"] is None
     assert r"a\_b & 2 (1 failed)" in (tmp_path / "table.tex").read_text()
     assert (tmp_path / "table.csv").read_text().splitlines()[0].startswith("cell,n,mean,std")
@@ -120,7 +145,9 @@ def test_a_sweep_runs_its_members_as_if_alone_survives_a_failure_and_goes_on(tmp
     data, cache, workdir = write_fer2013(tmp_path / "raw"), tmp_path / "cache", tmp_path / "sweep"
     first = execute(workdir, data, cache, "--set=optim.learning_rate=0.05,1e30", "--seeds=2")
     assert first.returncode == 0, first.stderr
-    assert "failed: the loss became" in first.stderr
+    assert "2 at once" not in first.stderr  # a CPU trains them one after another
+    assert "4 x optim.learning_rate=0.05 ...: one after another" in first.stderr
+    assert "failed: optim.learning_rate=1e+30,seed=0: the loss became" in first.stderr
     assert "| optim.learning_rate=1e+30 | 0 (2 failed) | none finished |" in first.stdout
     folder = workdir / "optim.learning_rate=0.05,seed=1"
     alone = subprocess.run(

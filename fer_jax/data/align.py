@@ -1,6 +1,6 @@
 """Alignment of faces by 68 landmarks, offline: from photographs to 128x128 crops. Imports no JAX.
 
-    python -m fer_jax.data.align --input=DIR --output=DIR [--method=landmarks] [--detector=dlib] [--workers=N]
+    python -m fer_jax.data.align --input=DIR --output=DIR [--method=landmarks] [--detector=dlib] [--runner=ray]
 
 Xu et al., section "Face Alignment": the face is turned about the centres of the eyes until they are level; in the
 turned frame landmarks 1, 17 and 9 are its left, right and lower boundary, and the upper one lies where the distance
@@ -18,18 +18,17 @@ import csv
 import dataclasses
 import functools
 import json
-import multiprocessing
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
+from fer_jax.data import runners
 from fer_jax.data.detect import DETECTORS, Detector, Face, Supplied, make_detector
 from fer_jax.errors import UserError
 
@@ -208,8 +207,8 @@ def find_images(source: Path, output: Path) -> list[str]:
     return images
 
 
-def align_tree(settings: Settings, *, workers: int) -> list[dict]:
-    """Aligns every image of a tree; returns the rows of faces.csv, which it writes.
+def align_tree(settings: Settings, *, runner: str = "processes", workers: int | None = None) -> list[dict]:
+    """Aligns every image of a tree; returns the rows of faces.csv, which it writes. See `runners.each`.
 
     Raises:
       UserError: no images, a detector that cannot be had, crops of other settings in the output.
@@ -226,7 +225,9 @@ def align_tree(settings: Settings, *, workers: int) -> list[dict]:
         (settings.output / "detections.jsonl").open("a") as log,
         tqdm(total=len(images), unit=" images", smoothing=0.05, disable=None) as bar,
     ):
-        for record, of_image in _in_parallel(images, known, settings, workers):
+        work = ((image, known.get(image)) for image in images)
+        start = functools.partial(_aligner, settings)
+        for record, of_image in runners.each(start, work, runner=runner, workers=workers):
             if record["path"] not in known:
                 log.write(json.dumps(record) + "\n")
             rows += of_image
@@ -256,33 +257,11 @@ def _known_detections(settings: Settings) -> dict[str, dict]:
     return known
 
 
-def _in_parallel(
-    images: Iterable[str], known: dict[str, dict], settings: Settings, workers: int
-) -> Iterator[tuple[dict, list]]:
-    """`align_image` over the images, in worker processes; results as they come."""
-    context = multiprocessing.get_context("spawn")  # detectors hold threads, which a fork would break
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(settings,)) as pool:
-        work = [pool.submit(_work, image, known.get(image)) for image in images]
-        try:
-            for done in as_completed(work):
-                yield done.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-_worker = None  # in a worker process: align_image with its settings and its detector
-
-
-def _start_worker(settings: Settings) -> None:
-    global _worker
-    cv2.setNumThreads(1)  # the processes are the parallelism
+def _aligner(settings: Settings) -> Callable[[tuple[str, dict | None]], tuple[dict, list]]:
+    """`align_image` of (path, known), with the settings and a detector of its own: made in each worker."""
+    cv2.setNumThreads(1)  # the workers are the parallelism
     detector = None if settings.landmarks else make_detector(settings.detector, settings.model)
-    _worker = functools.partial(align_image, settings=settings, detector=detector)
-
-
-def _work(path: str, known: dict | None) -> tuple[dict, list]:
-    return _worker(path, known)
+    return lambda work: align_image(*work, settings=settings, detector=detector)
 
 
 def preview(settings: Settings, rows: Sequence[dict], path: Path, count: int = 24) -> None:
@@ -336,7 +315,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--landmarks", type=Path, help="folder or CSV of landmarks that come with the data")
     parser.add_argument("--several", choices=SEVERAL, default="largest", help="what to take of several faces")
     parser.add_argument("--size", type=int, default=128, help="side of the crops in pixels")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    parser.add_argument("--runner", choices=("processes", "ray"), default="processes", help="ray: on a cluster")
+    parser.add_argument("--workers", type=int, help="processes, or Ray actors (default: one a core)")
     parser.add_argument("--preview", type=Path, metavar="FILE", help="draw faces before and after")
     options = parser.parse_args(arguments)
     settings = Settings(
@@ -350,7 +330,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.landmarks,
     )
     try:
-        rows = align_tree(settings, workers=max(1, options.workers))
+        rows = align_tree(settings, runner=options.runner, workers=options.workers)
         counts = Counter(row["status"] for row in rows)
         print(", ".join(f"{count:,} {status}" for status, count in counts.most_common()))
         print(f"table: {settings.output / 'faces.csv'}")

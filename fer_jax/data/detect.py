@@ -42,21 +42,23 @@ class Face:
 Detector = Callable[[np.ndarray], list[Face]]
 
 
-def make_detector(name: str, model: Path | None = None) -> Detector:
+def make_detector(name: str, model: Path | None = None, *, landmarks: bool = True, smallest: int = 24) -> Detector:
     """The detector of that name: a function of an image uint8 [H, W, 3], RGB, that returns its faces.
 
     Args:
       model: the ONNX file of YuNet (face_detection_yunet_*.onnx of the OpenCV model zoo).
+      landmarks: whether the 68 landmarks are wanted, 2 ms a face, where the extra `align` is installed.
+      smallest: the side in pixels of the smallest faces that Haar looks for; they take most of its time.
 
     Raises:
       UserError: unknown name, a package or file that is not there.
     """
     if name == "dlib":
-        return Dlib()
+        return Dlib(landmarks=landmarks)
     if name == "haar":
-        return Haar()
+        return Haar(landmarks=landmarks, smallest=smallest)
     if name == "yunet":
-        return YuNet(model)
+        return YuNet(model, landmarks=landmarks)
     raise unknown("detector", name, DETECTORS)
 
 
@@ -84,47 +86,56 @@ class ShapePredictor:
         return Face.from_landmarks(np.array([(point.x, point.y) for point in points], float), box)
 
 
+def _completion(landmarks: bool) -> Callable[[np.ndarray, Face], Face]:
+    """What gives a face found in an image its landmarks, or leaves it as it is: unwanted, or not installed."""
+    if not (landmarks and ShapePredictor.available()):
+        return lambda image, face: face
+    predict = ShapePredictor()
+    return lambda image, face: predict(image, face.box)
+
+
 class Dlib:
     """dlib's HOG detector of frontal faces; once more at twice the size where it finds none (faces under 80 pixels)."""
 
-    def __init__(self):
+    def __init__(self, *, landmarks: bool = True):
         if not ShapePredictor.available():
             raise UserError("the detector dlib needs the extra align: pip install 'fer_jax[align]'")
         import dlib
 
         self._detect = dlib.get_frontal_face_detector()
-        self._predict = ShapePredictor()
+        self._complete = _completion(landmarks)
 
     def __call__(self, image: np.ndarray) -> list[Face]:
         found = self._detect(image, 0) or self._detect(image, 1)
-        return [self._predict(image, (b.left(), b.top(), b.width(), b.height())) for b in found]
+        boxes = [tuple(map(float, (b.left(), b.top(), b.width(), b.height()))) for b in found]
+        return [self._complete(image, Face(box)) for box in boxes]
 
 
 class Haar:
     """OpenCV's Haar cascade of frontal faces (Viola & Jones 2001); landmarks where the extra `align` is installed."""
 
-    def __init__(self):
+    def __init__(self, *, landmarks: bool = True, smallest: int = 24):
         self._cascade = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_default.xml")
-        self._predict = ShapePredictor() if ShapePredictor.available() else None
+        self._smallest = (smallest, smallest)
+        self._complete = _completion(landmarks)
 
     def __call__(self, image: np.ndarray) -> list[Face]:
         grey = cv2.equalizeHist(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
-        boxes = self._cascade.detectMultiScale(grey, 1.1, 5, minSize=(24, 24))
-        boxes = [tuple(map(float, box)) for box in boxes]
-        return [self._predict(image, box) if self._predict else Face(box) for box in boxes]
+        boxes = self._cascade.detectMultiScale(grey, 1.1, 5, minSize=self._smallest)
+        return [self._complete(image, Face(tuple(map(float, box)))) for box in boxes]
 
 
 class YuNet:
     """YuNet (Wu et al. 2023) by OpenCV, which finds the eyes too; landmarks where the extra `align` is installed."""
 
-    def __init__(self, model: Path | None):
+    def __init__(self, model: Path | None, *, landmarks: bool = True):
         if model is None or not Path(model).is_file():
             raise UserError(
                 f"the detector yunet needs its ONNX file, --model=FILE (got {model}): face_detection_yunet_*.onnx of "
                 f"https://github.com/opencv/opencv_zoo"
             )
         self._net = cv2.FaceDetectorYN.create(str(model), "", (320, 320), score_threshold=0.7)
-        self._predict = ShapePredictor() if ShapePredictor.available() else None
+        self._complete = _completion(landmarks)
 
     def __call__(self, image: np.ndarray) -> list[Face]:
         self._net.setInputSize((image.shape[1], image.shape[0]))
@@ -133,7 +144,7 @@ class YuNet:
         for row in [] if found is None else found.astype(float):
             box, eyes = tuple(row[:4]), row[4:8].reshape(2, 2)
             face = Face(box, eyes=eyes[eyes[:, 0].argsort()])
-            faces.append(self._predict(image, box) if self._predict else face)
+            faces.append(self._complete(image, face))
         return faces
 
 

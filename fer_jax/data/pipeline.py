@@ -184,7 +184,7 @@ def choose_residence(requested: str, dataset: Dataset, mesh: Mesh) -> str:
     if requested != "auto":
         return requested
     needed = sum(dataset.splits.values()) * int(np.prod(dataset.image_shape))
-    available = _memory(mesh.devices.flat[0])
+    available = device_memory(mesh.devices.flat[0])
     choice = "device" if needed <= RESIDENT_SHARE * available else "stream"
     log.info("data: %.0f MB of %.0f MB memory: %s", needed / 1e6, available / 1e6, choice)
     return choice
@@ -216,7 +216,7 @@ def train_order(length: int, batch_size: int, seed: int, *, labels: np.ndarray |
     return order
 
 
-def _memory(device: jax.Device) -> int:
+def device_memory(device: jax.Device) -> int:
     """Bytes of memory of a device; of this machine, shared among its devices, for CPUs."""
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:

@@ -3,138 +3,36 @@
     python -m fer_jax.data.prepare fer2013 --data_dir=PATH
 
 Prepared data lie in `$FER_JAX_CACHE/datasets` (default `~/.cache/fer_jax/datasets`), keyed by the content of
-the raw files. A preparation that is cut short leaves nothing behind that could be taken for a data set.
+the raw files. A preparation that is cut short leaves nothing behind that could be taken for a data set, and the same
+command goes on where it was.
 """
 
 import argparse
 import contextlib
-import dataclasses
+import errno
+import fcntl
 import hashlib
 import io
 import json
 import logging
+import os
 import shutil
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from fer_jax.config import cache_directory
+from fer_jax.data import combine
+from fer_jax.data.dataset import Dataset
 from fer_jax.errors import UserError, unknown
 
 log = logging.getLogger(__name__)
 
 _RECORD = "prepared.json"
-_READ_AT_ONCE = 1024  # examples
-
-
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-    """A prepared data set: what it is, and access to its splits."""
-
-    name: str
-    variant: str
-    emotions: tuple[str, ...]
-    image_shape: tuple[int, int, int]
-    has_intensity: bool  # False: the intensities are the labels' one-hot vectors
-    synthetic: bool
-    directory: Path
-    splits: dict[str, int]  # split -> number of examples
-    class_counts: dict[str, tuple[int, ...]]  # split -> examples of each emotion
-    fingerprint: str  # of the content: two data sets with the same one hold the same examples
-    kept: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)  # split -> its examples, where not all
-
-    def without(self, exclude: dict[str, np.ndarray]) -> "Dataset":
-        """The data set without the examples int [n] of each split in `exclude`."""
-        kept, counts = {}, dict(self.class_counts)
-        for split, left_out in exclude.items():
-            kept[split] = np.setdiff1d(np.arange(self.splits[split]), left_out)
-            labels = self.arrays(split)["label"][kept[split]]
-            counts[split] = tuple(np.bincount(labels, minlength=len(self.emotions)).tolist())
-        digest = hashlib.sha256(b"".join(split.encode() + kept[split].tobytes() for split in sorted(kept)))
-        return dataclasses.replace(
-            self,
-            kept=kept,
-            splits=self.splits | {split: len(examples) for split, examples in kept.items()},
-            class_counts=counts,
-            fingerprint=f"{self.fingerprint}-{digest.hexdigest()[:8]}",
-        )
-
-    def require(self, split: str) -> None:
-        """Raises a UserError unless there is such a split."""
-        if split not in self.splits:
-            raise UserError(
-                f"{self.name} as prepared from the data at hand has no {split} split, only {', '.join(self.splits)}"
-            )
-
-    def source(self, split: str) -> Sequence[dict]:
-        """Random access to decoded examples: image uint8 [H, W, C], label, intensity float32 [E] and extras."""
-        self.require(split)
-        import tensorflow_datasets as tfds
-
-        source = tfds.builder_from_directory(str(self._builder_directory)).as_data_source(split=split)
-        return _Part(source, self.kept[split]) if split in self.kept else source
-
-    def arrays(self, split: str) -> dict[str, np.ndarray]:
-        """A whole split: image uint8 [n, H, W, C], label int32 [n], intensity float32 [n, E].
-
-        Decoded once and kept beside the records, so that a run starts at the speed of the disk.
-        """
-        self.require(split)
-        folder = self.directory / "arrays"
-        paths = {name: folder / f"{split}-{name}.npy" for name in ("image", "label", "intensity")}
-        if not all(path.exists() for path in paths.values()):
-            folder.mkdir(exist_ok=True)
-            for name, array in self._decode(split).items():
-                with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-                    np.save(file, array)
-                Path(file.name).replace(paths[name])
-        arrays = {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
-        return {name: array[self.kept[split]] for name, array in arrays.items()} if split in self.kept else arrays
-
-    def _decode(self, split: str) -> dict[str, np.ndarray]:
-        source = dataclasses.replace(self, kept={}).source(split)
-        count = len(source)
-        emotions = self._intensity_size
-        arrays = {
-            "image": np.empty((count, *self.image_shape), np.uint8),
-            "label": np.empty(count, np.int32),
-            "intensity": np.empty((count, emotions), np.float32),
-        }
-        for start in range(0, count, _READ_AT_ONCE):
-            indices = range(start, min(start + _READ_AT_ONCE, count))
-            for index, example in zip(indices, source.__getitems__(list(indices)), strict=True):
-                for name, array in arrays.items():
-                    array[index] = example[name]
-        return arrays
-
-    @property
-    def _intensity_size(self) -> int:
-        return sum(emotion != "neutral" for emotion in self.emotions)
-
-    @property
-    def _builder_directory(self) -> Path:
-        return next(path.parent for path in self.directory.glob("*/*/dataset_info.json"))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Part:
-    """Some of the examples of a source."""
-
-    source: Sequence[dict]
-    kept: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.kept)
-
-    def __getitem__(self, index: int) -> dict:
-        return self.source[int(self.kept[index])]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[dict]:
-        return self.source.__getitems__([int(self.kept[index]) for index in indices])
 
 
 def load(
@@ -143,6 +41,8 @@ def load(
     variant: str | None = None,
     data_dir: str | Path | None = None,
     cache_dir: str | Path | None = None,
+    runner: str = "threads",
+    workers: int | None = None,
 ) -> Dataset:
     """The data set, prepared first if it is not in the cache.
 
@@ -151,6 +51,8 @@ def load(
       variant: of the data set; None is its default.
       data_dir: where the raw data lie. Without it the one prepared before is taken, if there is exactly one.
       cache_dir: default `$FER_JAX_CACHE`, else `~/.cache/fer_jax`.
+      runner: what reads picture files, see `runners.each`.
+      workers: how many threads or Ray actors; None: one a core.
 
     Raises:
       UserError: unknown name or variant, raw data missing or wrong (with file and line), no space.
@@ -172,12 +74,44 @@ def load(
     directory = cache / f"{stem}-{_raw_key(builder_class, variant, raw)}"
     if not (directory / _RECORD).exists():
         try:
-            _prepare(builder_class, variant, raw, directory)
+            _prepare(builder_class, variant, raw, directory, runner=runner, workers=workers)
         except PermissionError as error:
             raise UserError(
                 f"cannot write to {directory}: set FER_JAX_CACHE to a folder that you can write to"
             ) from error
     return _read(directory)
+
+
+def load_configured(data: Mapping[str, Any], data_dir: str | Path | None = None) -> Dataset:
+    """What the fields `data` of a config, or of the config.json of a run, ask for.
+
+    That is a data set as `load` gives it or several joined (`data.train`, ...), of which only some emotions may be
+    kept (`data.emotions`) or one fold of the subjects be held out (`data.folds`); see `combine`.
+
+    Args:
+      data_dir: where the raw data lie; of joined data sets the folder with a folder for each.
+
+    Raises:
+      UserError: as `load`, or what is asked for cannot be had of these data.
+    """
+    roles = {role: [combine.read_part(part, role) for part in data.get(role, ())] for role in combine.ROLES}
+    roles = {role: parts for role, parts in roles.items() if parts}
+    if roles:
+        loaded = {role: [_load_part(part, data_dir) for part in parts] for role, parts in roles.items()}
+        dataset = combine.combine(data["name"], loaded)
+    else:
+        dataset = load(data["name"], variant=data["variant"] or None, data_dir=data_dir)
+    if emotions := data.get("emotions", ()):
+        dataset = combine.restrict(dataset, emotions)
+    if folds := data.get("folds", 0):
+        dataset = combine.fold(dataset, folds, data["fold"])
+    return dataset
+
+
+def _load_part(part: dict, data_dir: str | Path | None) -> tuple[Dataset, Sequence[str]]:
+    folder = Path(data_dir).expanduser() / part["folder"] if data_dir is not None else None
+    dataset = load(part["name"], variant=part["variant"] or None, data_dir=folder)
+    return dataset, part["splits"] or tuple(dataset.splits)
 
 
 def _stem(name: str, variant: str) -> str:
@@ -221,57 +155,107 @@ def _listing(folder: Path) -> bytes:
     return "".join(lines).encode(errors="surrogateescape")
 
 
-def _prepare(builder_class, variant: str, raw: tuple[Path, ...], directory: Path) -> None:
-    """Writes the records into a temporary folder and renames it when all is there."""
+def _prepare(
+    builder_class, variant: str, raw: tuple[Path, ...], directory: Path, *, runner: str, workers: int | None
+) -> None:
+    """Writes the records into a folder beside `directory`, which it becomes when all is there.
+
+    What was read of picture files stays in that folder when the preparation is cut short, and the next one goes on from
+    there; nothing stays of what the user has to mend.
+    """
     import tensorflow_datasets as tfds
 
+    from fer_jax.data.datasets.base import PictureBuilder
+    from fer_jax.data.datasets.readings import Readings
+
     name = builder_class.__name__.lower()
-    log.info("data: preparing %s %sinto %s", name, f"({variant}) " if variant else "", directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    # Crops are OpenCV's: what another version has read is not gone on from.
+    partial = directory.with_name(f".{directory.name}-opencv-{cv2.__version__}.partial")
+    records, readings, options = partial / "records", partial / "readings", {}
+    if issubclass(builder_class, PictureBuilder):
+        options = {"readings": Readings(readings), "runner": runner, "workers": workers}
+    elif runner == "ray":
+        raise UserError(f"{name} has no image files to spread over a cluster: it is prepared here, leave --runner out")
     tfds.disable_progress_bar()
-    try:
-        # TFDS announces on stdout what is announced above.
-        with contextlib.redirect_stdout(io.StringIO()):
-            builder = builder_class(raw=raw, variant=variant, data_dir=str(temporary))
-            builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=temporary))
-        counts = {
-            split: [counter[emotion] for emotion in builder.EMOTIONS] for split, counter in builder.class_counts.items()
-        }
-        for split, count in counts.items():
-            if not sum(count):
-                raise UserError(f"{name}: the {split} split is empty: none of its images can be used")
-        record = {
-            "stem": _stem(name, variant),
-            "name": name,
-            "variant": variant,
-            "emotions": builder.EMOTIONS,
-            "image_shape": builder.IMAGE_SHAPE,
-            "has_intensity": builder.HAS_INTENSITY,
-            "synthetic": builder.SYNTHETIC,
-            "splits": {split: sum(count) for split, count in counts.items()},
-            "class_counts": counts,
-            "fingerprint": builder.fingerprint,
-            "raw": [str(path) for path in raw[:3]],
-            "opencv": cv2.__version__,
-            "quarantined": sorted(builder.quarantined),
-            "notes": builder.notes,
-        }
-        (temporary / _RECORD).write_text(json.dumps(record, indent=2) + "\n")
-        temporary.chmod(0o755)
+    with _alone(partial.with_suffix(".lock")):
+        if (directory / _RECORD).exists():  # another process was faster
+            return
+        begun = "going on with" if readings.exists() else "preparing"
+        log.info("data: %s %s %sinto %s", begun, name, f"({variant}) " if variant else "", directory)
+        shutil.rmtree(records, ignore_errors=True)
+        records.mkdir(parents=True)
         try:
-            temporary.rename(directory)
-        except OSError:
-            if not (directory / _RECORD).exists():  # else another process was faster: same content
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            # TFDS announces on stdout what is announced above.
+            with contextlib.redirect_stdout(io.StringIO()):
+                builder = builder_class(raw=raw, variant=variant, data_dir=str(records), **options)
+                builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=records))
+            (records / _RECORD).write_text(json.dumps(_record(builder, name, variant, raw), indent=2) + "\n")
+            records.rename(directory)
+        except BaseException as error:
+            go_on = readings.exists() and not isinstance(error, UserError)
+            shutil.rmtree(records if go_on else partial)
+            raise
+        shutil.rmtree(partial)
     for note in builder.notes:
         log.info("data: %s", note)
     if builder.quarantined:
         log.warning("data: %d images cannot be used and are left out:", len(builder.quarantined))
         for path, reason in sorted(builder.quarantined):
             log.warning("data:   %s: %s", path, reason)
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Holds a lock file until the process leaves or ends, however it does; waits for another that has it."""
+    while True:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with lock.open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log.info("data: another process is preparing the same data: waiting for it")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+                    raise
+                log.warning("data: %s has no file locks: do not prepare the same data twice at once", lock.parent)
+            # Whoever had it may have removed it since it was opened.
+            if lock.exists() and lock.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                try:
+                    yield
+                finally:
+                    lock.unlink(missing_ok=True)
+                return
+
+
+def _record(builder, name: str, variant: str, raw: tuple[Path, ...]) -> dict:
+    """What is known of a prepared data set.
+
+    Raises:
+      UserError: a split is empty.
+    """
+    counts = {
+        split: [counter[emotion] for emotion in builder.EMOTIONS] for split, counter in builder.class_counts.items()
+    }
+    for split, count in counts.items():
+        if not sum(count):
+            raise UserError(f"{name}: the {split} split is empty: none of its images can be used")
+    return {
+        "stem": _stem(name, variant),
+        "name": name,
+        "variant": variant,
+        "emotions": builder.EMOTIONS,
+        "image_shape": builder.IMAGE_SHAPE,
+        "has_intensity": builder.HAS_INTENSITY,
+        "synthetic": builder.SYNTHETIC,
+        "splits": {split: sum(count) for split, count in counts.items()},
+        "class_counts": counts,
+        "fingerprint": builder.fingerprint,
+        "raw": [str(path) for path in raw[:3]],
+        "opencv": cv2.__version__,
+        "quarantined": sorted(builder.quarantined),
+        "notes": builder.notes,
+    }
 
 
 def _read(directory: Path) -> Dataset:
@@ -305,7 +289,7 @@ def describe(dataset: Dataset) -> str:
         counts = "".join(f"{dataset.class_counts[split][i]:>12,}" for split in dataset.splits)
         lines.append(f"  {emotion:<{width}}{counts}")
     lines.append("  " + f"{'all':<{width}}" + "".join(f"{count:>12,}" for count in dataset.splits.values()))
-    return "\n".join([*lines, f"prepared: {dataset.directory}"])
+    return "\n".join([*lines, f"prepared: {dataset.directory}"] if dataset.directory else lines)
 
 
 def preview(dataset: Dataset, path: Path, rows: int = 4) -> None:
@@ -336,12 +320,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("name", help=", ".join(DATASETS))
     parser.add_argument("--data_dir", type=Path, help="where the raw data lie")
     parser.add_argument("--variant", help="of the data set, e.g. majority of ferplus")
+    parser.add_argument("--runner", choices=("threads", "ray"), default="threads", help="ray: on a cluster")
+    parser.add_argument("--workers", type=int, help="threads, or Ray actors (default: one a core)")
     parser.add_argument("--preview", type=Path, metavar="FILE", help="draw some faces of each emotion")
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     log.setLevel(logging.INFO)
     try:
-        dataset = load(options.name, variant=options.variant, data_dir=options.data_dir)
+        dataset = load(
+            options.name,
+            variant=options.variant,
+            data_dir=options.data_dir,
+            runner=options.runner,
+            workers=options.workers,
+        )
         print(describe(dataset))
         if options.preview:
             preview(dataset, options.preview)

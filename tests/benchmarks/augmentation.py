@@ -57,7 +57,7 @@ def bare_step(batch):
     mesh = sharding.make_mesh(jax.devices()[:1])
     normalizer = {"mean": np.full(3, 127.5, np.float32), "scale": np.full(3, 1 / 127.5, np.float32)}
     state = [train.init_state(recipe, jax.random.key(0), normalizer, mesh, ema=False)]
-    hyper = sharding.replicate(train.hyperparameters(settings), mesh)
+    hyper = sharding.replicate(train.hyperparameters(settings, [1] * 7), mesh)
     program = train.compile_step(recipe, mesh)
     batch = sharding.split_batch(batch, mesh)
 

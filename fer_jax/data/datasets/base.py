@@ -6,11 +6,10 @@ through `as_data_source`. Examples keep the order of the raw data; shuffling is 
 
 import abc
 import collections
+import functools
 import hashlib
 import io
-import os
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,6 +18,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from fer_jax.data import runners
+from fer_jax.data.datasets.readings import Reading, Readings, StoredFace
 from fer_jax.data.emotions import expressed
 from fer_jax.errors import UserError
 
@@ -26,6 +27,7 @@ from fer_jax.errors import UserError
 QUARANTINE_SHARE = 0.01
 QUARANTINE_FEW = 10
 SIDE = 128  # pixels, of pictures that come in other sizes
+KEPT_TOGETHER = 512  # picture files: what a preparation that is cut short may lose, some seconds' work
 
 Example = dict[str, Any]
 
@@ -77,12 +79,16 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def example(self, image: np.ndarray, emotion: str, intensity: np.ndarray | None = None, **extra) -> Example:
         """One example: image uint8 [H, W, 1] or RGB [H, W, 3], intensity float32 [E] where the source has one."""
+        return self.stored_example(encode(image), image.tobytes(), emotion, intensity, **extra)
+
+    def stored_example(
+        self, png: bytes, content: bytes, emotion: str, intensity: np.ndarray | None = None, **extra
+    ) -> Example:
+        """`example` of an image that is encoded already; `content`: its pixels or a digest of them."""
         if intensity is None:
             intensity = np.array([name == emotion for name in expressed(self.EMOTIONS)], np.float32)
-        channels = image[..., ::-1] if image.shape[-1] == 3 else image
-        _, png = cv2.imencode(".png", channels, [cv2.IMWRITE_PNG_COMPRESSION, 3])
-        self._hash.update(emotion.encode() + image.tobytes() + intensity.tobytes())
-        return {"image": io.BytesIO(png.tobytes()), "label": emotion, "intensity": intensity, **extra}
+        self._hash.update(emotion.encode() + content + intensity.tobytes())
+        return {"image": io.BytesIO(png), "label": emotion, "intensity": intensity, **extra}
 
     @property
     def fingerprint(self) -> str:
@@ -148,14 +154,41 @@ class Picture(NamedTuple):
     extra: Mapping[str, Any] = {}  # values of extra features
 
 
+class Unusable(Exception):
+    """Why a picture file gives no face."""
+
+
 class PictureBuilder(FaceBuilder, skip_registration=True):
-    """A data set of image files of any size, each brought to IMAGE_SHAPE by `square`; examples know their subject."""
+    """A data set of image files of any size, each brought to IMAGE_SHAPE by `square`; examples know their subject.
+
+    Args:
+      readings: what was read of the files before, and where it is kept.
+      runner, workers: what reads, crops and encodes them, see `runners.each`.
+    """
 
     IMAGE_SHAPE = (SIDE, SIDE, 3)
+
+    def __init__(self, *, readings: Readings, runner: str = "threads", workers: int | None = None, **options):
+        self._kept, self._runner, self._workers = readings, runner, workers
+        super().__init__(**options)
 
     @abc.abstractmethod
     def pictures(self) -> dict[str, list[Picture]]:
         """The pictures of each split."""
+
+    @classmethod
+    def images(cls, picture: Picture) -> Iterator[tuple[np.ndarray, str]]:
+        """The images of a file, uint8 [H, W, C] with their sources.
+
+        Raises:
+          Unusable: there are none.
+        """
+        image = read_image(picture.path, grey=cls.IMAGE_SHAPE[2] == 1)
+        if image is None:
+            raise Unusable("not a readable image" if picture.path.exists() else "does not exist")
+        if image.min() == image.max():
+            raise Unusable("one colour all over")
+        yield image, picture.source
 
     def extra_features(self):
         return {"source": tfds.features.Text(), "subject": tfds.features.Text()}
@@ -163,44 +196,55 @@ class PictureBuilder(FaceBuilder, skip_registration=True):
     def examples(self):
         by_split = self.pictures()
         total = sum(map(len, by_split.values()))
-        return {split: lambda chosen=chosen: self._read(chosen, total) for split, chosen in by_split.items()}
+        return {
+            split: functools.partial(self._labelled, split, pictures, total) for split, pictures in by_split.items()
+        }
 
-    def _read(self, pictures: list[Picture], total: int) -> Iterator[Example]:
-        """The examples of the pictures, in their order; files are read and cropped ahead, on all cores."""
-        workers = os.cpu_count() or 1
-        with ThreadPoolExecutor(workers) as pool:  # OpenCV leaves Python's lock while it decodes
-            ahead = collections.deque()
-            for picture in pictures:
-                ahead.append(pool.submit(self._faces, picture, total))
-                if len(ahead) > 4 * workers:
-                    yield from self._labelled(*ahead.popleft().result())
-            while ahead:
-                yield from self._labelled(*ahead.popleft().result())
+    def _labelled(self, split: str, pictures: list[Picture], total: int) -> Iterator[Example]:
+        """The examples of a split's pictures, in their order."""
+        for picture, reading in zip(pictures, self._read(split, pictures), strict=True):
+            if reading.unusable:
+                self.quarantine(picture.path, reading.unusable, total)
+            intensity = None
+            if picture.intensity is not None:
+                names = expressed(self.EMOTIONS)
+                intensity = np.array([picture.intensity * (name == picture.emotion) for name in names], np.float32)
+            known = {"subject": picture.subject, **picture.extra}
+            for png, digest, source in reading.faces:
+                yield self.stored_example(png, digest, picture.emotion, intensity, source=source, **known)
 
-    def _faces(self, picture: Picture, total: int) -> tuple[Picture, list[tuple[np.ndarray, str]]]:
-        side = self.IMAGE_SHAPE[0]
-        return picture, [(square(image, side, picture.box), source) for image, source in self.images(picture, total)]
+    def _read(self, split: str, pictures: list[Picture]) -> Iterator[Reading]:
+        """The readings of all pictures: those kept from before, then new ones, read ahead on all cores."""
+        done = 0
+        for reading in self._kept.load(split):
+            done += 1
+            yield reading
+        fresh = []
+        start = functools.partial(functools.partial, read_faces, type(self))
+        for reading in runners.each(start, pictures[done:], runner=self._runner, workers=self._workers):
+            yield reading
+            fresh.append(reading)
+            if len(fresh) == KEPT_TOGETHER:
+                self._kept.add(split, fresh)
+                fresh = []
 
-    def images(self, picture: Picture, total: int) -> Iterator[tuple[np.ndarray, str]]:
-        """The images of a file, uint8 [H, W, C] with their sources: one, or none where it is quarantined."""
-        image = read_image(picture.path, grey=self.IMAGE_SHAPE[2] == 1)
-        if image is None:
-            reason = "not a readable image" if picture.path.exists() else "does not exist"
-            self.quarantine(picture.path, reason, total)
-        elif image.min() == image.max():
-            self.quarantine(picture.path, "one colour all over", total)
-        else:
-            yield image, picture.source
 
-    def _labelled(self, picture: Picture, faces: list[tuple[np.ndarray, str]]) -> Iterator[Example]:
-        """The examples of one picture, of its faces uint8 [side, side, C] and their sources."""
-        intensity = None
-        if picture.intensity is not None:
-            names = expressed(self.EMOTIONS)
-            intensity = np.array([picture.intensity * (name == picture.emotion) for name in names], np.float32)
-        known = {"subject": picture.subject, **picture.extra}
-        for face, source in faces:
-            yield self.example(face, picture.emotion, intensity, source=source, **known)
+def read_faces(builder: type[PictureBuilder], picture: Picture) -> Reading:
+    """Reads one file, and crops and encodes what it shows, as the data set wants it."""
+    faces = []
+    try:
+        for image, source in builder.images(picture):
+            face = square(image, builder.IMAGE_SHAPE[0], picture.box)
+            faces.append(StoredFace(encode(face), hashlib.sha256(face.tobytes()).digest(), source))
+    except Unusable as reason:
+        return Reading([], str(reason))
+    return Reading(faces)
+
+
+def encode(image: np.ndarray) -> bytes:
+    """The PNG of an image uint8 [H, W, 1] or RGB [H, W, 3]."""
+    channels = image[..., ::-1] if image.shape[-1] == 3 else image
+    return cv2.imencode(".png", channels, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes()
 
 
 def read_image(path: Path, *, grey: bool = False) -> np.ndarray | None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from fer_jax.data.datasets.base import Picture, PictureBuilder, missing
+from fer_jax.data.datasets.base import Picture, PictureBuilder, Unusable, missing
 from fer_jax.data.datasets.fer2013 import SPLIT_FOLDERS
 from fer_jax.data.datasets.subjects import SPLITS, divide, split_stratified, split_subjects
 from fer_jax.data.emotions import CANONICAL, canonical
@@ -201,16 +201,17 @@ class Folder(PictureBuilder):
             splits = split_stratified({picture.source: picture.emotion for picture in pictures})
         return divide(pictures, lambda picture: picture.source, splits)
 
-    def images(self, picture, total):
+    @classmethod
+    def images(cls, picture):
         if picture.path.suffix.lower() not in _VIDEOS:
-            yield from super().images(picture, total)
+            yield from super().images(picture)
             return
         empty = True
         for number, frame in read_video(picture.path):
             empty = False
             yield frame, f"{picture.source}#{number}"
         if empty:
-            self.quarantine(picture.path, "not a readable video", total)
+            raise Unusable("not a readable video")
 
 
 def read_video(path: Path) -> Iterator[tuple[int, np.ndarray]]:

@@ -1,0 +1,156 @@
+"""One run under way: where it begins, its log, its checkpoints and its best weights so far.
+
+`run.fit` takes one course to its end, `stack.fit` several at once; what each leaves in its run directory is the same.
+"""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from fer_jax import checkpoint, logs, train
+from fer_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from fer_jax.run import Experiment
+
+log = logging.getLogger(__name__)
+
+
+class Course:
+    """What a run keeps beside its state as it trains.
+
+    Opening one finds the state to go on from: the last checkpoint of the run directory, or a fresh one.
+    """
+
+    def __init__(self, experiment: "Experiment", workdir: Path):
+        self.experiment = experiment
+        self.workdir = workdir
+        self.last = checkpoint.Checkpoints(workdir / "checkpoints/last", keep=2)
+        self.best = checkpoint.Checkpoints(workdir / "checkpoints/best", keep=1)
+        self.start, self._meta, self.key = _begin(experiment, self.last, workdir)
+        self.step = int(self.start.step)
+        self.window = train.Window(self._meta.pop("window"), self.step)
+        self._log = None
+
+    @property
+    def log(self) -> logs.RunLog:
+        """The files of metrics, open for the rows after `step`."""
+        if self._log is None:
+            self._log = logs.RunLog(self.workdir, step=self.step)
+        return self._log
+
+    @property
+    def epoch(self) -> float:
+        """Of the step."""
+        return self.step / self.experiment.order.steps_per_epoch
+
+    @property
+    def best_score(self) -> float | None:
+        """Of the best weights so far on the validation split, higher is better; None before the first evaluation."""
+        return self._meta["best_score"]
+
+    def add(self, results: dict) -> None:
+        """Takes in the metrics of one step, or with a leading axis of several; they may still be being computed."""
+        self.window.add(results)
+        self.step += results["loss"].size
+
+    def write(self) -> float | None:
+        """Writes a row for each `train.log_every` steps taken in, the last of fewer; returns the last mean loss.
+
+        Raises:
+          UserError: a loss is not finite.
+        """
+        loss = None
+        steps_per_epoch = self.experiment.order.steps_per_epoch
+        for at, mean in self.window.means(self.experiment.config.train.log_every):
+            self.log.row({"step": at, "epoch": at / steps_per_epoch, "split": "train", **mean})
+            loss = mean["loss"]
+        return loss
+
+    def judge(self, summary: dict) -> bool:
+        """Writes the scores on the validation split; True if they are the best so far."""
+        self.log.row({"step": self.step, "epoch": self.epoch, "split": "validation", **summary})
+        score = selection_score(self.experiment.config, summary)
+        if self.best_score is not None and score <= self.best_score:
+            return False
+        self._meta |= {"best_step": self.step, "best_score": score}
+        return True
+
+    def save(self, state: train.TrainState) -> None:
+        """Keeps the state to resume from, with the metrics that no row holds yet."""
+        self.last.save(state, self._meta | {"window": self.window.read()})
+
+    def save_best(self, state: train.TrainState) -> None:
+        """Keeps the state that `judge` found to be the best."""
+        self.best.save(state, self._meta | {"window": []})
+
+    def close(self) -> None:
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+
+def selection_score(config: ConfigDict, summary: dict) -> float:
+    """What weights are selected by, higher is better: the accuracy, of an intensity head the RMSE if there is one."""
+    if config.head.name == "intensity" and "rmse" in summary:
+        return -summary["rmse"]
+    return summary["accuracy"]
+
+
+def fresh_state(experiment: "Experiment") -> tuple[train.TrainState, jax.Array]:
+    """The state that a run begins with, initialised or pretrained, and the key of its steps.
+
+    Raises:
+      UserError: the pretrained weights are those of another model, or there are none.
+    """
+    config, recipe, mesh = experiment.config, experiment.recipe, experiment.mesh
+    init_key, step_key = jax.random.split(jax.random.key(config.seed))
+    ema = config.train.ema_decay > 0
+    if not config.model.pretrained:
+        return train.init_state(recipe, init_key, experiment.normalizer, mesh, ema=ema), step_key
+    pretrained, metadata = checkpoint.load_weights(config.model.pretrained)
+    same_outputs = metadata["emotions"] and tuple(metadata["emotions"]) == experiment.dataset.emotions
+    state = train.init_state(recipe, init_key, pretrained["normalizer"], mesh, ema=ema)
+    return _begin_with(state, pretrained, recipe, keep_output=bool(same_outputs)), step_key
+
+
+def _begin(experiment: "Experiment", last: checkpoint.Checkpoints, workdir: Path):
+    """The state to go on from, what is known with it, and the key of the steps."""
+    state, step_key = fresh_state(experiment)
+    fingerprint = experiment.dataset.fingerprint
+    meta = {"data": fingerprint, "best_step": None, "best_score": None, "window": []}
+    if restored := last.restore(state):
+        state, meta = restored
+        if meta["data"] != fingerprint:
+            raise UserError(
+                f"{workdir} was trained on other data ({meta['data']}, now {fingerprint}): "
+                f"choose another --workdir, or the data it was trained on"
+            )
+        log.info("resuming %s at step %d of %d", workdir, int(state.step), experiment.total_steps)
+    return state, meta, step_key
+
+
+def _begin_with(state: train.TrainState, weights: dict, recipe: train.Recipe, *, keep_output: bool) -> train.TrainState:
+    """The fresh state with pretrained weights; the output layer only if its emotions are the same."""
+
+    def shapes(model):
+        variables = jax.eval_shape(
+            lambda: model.init(jax.random.key(0), jax.numpy.zeros((1, *recipe.input_shape)), train=False)
+        )
+        flat = traverse_util.flatten_dict({"params": variables["params"]}, sep="/")
+        return {name: leaf.shape for name, leaf in flat.items()}
+
+    # The output layer is what changes its shape with the number of outputs.
+    model = recipe.model
+    more = shapes(model.clone(num_outputs=model.num_outputs + 1))
+    output = frozenset(name for name, shape in shapes(model).items() if shape != more[name] and not keep_output)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    grafted = checkpoint.graft(variables, weights, output)
+    grafted = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), grafted, variables)
+    log.info("begins with pretrained weights%s", "" if keep_output else "; the output layer is new")
+    # Copies: the step donates the state, and a buffer can be given away only once.
+    return state.replace(**grafted, ema=jax.tree.map(jax.numpy.copy, grafted) if state.ema else None)

@@ -1,0 +1,154 @@
+"""Selections that a config asks for: some emotions only, a fold of the subjects, several data sets joined.
+
+    config.data.emotions = ("happy", "sad", "neutral")             # the rest is left out
+    config.data.folds, config.data.fold = 5, 0                     # cross-validation: sweep over data.fold
+    config.data.name = "xu"                                        # a name for what is joined
+    config.data.train = ({"name": "mug"}, {"name": "ckplus"})
+    config.data.validation = ({"name": "kdef", "variant": "straight"},)
+
+Of a part `name` is needed; `variant` and `splits` (which of its splits; all) may be given, and `folder`: where its raw
+data lie in --data_dir, by default a folder of its name.
+"""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fer_jax.data.dataset import Dataset, Pick, Selection, select
+from fer_jax.data.emotions import CANONICAL
+from fer_jax.errors import UserError, unknown
+
+log = logging.getLogger(__name__)
+
+ROLES = ("train", "validation", "test")
+PART = ("name", "variant", "folder", "splits")  # what a config says of a part
+
+
+def fold(dataset: Dataset, folds: int, held_out: int) -> Selection:
+    """One fold of the subjects as the validation split, all others as the training split, whatever splits they had.
+
+    Args:
+      folds: into how many sets the subjects are divided, the same for every `held_out` (see `subjects.folds`).
+      held_out: 0..folds-1.
+
+    Raises:
+      UserError: the data set does not know its subjects, or there are fewer than folds.
+    """
+    from fer_jax.data.datasets import subjects
+
+    named = {split: dataset.subjects(split) for split in dataset.splits}
+    if any((names == "").any() for names in named.values()):
+        raise UserError(
+            f"{dataset.name} does not tell who is shown in its images, so it cannot be divided into folds of subjects: "
+            f"set data.folds = 0, or choose a data set that does (ckplus, jaffe, kdef, mug, csv with a column subject)"
+        )
+    chosen = subjects.folds(np.concatenate(list(named.values())).tolist(), folds)[held_out]
+    inside = {split: np.isin(names, sorted(chosen)) for split, names in named.items()}
+    picks = {
+        "train": [Pick(dataset, split, np.flatnonzero(~held)) for split, held in inside.items()],
+        "validation": [Pick(dataset, split, np.flatnonzero(held)) for split, held in inside.items()],
+    }
+    picks = {role: tuple(pick for pick in members if pick.size) for role, members in picks.items()}
+    return select(dataset, picks, fingerprint=f"{dataset.fingerprint}-fold{held_out}of{folds}")
+
+
+def restrict(dataset: Dataset, emotions: Sequence[str]) -> Selection:
+    """The data set with some of its emotions alone, in the canonical order; images of the others are left out.
+
+    The intensities of the others are dropped too, so of soft labels their share falls to neutral.
+
+    Raises:
+      UserError: an emotion that the data set lacks, fewer than two, or a split that would be empty.
+    """
+    for name in emotions:
+        if name not in dataset.emotions:
+            raise unknown("emotion", name, dataset.emotions)
+    kept = tuple(name for name in dataset.emotions if name in emotions)
+    if len(kept) < 2:
+        raise UserError(f"data.emotions = {tuple(emotions)}: at least two emotions are needed")
+    codes = [dataset.emotions.index(name) for name in kept]
+    picks = {}
+    for split, count in dataset.splits.items():
+        pick = Pick(dataset, split, np.flatnonzero(np.isin(dataset.labels(split), codes)))
+        if not pick.size:
+            raise UserError(f"{dataset.name}: no image of the {split} split is one of {', '.join(kept)}")
+        if left_out := count - pick.size:
+            log.info("data: %d of %d images of %s are none of data.emotions and left out", left_out, count, split)
+        picks[split] = (pick,)
+    digest = hashlib.sha256(" ".join(kept).encode()).hexdigest()[:8]
+    return select(dataset, picks, fingerprint=f"{dataset.fingerprint}-{digest}", emotions=kept)
+
+
+def combine(name: str, roles: Mapping[str, Sequence[tuple[Dataset, Sequence[str]]]]) -> Selection:
+    """Several data sets joined: for each role (train, validation, test) data sets, with the splits taken of each.
+
+    Emotions are united by name, in the canonical order; images are brought to the largest height and width and, where
+    one is RGB, to RGB; there are intensities where all parts have them, otherwise the labels' one-hot vectors. A
+    subject's name is led by that of its data set.
+
+    Raises:
+      UserError: a split that a part lacks, or that is taken twice.
+    """
+    picks, taken = {}, {}
+    for role, members in roles.items():
+        picks[role] = ()
+        for dataset, splits in members:
+            for split in splits:
+                dataset.require(split)
+                if other := taken.get((dataset.fingerprint, split)):
+                    raise UserError(f"{name}: the {split} split of {dataset.name} is both in {other} and in {role}")
+                taken[dataset.fingerprint, split] = role
+                picks[role] += (Pick(dataset, split, prefix=f"{dataset.name}/"),)
+    parts = [pick.dataset for members in picks.values() for pick in members]
+    if len({part.has_intensity for part in parts}) > 1:
+        without = sorted({part.name for part in parts if not part.has_intensity})
+        log.info("data: %s have no intensities: one-hot vectors of the labels are taken for all", ", ".join(without))
+    digest = hashlib.sha256()
+    for role, members in picks.items():
+        for pick in members:
+            digest.update(f"{role} {pick.dataset.fingerprint} {pick.split}\n".encode())
+    joined = select(
+        parts[0],
+        picks,
+        fingerprint=digest.hexdigest()[:16],
+        name=name,
+        variant="",
+        emotions=tuple(emotion for emotion in CANONICAL if any(emotion in part.emotions for part in parts)),
+        image_shape=tuple(max(sides) for sides in zip(*(part.image_shape for part in parts), strict=True)),
+        has_intensity=all(part.has_intensity for part in parts),
+        synthetic=any(part.synthetic for part in parts),
+        directory=None,
+    )
+    _warn_of_shared_subjects(joined)
+    return joined
+
+
+def _warn_of_shared_subjects(joined: Selection) -> None:
+    places = {}
+    for split in joined.splits:
+        for subject in np.unique(joined.subjects(split)).tolist():
+            places.setdefault(subject, []).append(split)
+    if shared := sorted(subject for subject, splits in places.items() if subject and len(splits) > 1):
+        log.warning(
+            "data: %d subjects are in two splits of %s, scores will be too high: %s",
+            len(shared),
+            joined.name,
+            ", ".join(shared[:8]),
+        )
+
+
+def read_part(part: Mapping[str, Any], role: str) -> dict:
+    """What a config says of a part, every key of PART filled in.
+
+    Raises:
+      UserError: no name, or another key.
+    """
+    if not isinstance(part, Mapping) or "name" not in part:
+        raise UserError(f"data.{role}: each part is a dict such as {{'name': 'mug'}}, not {part!r}")
+    for key in part:
+        if key not in PART:
+            raise unknown(f"key of a part of data.{role}", key, PART)
+    return {"variant": None, "folder": part["name"], "splits": ()} | dict(part)

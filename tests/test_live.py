@@ -1,0 +1,611 @@
+"""Live recognition: the same answers as elsewhere, who is who over time, every frame or the newest, files that open."""
+
+import csv
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from fer_jax import checkpoint, heads, live, models, overlay, recording, video
+from fer_jax.data import align, synthetic
+from fer_jax.data.datasets.base import square
+from fer_jax.data.detect import Face, ShapePredictor, make_detector
+from fer_jax.data.emotions import BASIC7
+from fer_jax.errors import UserError
+from fer_jax.recognizer import Recognizer
+from fer_jax.tracking import MEMORY, Tracker, intersection_over_union
+
+MODEL = {"name": "shallow", "options": {"filters": [4, 4], "hidden": [8]}, "dtype": "float32"}
+SHAPE = (48, 48, 1)
+
+
+@pytest.fixture(autouse=True)
+def bare_process(monkeypatch):
+    """The commands leave this process's logging and memory alone, and find no display."""
+    monkeypatch.setattr(live.process, "set_up", lambda: None)
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    """Of a small network, its weights large enough that faces differ in their answers."""
+    model = models.create("shallow", num_outputs=7, filters=(4, 4), hidden=(8,))
+    made = model.init(jax.random.key(0), np.zeros((1, *SHAPE), np.float32), train=False)
+    large = jax.tree.map(lambda value: np.asarray(value) * 6, made["params"])
+    normalizer = {"mean": np.full(1, 127.5, np.float32), "scale": np.full(1, 1 / 127.5, np.float32)}
+    return jax.device_get({**made, "params": large, "normalizer": normalizer})
+
+
+@pytest.fixture(scope="module")
+def network(variables):
+    """A network whose traced shapes are counted in `network.traced`."""
+    traced = []
+
+    class Counting(Recognizer):
+        def answer(self, variables, images):
+            traced.append(images.shape)
+            return super().answer(variables, images)
+
+    model = models.create("shallow", num_outputs=7, filters=(4, 4), hidden=(8,))
+    made = Counting(model, heads.make_head("classification", BASIC7), variables, BASIC7, SHAPE, "fer2013")
+    object.__setattr__(made, "traced", traced)
+    return made
+
+
+@pytest.fixture(scope="module")
+def weights(variables, tmp_path_factory):
+    """The same network as a file."""
+    path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+    metadata = {"emotions": BASIC7, "input_shape": SHAPE, "model": MODEL, "results": {"dataset": "fer2013"}}
+    checkpoint.save_weights(path, variables, metadata)
+    return path
+
+
+def patch(number: int, side: int) -> np.ndarray:
+    """A face for `bright_patches`: uint8 [side, side, 3], coarse bright noise."""
+    coarse = np.random.default_rng(number).integers(110, 256, (6, 6, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (side, side), interpolation=cv2.INTER_NEAREST)
+
+
+def bright_patches(image: np.ndarray) -> list[Face]:
+    """A detector of patches on a black ground."""
+    mask = (image.min(-1) > 60).astype(np.uint8)
+    _, _, boxes, _ = cv2.connectedComponentsWithStats(mask)
+    return [Face(tuple(map(float, box[:4]))) for box in boxes[1:] if box[4] > 300]
+
+
+def frame_of(places, side=60, size=(240, 320)) -> np.ndarray:
+    """A black frame with patch number i at places[i] (x, y)."""
+    image = np.zeros((*size, 3), np.uint8)
+    for number, (x, y) in enumerate(places):
+        image[y : y + side, x : x + side] = patch(number, side)
+    return image
+
+
+def moving(count: int) -> list[np.ndarray]:
+    """Frames in which two patches pass each other."""
+    return [frame_of([(10 + 5 * i, 20), (240 - 5 * i, 140)]) for i in range(count)]
+
+
+def write_video(path: Path, frames, fps=20.0) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, frames[0].shape[1::-1])
+    for frame in frames:
+        writer.write(frame[..., ::-1])
+    writer.release()
+    return path
+
+
+def read_video(path: Path) -> tuple[list[np.ndarray], float]:
+    capture = cv2.VideoCapture(str(path))
+    frames, fps = [], capture.get(cv2.CAP_PROP_FPS)
+    while (read := capture.read())[0]:
+        frames.append(read[1][..., ::-1])
+    return frames, fps
+
+
+def read_rows(path: Path) -> list[dict]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class Capture:
+    """A stand-in for cv2.VideoCapture: a camera that shows some frames, one every `pause` seconds, then is gone."""
+
+    def __init__(self, frames, pause=0.0):
+        self.frames, self.pause, self.shown, self.released = frames, pause, 0, False
+
+    def isOpened(self):  # noqa: N802
+        return True
+
+    def get(self, _):
+        return 0.0
+
+    def read(self):
+        time.sleep(self.pause)
+        if self.shown == len(self.frames):
+            return False, None
+        self.shown += 1
+        return True, self.frames[self.shown - 1][..., ::-1].copy()
+
+    def release(self):
+        self.released = True
+
+
+def camera(monkeypatch, capture) -> video.Video:
+    """The source 0, with that capture behind it."""
+    real = cv2.VideoCapture
+    monkeypatch.setattr(video.cv2, "VideoCapture", lambda address: capture if address == 0 else real(address))
+    return video.open_source("0")
+
+
+class Collect:
+    """An output that keeps the scenes."""
+
+    draws = False
+
+    def __init__(self):
+        self.scenes, self.closed = [], False
+
+    def write(self, scene, picture):
+        self.scenes.append(scene)
+
+    def close(self):
+        self.closed = True
+
+
+def analyzer(network, detector=bright_patches, **options):
+    return live.Analyzer(network, detector, **options)
+
+
+# Who is who
+
+
+def test_overlap_of_boxes():
+    boxes = np.array([(0, 0, 10, 10), (5, 0, 10, 10), (50, 50, 4, 2), (2, 2, 5, 4)], float)
+    overlaps = intersection_over_union(boxes, boxes)
+    np.testing.assert_allclose(np.diag(overlaps), 1)
+    np.testing.assert_allclose(overlaps[0], [1, 1 / 3, 0, 0.2])
+    np.testing.assert_allclose(overlaps, overlaps.T)
+
+
+def test_a_face_keeps_its_number_and_a_number_is_never_used_again():
+    tracker, nothing = Tracker(), np.zeros((2, 1), np.float32)
+    assert tracker.update([(0, 0, 50, 50), (200, 0, 50, 50)], nothing, 0.0)[0] == [1, 2]
+    assert tracker.update([(190, 5, 52, 50), (8, 3, 50, 48)], nothing, 0.1)[0] == [2, 1]  # the order is the detector's
+    assert tracker.update([], nothing[:0], 0.2)[0] == []
+    assert tracker.update([(12, 3, 50, 50)], nothing[:1], 0.1 + MEMORY)[0] == [1]  # not seen for a while
+    assert tracker.update([(200, 0, 50, 50)], nothing[:1], 0.3 + MEMORY)[0] == [3]  # its place, too late
+    tracker.forget()
+    assert tracker.update([(200, 0, 50, 50)], nothing[:1], 0.4 + MEMORY)[0] == [4]
+
+
+def test_the_best_of_all_matches_is_taken_not_the_first():
+    tracker = Tracker()
+    tracker.update([(0, 0, 100, 100), (40, 0, 100, 100)], np.zeros((2, 1)), 0.0)
+    # Both overlap the second most; only one can be it.
+    assert tracker.update([(35, 0, 100, 100), (55, 0, 100, 100)], np.zeros((2, 1)), 0.1)[0] == [1, 2]
+
+
+@pytest.mark.parametrize("rate", [5, 50])
+def test_smoothing_is_by_the_clock_and_by_person(rate):
+    tracker = Tracker(smoothing=0.4)
+    boxes = [(0, 0, 50, 50), (200, 0, 50, 50)]
+    tracker.update(boxes, np.array([[0.0], [5.0]]), 0.0)
+    for i in range(1, 2 * rate + 1):
+        _, smoothed = tracker.update(boxes, np.array([[1.0], [5.0]]), i / rate)
+        # The step response of a first-order low pass, whatever the frame rate; the neighbour is not in it.
+        np.testing.assert_allclose(smoothed, [[1 - np.exp(-i / rate / 0.4)], [5.0]], rtol=1e-5)
+
+
+def test_no_smoothing():
+    tracker = Tracker(smoothing=0)
+    for time_, value in ((0.0, 0.2), (0.04, 0.9)):
+        np.testing.assert_allclose(tracker.update([(0, 0, 9, 9)], np.array([[value]]), time_)[1], [[value]], rtol=1e-6)
+
+
+# The same answers
+
+
+def test_a_face_has_the_same_answer_in_a_crowd_and_nothing_is_compiled_for_it(network):
+    live_ = analyzer(network)
+    for size in live.BATCH_SIZES:
+        live_.warm_up(size)
+    compiled = len(network.traced)
+    assert {shape[0] for shape in network.traced} == {1, 2, 4, 8, 16, 32, 64}
+    side, places = 40, [(10 + 60 * i, 5 + 46 * j) for j in range(10) for i in range(10)]
+    crowd = frame_of(places, side=side, size=(480, 640))
+    found = {face.box: face for face in live_.faces(crowd, 0.0)}
+    assert len(found) == 100
+    assert len({face.id for face in found.values()}) == 100
+    for x, y in places[::9]:
+        face = found[x, y, side, side]
+        alone = network.predict(square(crowd, 48, face.box)[None])
+        np.testing.assert_allclose(face.probabilities, alone.probabilities[0], atol=1e-5)
+        np.testing.assert_allclose(face.intensities, alone.intensities[0], atol=1e-5)
+    assert np.ptp([face.probabilities for face in found.values()], axis=0).max() > 0.2  # they do differ
+    for count in (0, 1, 3, 99):
+        assert len(live_.faces(frame_of(places[:count], side=side, size=(480, 640)), 1.0)) == count
+    assert len(network.traced) == compiled
+
+
+def test_a_picture_of_the_data_set_gets_the_answer_that_evaluation_gives_it(network, weights, tmp_path, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (3, *SHAPE), dtype=np.uint8)
+    for number, image in enumerate(images):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), image)
+    monkeypatch.setattr(live, "make_detector", lambda *_, **__: lambda image: [Face((0.0, 0.0, 48.0, 48.0))])
+    table = tmp_path / "rows.jsonl"
+    live.main([f"--weights={weights}", f"--source={tmp_path}", f"--table={table}"])
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    expected = network.predict(images)
+    assert [row["file"] for row in rows] == ["0.png", "1.png", "2.png"]
+    assert [row["face"] for row in rows] == [1, 2, 3]  # pictures of different people
+    assert [row["emotion"] for row in rows] == expected.names
+    for what in ("probability", "smoothed_probability"):
+        found = [[row[f"{what}_{name}"] for name in BASIC7] for row in rows]
+        np.testing.assert_allclose(found, expected.probabilities, atol=1e-5)
+
+
+def test_crops_are_those_of_the_training_data():
+    image = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    face = Face((40.0, 30.0, 90.0, 90.0), eyes=np.array([(60.0, 60.0), (105.0, 70.0)]))
+    np.testing.assert_array_equal(live.crop(image, face, side=64, align="box"), square(image, 64, face.box))
+    turned = live.crop(image, face, side=64, align="rotation")
+    np.testing.assert_array_equal(turned, align.align(image, face, size=64, method="rotation"))
+    with pytest.raises(ValueError, match="no landmarks"):
+        live.crop(image, face, side=64, align="landmarks")
+
+
+def test_a_face_without_usable_landmarks_is_counted(network):
+    flat = Face.from_landmarks(np.full((68, 2), 20.0), (10.0, 10.0, 40.0, 40.0))
+    live_ = analyzer(network, lambda image: [flat], align="landmarks")
+    assert live_.faces(np.zeros((100, 100, 3), np.uint8), 0.0) == []
+    assert live_.unaligned == 1
+    assert "1 faces without usable landmarks" in str(live.Tally(unaligned=live_.unaligned))
+
+
+# Frames
+
+
+def test_every_frame_of_a_file_however_slow_the_recognition(network, tmp_path):
+    source = video.open_source(str(write_video(tmp_path / "in.mp4", moving(25))))
+
+    def slow(image):
+        time.sleep(0.01)
+        return bright_patches(image)
+
+    kept, output = Collect(), recording.open_output(tmp_path / "out.mp4", source)
+    tally = live.run(source, analyzer(network, slow), [output, kept])
+    assert (tally.frames, tally.dropped, tally.without_face, tally.faces) == (25, 0, 0, 50)
+    assert [scene.frame.number for scene in kept.scenes] == list(range(25))
+    np.testing.assert_allclose([scene.frame.time for scene in kept.scenes], np.arange(25) / 20)
+    upper = [min(scene.faces, key=lambda face: face.box[1]) for scene in kept.scenes]
+    assert {face.id for face in upper} == {upper[0].id}  # both keep their numbers as they pass each other
+    frames, fps = read_video(tmp_path / "out.mp4")
+    assert (len(frames), fps) == (25, 20)
+    assert frames[0].shape == (240, 320, 3)
+    assert np.abs(frames[3].astype(int) - moving(4)[3]).max() > 150  # something was drawn
+
+
+def test_a_camera_drops_frames_and_the_newest_wins(network, monkeypatch):
+    capture = Capture(moving(40), pause=0.005)
+    source, kept, tally = camera(monkeypatch, capture), Collect(), live.Tally()
+
+    def slow(image):
+        time.sleep(0.05)
+        return bright_patches(image)
+
+    with pytest.raises(UserError, match="camera 0 gave no more frames after 40"):
+        live.run(source, analyzer(network, slow), [kept], tally=tally)
+    numbers = [scene.frame.number for scene in kept.scenes]
+    assert tally.dropped >= 20
+    assert tally.frames + tally.dropped == 40
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] == 39
+    assert kept.closed
+    assert capture.released
+    times = [scene.frame.time for scene in kept.scenes]
+    assert times == sorted(times)
+    assert times[-1] >= 40 * 0.005
+
+
+def test_a_camera_that_vanishes_leaves_a_file_that_plays(weights, tmp_path, monkeypatch, capsys):
+    real, capture = cv2.VideoCapture, Capture(moving(12), pause=0.03)
+    monkeypatch.setattr(video.cv2, "VideoCapture", lambda address: capture if address == 0 else real(address))
+    monkeypatch.setattr(live, "make_detector", lambda *_, **__: bright_patches)
+    with pytest.raises(SystemExit, match="error: camera 0 gave no more frames after 12"):
+        live.main([f"--weights={weights}", "--source=0", f"--output={tmp_path}/a/out.mp4", f"--table={tmp_path}/t.csv"])
+    frames, fps = read_video(tmp_path / "a" / "out.mp4")
+    assert fps == video.USUAL_FPS
+    assert len(frames) >= 0.03 * 12 * fps - 1  # it keeps time, whatever was dropped
+    rows = read_rows(tmp_path / "t.csv")
+    assert {int(row["face"]) for row in rows} == {1, 2}
+    assert f"{len(rows)} faces" in capsys.readouterr().out
+
+
+def test_a_live_recording_keeps_time(tmp_path):
+    output = recording.VideoFile(tmp_path / "out.mp4", fps=10, live=True)
+    for number, when in enumerate((0.0, 0.52, 0.55, 2.0)):
+        image = np.full((48, 64 + 16 * number, 3), 60 * number, np.uint8)  # a stream may change its size
+        output.write(recording.Scene(video.Frame(number, when, image), []), image)
+    output.close()
+    frames, _ = read_video(tmp_path / "out.mp4")
+    assert [round(frame.mean() / 60) for frame in frames] == [0] + [1] * 5 + [3] * 15
+
+
+@pytest.mark.parametrize("suffix", list(recording.CODECS))
+def test_every_container_holds_all_frames_at_their_rate(suffix, tmp_path):
+    output = recording.VideoFile(tmp_path / f"out{suffix}", fps=30000 / 1001, live=False)
+    for number in range(7):
+        image = np.full((47, 65, 3), 30 * number, np.uint8)  # odd sides
+        output.write(recording.Scene(video.Frame(number, number / 30, image), []), image)
+    output.close()
+    frames, fps = read_video(tmp_path / f"out{suffix}")
+    assert len(frames) == 7
+    assert fps == pytest.approx(29.97, abs=0.01)
+
+
+@pytest.mark.parametrize("broken", ["analysis", "output", "signal"])
+def test_whatever_ends_it_the_video_so_far_plays(network, weights, tmp_path, monkeypatch, capsys, broken):
+    path, calls = write_video(tmp_path / "in.mp4", moving(30)), []
+
+    def detector(image):
+        calls.append(1)
+        if len(calls) == 10 and broken == "analysis":
+            raise RuntimeError("a bug")
+        if len(calls) == 10 and broken == "signal":
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.2)
+        return bright_patches(image)
+
+    class Full(Collect):
+        def write(self, scene, picture):
+            super().write(scene, picture)
+            if len(self.scenes) == 9:
+                raise OSError(28, "No space left on device")
+
+    if broken == "signal":
+        monkeypatch.setattr(live, "make_detector", lambda *_, **__: detector)
+        handler = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(SystemExit) as ended:
+            live.main([f"--weights={weights}", f"--source={path}", f"--output={tmp_path}/out.mp4"])
+        assert ended.value.code == 128 + signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) == handler
+        assert "frames recognised" in capsys.readouterr().out
+    else:
+        source = video.open_source(str(path))
+        outputs = [recording.open_output(tmp_path / "out.mp4", source)] + [Full()] * (broken == "output")
+        with pytest.raises(RuntimeError if broken == "analysis" else OSError, match=r"a bug|No space"):
+            live.run(source, analyzer(network, detector), outputs)
+    assert 7 <= len(read_video(tmp_path / "out.mp4")[0]) <= 10
+
+
+def test_a_damaged_video_gives_what_can_be_read(network, tmp_path, caplog):
+    whole = tmp_path / "in.avi"  # an AVI's index is at its end too, but each frame can be found without
+    output = recording.VideoFile(whole, fps=20, live=False)
+    for number, image in enumerate(moving(40)):
+        output.write(recording.Scene(video.Frame(number, number / 20, image), []), image)
+    output.close()
+    data = whole.read_bytes()
+    (tmp_path / "cut.avi").write_bytes(data[: len(data) // 2])
+    source, kept = video.open_source(str(tmp_path / "cut.avi")), Collect()
+    with caplog.at_level("WARNING", "fer_jax"):
+        tally = live.run(source, analyzer(network), [kept])
+    assert 10 <= tally.frames < 30
+    assert "of its 40 frames could be read; it is damaged" in caplog.text
+
+
+def test_frames_without_faces_are_counted(network, tmp_path):
+    frames = [np.zeros((120, 160, 3), np.uint8)] * 5 + [frame_of([(20, 20)], size=(120, 160))] * 2
+    source = video.open_source(str(write_video(tmp_path / "in.mp4", frames)))
+    tally = live.run(source, analyzer(network), [table := recording.open_table(tmp_path / "rows.csv", BASIC7)])
+    assert (tally.frames, tally.without_face, tally.faces) == (7, 5, 2)
+    assert "7 frames recognised, 0 dropped, 5 without a face; 2 faces" in str(tally)
+    rows = read_rows(tmp_path / "rows.csv")
+    assert tuple(rows[0]) == table.columns
+    assert [(row["frame"], row["face"], row["x"], row["width"]) for row in rows] == [
+        ("5", "1", "20.0", "60.0"),
+        ("6", "1", "20.0", "60.0"),
+    ]
+
+
+def test_reading_ahead_hands_errors_over_after_the_items_before_them():
+    def items():
+        yield 1
+        yield 2
+        raise UserError("the end")
+
+    ahead, taken = video.Ahead(items(), depth=2), []
+    with pytest.raises(UserError, match="the end"):
+        for item in ahead:
+            taken.append(item)
+    assert taken == [1, 2]
+    ahead.close()
+
+
+def test_closing_ends_a_thread_that_waits_for_room_and_its_generator():
+    closed = []
+
+    def forever():
+        try:
+            while True:
+                yield 0
+        finally:
+            closed.append(True)
+
+    ahead = video.Ahead(forever(), depth=2)
+    assert next(ahead) == 0
+    ahead.close()
+    assert not ahead._thread.is_alive()
+    assert closed == [True]
+    assert list(ahead) == []
+
+
+# The command
+
+
+def test_a_face_in_a_video_end_to_end(weights, tmp_path):
+    face = cv2.resize(synthetic.example(0, 1, 1).image, (160, 160))
+    frames = []
+    for i in range(6):
+        frame = np.full((240, 320, 3), 120, np.uint8)
+        frame[40:200, 20 + 8 * i : 180 + 8 * i] = face
+        frames.append(frame)
+    path = write_video(tmp_path / "in.mp4", frames)
+    live.main([f"--weights={weights}", f"--source={path}", f"--output={tmp_path}/o.mp4", f"--table={tmp_path}/t.csv"])
+    rows = read_rows(tmp_path / "t.csv")
+    assert len(rows) == 6
+    assert {row["face"] for row in rows} == {"1"}
+    assert np.ptp([float(row["x"]) for row in rows]) == pytest.approx(40, abs=12)
+    assert len(read_video(tmp_path / "o.mp4")[0]) == 6
+
+
+def test_pictures_are_drawn_under_their_names(weights, tmp_path, caplog, capsys):
+    source, output = tmp_path / "in", tmp_path / "deep" / "out"
+    source.mkdir()
+    picture = np.full((200, 200, 3), 120, np.uint8)
+    picture[20:180, 20:180] = cv2.resize(synthetic.example(0, 1, 1).image, (160, 160))
+    cv2.imwrite(str(source / "a.png"), picture[..., ::-1])
+    (source / "b.jpg").write_text("no picture")
+    with caplog.at_level("WARNING", "fer_jax"):
+        live.main([f"--weights={weights}", f"--source={source}", f"--output={output}"])
+    assert [path.name for path in output.iterdir()] == ["a.png"]
+    drawn = cv2.imread(str(output / "a.png"))[..., ::-1]
+    assert drawn.shape == picture.shape
+    assert (drawn != picture).any()
+    assert "b.jpg: not an image, or damaged; left out" in caplog.text
+    assert "1 frames recognised" in capsys.readouterr().out
+    live.main([f"--weights={weights}", f"--source={source}/a.png", f"--output={tmp_path}/photo.png"])
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "photo.png"))[..., ::-1], drawn)
+
+
+def wrong_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
+    """Name -> (arguments, the message)."""
+    whole = write_video(folder / "whole.mp4", moving(10))
+    (folder / "cut.mp4").write_bytes(whole.read_bytes()[:-400])
+    (folder / "text.mp4").write_text("this is no video\n" * 100)
+    (folder / "text.png").write_text("this is no picture")
+    (folder / "empty").mkdir()
+    out, source = f"--table={folder}/t.csv", f"--source={whole}"
+    return {
+        "cut short": ([f"--source={folder}/cut.mp4", out], "cut.mp4 cannot be opened: no video, cut short"),
+        "text": ([f"--source={folder}/text.mp4", out], "text.mp4 cannot be opened"),
+        "picture of text": ([f"--source={folder}/text.png", out], "1 image files, none of them readable"),
+        "empty folder": ([f"--source={folder}/empty", out], "empty has no images in it"),
+        "nothing": ([f"--source={folder}/none.mp4", out], "none.mp4 is not there: give a camera"),
+        "no camera": (["--source=77", out], "camera 77 cannot be opened: is it there"),
+        "no display": ([source], "there is no display: say where the results go"),
+        "show": ([source, "--show"], "there is no display for --show"),
+        "kind of table": ([source, f"--table={folder}/t.txt"], r"t.txt: name it \*.csv or"),
+        "kind of output": ([source, f"--output={folder}/o.gif"], r"frames are written as video; name it \*.mp4"),
+        "video of pictures": ([f"--source={folder}/text.png", f"--output={folder}/o.mp4"], "not as video"),
+        "over the source": ([source, f"--output={whole}"], "is the source: it would be written over"),
+        "no folder": ([source, f"--output={whole}/o.mp4"], "cannot be written: Not a directory|File exists"),
+        "table": ([source, f"--table={folder}/empty/../empty"], "name it"),
+        "smoothing": ([source, out, "--smoothing=-1"], "--smoothing must not be negative"),
+        "network": (["--weights=nowhere", source, out], "there are no weights at nowhere"),
+        "yunet": ([source, out, "--detector=yunet"], "yunet needs its ONNX file"),
+    }
+
+
+def test_wrong_input_is_named(weights, tmp_path):
+    for name, (arguments, message) in wrong_inputs(tmp_path).items():
+        with pytest.raises(SystemExit) as ended:
+            live.main([f"--weights={weights}", *arguments])
+        assert str(ended.value.code).startswith("error: "), name
+        assert pytest.raises(UserError, match=message).matches(UserError(ended.value.code)), (name, ended.value.code)
+
+
+def test_alignment_without_landmarks_is_refused_at_once(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(ShapePredictor, "available", staticmethod(lambda: False))
+    for name in ("landmarks", "rotation"):
+        with pytest.raises(SystemExit, match=rf"error: --align={name} needs landmarks: pip install"):
+            live.main([f"--weights={weights}", f"--align={name}", f"--table={tmp_path}/t.csv"])
+
+
+def test_haar_looks_for_no_smaller_faces_than_it_is_told_and_skips_landmarks():
+    image = np.full((240, 320, 3), 120, np.uint8)
+    image[40:200, 40:200] = cv2.resize(synthetic.example(0, 1, 1).image, (160, 160))
+    assert [face.landmarks for face in make_detector("haar", landmarks=False, smallest=100)(image)] == [None]
+    assert make_detector("haar", landmarks=False, smallest=200)(image) == []
+
+
+def test_a_signal_while_compiling_is_put_off():
+    done = []
+    with live.stoppable(), pytest.raises(live.Stopped) as stopped:
+        for step in range(2):
+            with live.undisturbed():
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.01)
+                done.append(step)
+    assert stopped.value.signum == signal.SIGINT
+    assert done == [0]
+
+
+# Drawing
+
+
+def test_drawing_leaves_the_frame_alone_and_fits_any_box():
+    image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    before, strengths = image.copy(), np.linspace(0, 1, 7)
+    boxes = [(-30, -20, 90, 90), (150, 110, 60, 60), (80, 50, 4, 4), (0, 0, 160, 120), (200, 300, 20, 20)]
+    for box in boxes:
+        drawn = overlay.draw(image, [overlay.Label(box, strengths, 6)], BASIC7, "12 fps")
+        assert drawn.shape == image.shape
+        assert drawn.dtype == np.uint8
+        assert (drawn != image).any()
+    np.testing.assert_array_equal(image, before)
+    np.testing.assert_array_equal(overlay.draw(image, [], BASIC7), image)
+
+
+def test_the_tag_is_on_the_upper_left_corner_and_a_bar_as_long_as_its_emotion_is_strong():
+    image, box = np.zeros((480, 640, 3), np.uint8), (200, 150, 160, 160)
+    strengths = np.array([0.0, 0.0, 0.5, 0.9, 1.0, 0.0, 0.0])
+    drawn = overlay.draw(image, [overlay.Label(box, strengths, BASIC7.index("happy"))], BASIC7)
+
+    def pixels(emotion):
+        return (drawn == overlay.COLOURS[emotion]).all(-1)
+
+    tag = pixels("happy")[:148]  # above the box
+    rows, columns = np.nonzero(tag)
+    assert rows.max() > 140
+    assert 190 < columns.min() <= 200
+    assert pixels("angry").sum() == 0
+    half, whole = pixels("fear").sum(), pixels("sad").sum()
+    assert half == pytest.approx(whole / 2, rel=0.1)
+    # Two faces side by side: the bars cover neither.
+    labels = [overlay.Label(box, strengths, 3), overlay.Label((361, 150, 160, 160), strengths, 3)]
+    drawn = overlay.draw(image, labels, BASIC7)
+    inside = np.concatenate([drawn[160:300, 206:354], drawn[160:300, 367:515]], 1)
+    assert not inside.any()
+
+
+def test_the_strengths_shown_are_intensities_and_neutrals_probability(network, monkeypatch):
+    face = recording.TrackedFace(
+        1,
+        (10.0, 10.0, 50.0, 50.0),
+        *(np.zeros(7), np.zeros(6)),
+        np.array([0.1, 0, 0, 0.2, 0, 0, 0.7], np.float32),
+        np.array([0.3, 0, 0, 0.9, 0, 0], np.float32),
+    )
+    labels = []
+    monkeypatch.setattr(live.overlay, "draw", lambda image, found, *_: labels.extend(found))
+    live.picture(np.zeros((80, 80, 3), np.uint8), [face], BASIC7)
+    assert labels[0].strongest == BASIC7.index("neutral")
+    np.testing.assert_allclose(labels[0].strengths, [0.3, 0, 0, 0.9, 0, 0, 0.7], rtol=1e-6)
+
+
+def test_the_frame_rate_is_frames_by_seconds(monkeypatch):
+    now = [10.0]
+    monkeypatch.setattr(live.time, "perf_counter", lambda: now[0])
+    rate = live.FrameRate()
+    for _ in range(100):
+        now[0] += 0.05
+        shown = rate.tick()
+    assert shown == pytest.approx(20)

@@ -1,0 +1,202 @@
+"""Stacked members: each takes the steps that it would take alone, whatever its neighbours do."""
+
+import json
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fer_jax import config as config_lib
+from fer_jax import logs, ops, run, stack, sweep
+from fer_jax.course import Course
+from fer_jax.errors import UserError
+from tests import tiny_config
+from tests.faces import write_fer2013
+
+
+def small_config(**overrides):
+    """A BatchNorm + dropout net with a moving average, on plain SGD, logged at every step; eight steps an epoch."""
+    config = config_lib.ConfigDict(tiny_config.get_config().to_dict())
+    config.data.residence = "device"
+    config.model.options.dropout = 0.5
+    config.optim.update({"learning_rate": 5e-3, "momentum": 0.0, "nesterov": False})
+    config.train.update({"epochs": 7, "batch_size": 16, "log_every": 1})
+    config.eval.batch_size = 16
+    config.update_from_flattened_dict(overrides)
+    return config.lock()
+
+
+NUMBERS = [
+    {"seed": 0},
+    {"seed": 1, "optim.learning_rate": 2e-3, "model.options.dropout": 0.2},
+    {"seed": 1, "optim.weight_decay": 1e-3, "head.label_smoothing": 0.1, "train.ema_decay": 0.5},
+    {"seed": 2, "augment.flip": 0.1, "augment.shift": 0.2},
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stack")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FER_JAX_CACHE", str(folder / "cache"))
+        yield str(write_fer2013(folder / "raw", train=128))
+
+
+@pytest.fixture(scope="module")
+def experiment(data):
+    return run.build(small_config(), data)
+
+
+def open_courses(experiment, folder, overrides):
+    courses = []
+    for number, each in enumerate(overrides):
+        config = config_lib.overridden(small_config(), each)
+        run.claim_workdir(folder / str(number), config)
+        courses.append(Course(experiment.sibling(config), folder / str(number)))
+    return courses
+
+
+def losses(folder, split="train"):
+    return np.array([row["loss"] for row in logs.read_rows(folder / "metrics.jsonl") if row["split"] == split])
+
+
+@pytest.fixture(scope="module")
+def alone(experiment, tmp_path_factory):
+    """The members of NUMBERS, each run by itself."""
+    folder = tmp_path_factory.mktemp("alone")
+    for number, each in enumerate(NUMBERS):
+        config = config_lib.overridden(small_config(), each)
+        run.claim_workdir(folder / str(number), config)
+        run.complete(experiment.sibling(config), folder / str(number), started=time.perf_counter())
+    return folder
+
+
+@pytest.mark.parametrize("form", ops.CONVOLUTIONS)
+def test_a_member_takes_the_steps_that_it_would_take_alone(experiment, alone, tmp_path, form):
+    assert experiment.mesh.size == 8  # four members on two devices each
+    courses = open_courses(experiment, tmp_path, NUMBERS)
+    assert stack.fit(courses, form, started=0.0) == {}
+    for number, course in enumerate(courses):
+        expected = losses(alone / str(number))
+        assert len(expected) == 56
+        np.testing.assert_allclose(losses(tmp_path / str(number)), expected, atol=1e-5)
+        np.testing.assert_allclose(
+            losses(tmp_path / str(number), "validation"), losses(alone / str(number), "validation"), atol=1e-5
+        )
+        results = run.complete(course.experiment, course.workdir, started=0.0)
+        reference = json.loads((alone / str(number) / "results.json").read_text())
+        assert results["step"] == reference["step"]
+        assert results["metrics"]["loss"] == pytest.approx(reference["metrics"]["loss"], abs=1e-5)
+    first, other = losses(tmp_path / "0"), losses(tmp_path / "1")
+    assert np.abs(first - other).max() > 0.01  # they do differ
+
+
+def test_a_stack_that_is_cut_short_goes_on_in_the_same_bits(experiment, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    stack.fit(open_courses(experiment, whole, NUMBERS[:2]), "grouped", started=0.0, until=24)
+    stack.fit(open_courses(experiment, parts, NUMBERS[:2]), "grouped", started=0.0, until=8)
+    again = open_courses(experiment, parts, NUMBERS[:2])
+    assert [course.step for course in again] == [8, 8]
+    stack.fit(again, "grouped", started=0.0, until=24)
+    for number in "01":
+        assert (parts / number / "metrics.jsonl").read_bytes() == (whole / number / "metrics.jsonl").read_bytes()
+        paths = [folder / number / "checkpoints/last" for folder in (whole, parts)]
+        assert all((path / "24").is_dir() for path in paths)
+
+
+def test_a_member_that_diverges_stops_and_its_neighbours_go_on(experiment, alone, tmp_path):
+    courses = open_courses(experiment, tmp_path, [{"optim.learning_rate": 1e30}, NUMBERS[0]])
+    failed = stack.fit(courses, "grouped", started=0.0, until=16)
+    assert list(failed) == [0]
+    assert "the loss became" in failed[0]
+    np.testing.assert_allclose(losses(tmp_path / "1"), losses(alone / "0")[:16], atol=1e-5)
+    assert Course(courses[1].experiment, tmp_path / "1").step == 16
+
+
+def test_interrupted_it_saves_every_member(experiment, tmp_path, monkeypatch):
+    from fer_jax import train
+
+    class Immediately(train.Interruption):
+        signum = property(lambda self: 15, lambda self, value: None)
+
+    monkeypatch.setattr(train, "Interruption", Immediately)
+    with pytest.raises(train.Interrupted):
+        stack.fit(open_courses(experiment, tmp_path, NUMBERS[:2]), "grouped", started=0.0)
+    assert [course.step for course in open_courses(experiment, tmp_path, NUMBERS[:2])] == [1, 1]
+
+
+def test_what_is_a_number_does_not_change_the_structure():
+    base = stack.structure(small_config())
+    for same in NUMBERS:
+        assert stack.structure(small_config(**same)) == base
+    different = [{"model.name": "deep"}, {"model.options.dropout": 0.0}, {"augment.flip": 0.0}, {"train.epochs": 3}]
+    different += [{"augment.rotate": 3.0}, {"train.ema_decay": 0.0}, {"optim.name": "adam"}, {"data.exclude": "x"}]
+    for other in different:
+        assert stack.structure(small_config(**other)) != base, other
+
+
+def test_the_fastest_form_is_found_by_measuring(experiment):
+    costs = stack.measure(experiment, 3, stack.FORMS)
+    assert sorted(cost.form for cost in costs) == sorted(stack.FORMS)
+    assert [cost.seconds for cost in costs] == sorted(cost.seconds for cost in costs)
+    assert {cost.form: cost.at_once for cost in costs} == {"sequential": 1, "grouped": 3, "columns": 3}
+    assert stack.choose(experiment, 3).form == "sequential"  # on a CPU
+    with pytest.raises(UserError, match=r"unknown form of a stack 'group'\. Did you mean 'grouped'"):
+        stack.choose(experiment, 3, "group")
+
+
+def test_a_stack_larger_than_the_memory_is_split(experiment, monkeypatch):
+    one = stack.bytes_a_member(experiment)
+    monkeypatch.setattr(stack, "device_memory", lambda device: 2.5 * one / stack.MEMORY_SHARE)
+    assert stack.most_members(experiment) == 2 * experiment.mesh.size
+    monkeypatch.setattr(stack, "device_memory", lambda device: 0)
+    assert stack.most_members(experiment) == experiment.mesh.size
+
+
+def test_streamed_data_cannot_be_stacked(data, tmp_path):
+    streamed = run.build(small_config(**{"data.residence": "stream"}), data)
+    with pytest.raises(UserError, match=r"data\.residence=device"):
+        stack.Stack(streamed, [streamed.config] * 2, "grouped")
+    assert stack.choose(streamed, 2).form == "sequential"
+
+
+def test_successive_halving_stops_most_members_early(data, tmp_path):
+    base = small_config(**{"train.epochs": 4})
+    planned = sweep.members(base, [config_lib.product(optim__learning_rate=(1e-9, 5e-3)), config_lib.seeds(2)])
+    assert sweep.stops(planned, 2) == [(1, 2), (2, 1), (None, 4)]
+    outcomes = sweep.run_members(planned, tmp_path, form="grouped", halving=2, data_dir=data)
+    finished = [name for name, outcome in outcomes.items() if isinstance(outcome, dict)]
+    stopped = [outcome for outcome in outcomes.values() if isinstance(outcome, sweep.Stopped)]
+    assert len(outcomes) == 4
+    assert len(finished) == 1
+    assert sorted(outcome.epoch for outcome in stopped) == [1, 1, 2]
+    steps = {name: len(losses(tmp_path / name)) for name in outcomes}
+    assert sorted(steps.values()) == [8, 8, 16, 32]
+    assert steps[finished[0]] == 32
+    again = sweep.run_members(planned, tmp_path, form="grouped", halving=2, data_dir=data)
+    assert again == outcomes  # the same are stopped, and nothing is trained anew
+    with pytest.raises(UserError, match=r"train\.epochs must not differ"):
+        sweep.stops(sweep.members(base, [config_lib.product(train__epochs=(2, 4))]), 2)
+
+
+@pytest.mark.parametrize(("size", "strides", "padding"), [(1, 2, "SAME"), (3, 1, "VALID"), (5, 2, "SAME")])
+def test_convolutions_by_columns_are_convolutions(size, strides, padding):
+    x = jax.random.normal(jax.random.key(0), (4, 2, 9, 10, 3))
+    kernel = jax.random.normal(jax.random.key(1), (4, size, size, 3, 5))
+
+    def convolve(form):
+        def loss(x, kernel):
+            with ops.convolutions(form):
+                y = jax.vmap(lambda x, k: ops.conv(x, k, (strides, strides), padding, **_DIMENSIONS))(x, kernel)
+            return (jnp.sin(y)).sum(), y
+
+        gradients, y = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(x, kernel)
+        return y, *gradients
+
+    for ours, theirs in zip(convolve("columns"), convolve("grouped"), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+_DIMENSIONS = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
