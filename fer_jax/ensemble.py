@@ -1,4 +1,4 @@
-"""An ensemble: the mean of the probabilities of several trained networks, on one split.
+"""Averages: the mean of the answers of several trained networks, or of one network on several views of each image.
 
     python -m fer_jax.ensemble runs/a runs/b runs/c --data_dir=PATH [--split=test]
 
@@ -7,19 +7,66 @@ data set is the one in the first run's config.
 """
 
 import argparse
+import functools
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from fer_jax import recognizer
+from fer_jax import augment, recognizer
 from fer_jax.data import prepare
 from fer_jax.data.emotions import remap
-from fer_jax.errors import UserError
-from fer_jax.recognizer import Recognizer
+from fer_jax.errors import UserError, unknown
+from fer_jax.recognizer import Prediction, Recognizer
+
+# Of the variants: brightness from 1 - 0.2 to 1 + 0.2. Xu et al. give no levels; most configs augment by as much.
+STRENGTH = 0.2
+
+# What an image is shown as besides itself: (images [B, H, W, C], strength) -> views [V, B, H, W, C].
+VIEWS: dict[str, Callable[[jax.Array, float], jax.Array]] = {
+    "flip": lambda images, strength: jnp.stack([images, images[:, :, ::-1]]),
+    "variants": lambda images, strength: jnp.moveaxis(
+        jax.vmap(functools.partial(augment.variants, strength=strength))(images), 1, 0
+    ),
+}
+
+
+def predict_views(
+    net: Recognizer, images: np.ndarray, views: str, *, strength: float = STRENGTH, batch_size: int = 256
+) -> Prediction:
+    """The mean of a network's answers on the views of each image: test-time augmentation.
+
+    Args:
+      images: uint8 [n, H, W, 1 or 3], as `Recognizer.predict` takes them.
+      views: a key of VIEWS: `flip`, the image and its mirror image; `variants`, the 28 of `augment.variants`.
+      strength: of the variants, in 0..1.
+      batch_size: at most so many views at once.
+
+    Raises:
+      UserError: unknown views; lists those that there are.
+    """
+    if views not in VIEWS:
+        raise unknown("test-time augmentation", views, VIEWS)
+    show = functools.partial(VIEWS[views], strength=strength)
+    count = jax.eval_shape(show, jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.uint8)).shape[0]
+
+    @jax.jit
+    def answer(variables, batch):
+        every = show(batch)
+        answers = net.answer(variables, every.reshape(-1, *every.shape[2:]))
+        return [each.reshape(count, len(batch), -1).mean(0) for each in answers]
+
+    variables, at_once, parts = jax.device_put(net.variables), max(1, batch_size // count), []
+    for start in range(0, len(images), at_once):
+        batch = images[start : start + at_once]
+        padded = np.pad(batch, ((0, at_once - len(batch)), (0, 0), (0, 0), (0, 0)))
+        parts.append([part[: len(batch)] for part in jax.device_get(answer(variables, padded))])
+    return Prediction(*map(np.concatenate, zip(*parts, strict=True)), net.emotions)
 
 
 def mean_probabilities(members: Sequence[Recognizer], images: np.ndarray, emotions: tuple[str, ...]) -> np.ndarray:
@@ -31,7 +78,7 @@ def mean_probabilities(members: Sequence[Recognizer], images: np.ndarray, emotio
     total = np.zeros((len(images), len(emotions)), np.float64)
     for member in members:
         if set(member.emotions) != set(emotions):
-            raise UserError(f"a member knows {', '.join(member.emotions)}, the data have {', '.join(emotions)}")
+            raise UserError(f"a member knows {', '.join(member.emotions)}, the others {', '.join(emotions)}")
         total[:, remap(member.emotions, emotions)] += member.predict(images).probabilities
     return (total / len(members)).astype(np.float32)
 
@@ -47,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         members = [recognizer.load(run) for run in options.runs]
         config = json.loads((options.runs[0] / "config.json").read_text())["data"]
-        dataset = prepare.load(config["name"], variant=config["variant"] or None, data_dir=options.data_dir)
+        dataset = prepare.load_configured(config, options.data_dir)
         arrays = dataset.arrays(options.split)
         print(f"{dataset.name}, {options.split} split, {len(arrays['label']):,} images")
         rows = [(str(run), [member]) for run, member in zip(options.runs, members, strict=True)]

@@ -1,6 +1,6 @@
 """The report of a run for people: a summary in a few lines, and one HTML page without outside requests.
 
-`found` is what `report.findings` returns, `answers` the `report.Answers` that it is about.
+`found` is what `report.write` returns, `answers` the `report_answers.Answers` that it is about.
 """
 
 import base64
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from fer_jax import metrics
+from fer_jax import metrics, report_charts
 
 if TYPE_CHECKING:
-    from fer_jax.report import Answers
+    from fer_jax.report_answers import Answers
 
-_CONFUSIONS, _PICTURES, _MISTAKES = 6, 6, 18  # shown
+_CONFUSIONS, _PICTURES, _MISTAKES, _SUBJECTS = 6, 6, 18, 8  # shown
 
 
 def summary(found: dict) -> str:
@@ -28,12 +28,19 @@ def summary(found: dict) -> str:
         f"  accuracy {found['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%})   balanced "
         f"{found['balanced_accuracy']:.2%}   macro-F1 {found['macro_f1']:.3f}   ECE {found['calibration']['ece']:.3f}",
     ]
-    return "\n".join([*lines, *(f"  {warning}" for warning in _warnings(found))])
+    for each in found["alternatives"]:
+        low, high = each["accuracy_interval_95"]
+        lines.append(f"  accuracy {each['accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%})   {each['name']}")
+    return "\n".join([*lines, *(f"  {line}" for line in [*_left_out(found), *_warnings(found)])])
 
 
 def _title(found: dict) -> str:
-    data = f"{found['dataset']} {found['variant']}".strip()
-    return f"{found['model']} on {data}" + (" (SYNTHETIC)" if found["synthetic"] else "")
+    trained = f" trained on {_data(found['trained_on'])}," if found["transfer"] else ""
+    return f"{found['model']}{trained} on {_data(found)}" + (" (SYNTHETIC)" if found["synthetic"] else "")
+
+
+def _data(record: dict) -> str:
+    return f"{record['dataset']} {record['variant']}".strip()
 
 
 def _warnings(found: dict) -> list[str]:
@@ -41,11 +48,27 @@ def _warnings(found: dict) -> list[str]:
     warnings = []
     if found["synthetic"]:
         warnings.append("SYNTHETIC faces, drawn by a program: these results say nothing about people.")
-    if found["split"] == "train":
+    if found["split"] == "train" and not found["transfer"]:
         warnings.append("Training images: the network has seen them, these scores do not measure generalisation.")
-    if found["split"] == found["selected_on"]:
+    if found["split"] == found["selected_on"] and not found["transfer"]:
         warnings.append(f"Optimistic: the {found['split']} split selected the checkpoint and also reports on it.")
+    if (copies := found["copies"]) and found["transfer"] and copies["images"] > found["examples"] / 100:
+        warnings.append(
+            f"{copies['images']:,} of {found['examples']:,} images also trained or selected the network: this is no "
+            "score on new images."
+        )
     return warnings
+
+
+def _left_out(found: dict) -> list[str]:
+    """What the rule for emotions that only one side knows did."""
+    lines = []
+    if unknown := found["unknown_emotions"]:
+        counts = ", ".join(f"{count:,} of {emotion}" for emotion, count in unknown.items())
+        lines.append(f"left out, since the network does not know the emotion: {counts}")
+    if absent := found["absent_emotions"]:
+        lines.append(f"not in the data, but possible answers of the network: {', '.join(absent)}")
+    return lines
 
 
 _STYLE = """
@@ -82,17 +105,27 @@ th:first-child, td:first-child { text-align: left; }
 .scores b { display: block; font-size: 22px; line-height: 1.3; font-weight: 600; }
 .scores span { display: block; font-size: 13px; color: #5a626c; }
 .chart { width: 340px; }
+.small { width: 230px; }
 svg { display: block; width: 100%; height: auto; font-family: system-ui, sans-serif; }
 .group { border: 1px solid #dde1e6; border-radius: 6px; padding: 8px; box-sizing: border-box; }
 .group > b { display: block; font-size: 13px; font-weight: 600; margin-bottom: 4px; }
 figure { margin: 0; width: 84px; font-size: 12px; line-height: 1.3; overflow-wrap: anywhere; }
 figure img { display: block; width: 84px; height: auto; image-rendering: pixelated; }
+details { margin: 8px 0; }
+summary { cursor: pointer; font-weight: 600; font-size: 14px; margin-bottom: 4px; }
+.look { width: 100%; height: auto; }
+.named td, .named th { white-space: nowrap; }
+.named td:first-child { white-space: normal; min-width: 150px; }
 .curves { width: 100%; min-width: 640px; max-width: 940px; height: auto; }
 """
 
 
-def page(found: dict, answers: "Answers") -> str:
-    """The findings as one HTML page that asks for nothing from outside."""
+def page(found: dict, answers: "Answers", pictures: dict[str, bytes | str]) -> str:
+    """The findings as one HTML page that asks for nothing from outside.
+
+    Args:
+      pictures: title -> what the network looks at, as JPEG, or the reason why there is no picture.
+    """
     title = html.escape(_title(found))
     images = dict(zip(answers.index.tolist(), answers.image, strict=True))
     parts = [
@@ -101,6 +134,7 @@ def page(found: dict, answers: "Answers") -> str:
         f"run {html.escape(found['run'])}</p>",
         *(f"<p class=warning>{html.escape(warning)}</p>" for warning in _warnings(found)),
         _headline(found),
+        *_alternatives(found),
         "<h2>Protocol</h2>",
         _protocol(found),
         "<h2>Classes</h2>",
@@ -117,12 +151,18 @@ def page(found: dict, answers: "Answers") -> str:
         f"<p>The expected calibration error is {found['calibration']['ece']:.3f}: how far confidence and accuracy are "
         f"apart, on average over the images, in {metrics.CALIBRATION_BINS} bins (Guo et al. 2017). Bars below the "
         "diagonal are overconfident; the grey ones show how many images a bin has.</p>",
-        _reliability(found["calibration"]),
-        *_intensity(found),
+        report_charts.reliability(found["calibration"]),
+        *_intensity(found, answers),
+        *_subjects(found),
+        *_looks(pictures),
         "<h2>Learning curves</h2>",
+        f"<p>Of the training on {html.escape(_data(found['trained_on']))}.</p>",
         _curves(answers.workdir / "learning_curves.png"),
         "<h2>Class distribution</h2>",
-        _row(_bars(split, counts) for split, counts in found["class_counts"].items()),
+        f"<p>Of {html.escape(_data(found))}.</p>",
+        _row(report_charts.bars(split, counts) for split, counts in found["class_counts"].items()),
+        "<h2>Cost</h2>",
+        _cost(found),
     ]
     head = (
         "<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
@@ -145,29 +185,98 @@ def _headline(found: dict) -> str:
     return _row(cells, "row scores")
 
 
+def _alternatives(found: dict) -> list[str]:
+    """Ensembles and test-time augmentation beside the plain score."""
+    if not found["alternatives"]:
+        return []
+
+    def row(name: str, scores: dict, beside: list[str]) -> list[str]:
+        low, high = scores["accuracy_interval_95"]
+        accuracy = [f"{scores['accuracy']:.2%}", f"{low:.2%} to {high:.2%}", f"{scores['balanced_accuracy']:.2%}"]
+        return [name, *accuracy, f"{scores['macro_f1']:.3f}", f"{scores['ece']:.3f}", *beside]
+
+    rows = [row("the network, one view of each image", found | {"ece": found["calibration"]["ece"]}, ["", "", ""])]
+    for each in found["alternatives"]:
+        change, name = each["difference"], each["name"] + each["optimistic"] * " - optimistic: selected on this split"
+        beside = [f"{change['difference']:+.2%}", f"{change['low']:+.2%} to {change['high']:+.2%}"]
+        rows.append(row(name, each, [*beside, f"{each['mcnemar']['p']:.2g}"]))
+    header = ["", "accuracy", "95 %", "balanced", "macro-F1", "ECE", "change", "95 %", "p (McNemar)"]
+    note = (
+        "The first row is the score of this report; the others ask more of the machine. Changes are on the same images."
+    )
+    return ["<h2>With more views or networks</h2>", f"<p>{note}</p>", _table(header, rows, "named")]
+
+
 def _protocol(found: dict) -> str:
     unlabelled = f"; {found['without_label']:,} without a label left out" if found["without_label"] else ""
+    trained = f"train of {_data(found['trained_on'])}" if found["transfer"] else "train"
     selected = found["selected_on"]
-    clean = found["deduplicated"]
     rows = [
-        ["data set", f"{found['dataset']} {found['variant']}".strip() + (", SYNTHETIC" * found["synthetic"])],
+        ["data set", _data(found) + ", SYNTHETIC" * found["synthetic"]],
         ["fingerprint", found["fingerprint"]],
         ["evaluated on", f"{found['split']}, {found['examples']:,} images{unlabelled}"],
-        ["trained on", f"train without what {found['exclude']} lists" if found["exclude"] else "train"],
+    ]
+    if found["transfer"]:
+        rule = ["matched by name", *_left_out(found)]
+        rows.append(["emotions", "; ".join(rule)])
+    rows += [
+        ["trained on", trained + f" without what {found['exclude']} lists" * bool(found["exclude"])],
         ["checkpoint", f"selected on {selected}" if selected else "the last, nothing selected"],
         ["step", f"{found['step']:,}"],
-        ["de-duplicated"]
-        + (
-            [
-                f"accuracy {_number(clean['metrics']['accuracy'], '.2%')} of {clean['examples']:,} images, "
-                "without copies and flat images"
-            ]
-            if clean
-            else ["not scored on this split" if found["exclude"] else "not scored: the run names no data.exclude"]
-        ),
+        ["prediction", "the emotion of the highest probability, one view of each image, no threshold"],
+        ["without copies", _without_copies(found)],
         ["interval", "percentile bootstrap over the images, 2,000 resamples; training again varies besides"],
+        ["macro-F1", "mean over the emotions that occur or are predicted, as scikit-learn"],
         ["model", f"{found['model']}, {found['head']} head, seed {found['seed']}"],
-        ["size", f"{found['parameters']:,} parameters, weights file {found['megabytes']:.2f} MB"],
+    ]
+    return _table([], rows, "facts")
+
+
+def _without_copies(found: dict) -> str:
+    if clean := found["deduplicated"]:
+        accuracy = _number(clean["metrics"]["accuracy"], ".2%")
+        return (
+            f"accuracy {accuracy} of {clean['examples']:,} images, without the copies and flat images of data.exclude"
+        )
+    if found["exclude"]:
+        return "not scored on this split"
+    if found["copies"] is None:
+        return "not scored: the data that the network was trained on are not at hand"
+    copies = found["copies"]
+    if not copies["images"]:
+        return "no image is an exact copy of one that trained or selected the network"
+    which = f"{copies['images']:,} images are exact copies of some that trained or selected the network"
+    if copies["accuracy_without"] is None:
+        return f"not scored: all {which}"
+    low, high = copies["accuracy_without_interval_95"]
+    return (
+        f"accuracy {copies['accuracy_without']:.2%} ({low:.2%} to {high:.2%}) of {copies['examples_without']:,} "
+        f"images; {which}"
+    )
+
+
+def _cost(found: dict) -> str:
+    size, speed = found["size"], found["speed"]
+    operations = f"{size['mflops']:,.1f} million operations (a multiplication and an addition are two), counted by XLA"
+    rows = [
+        ["parameters", f"{size['parameters']:,}"],
+        [
+            "size",
+            f"{size['megabytes_float32']:.2f} MB in float32, {size['megabytes_bfloat16']:.2f} in bfloat16; weights "
+            f"file {size['megabytes_file']:.2f} MB",
+        ],
+        ["one face", operations],
+        [
+            "throughput",
+            f"{speed['images_per_second']:,.0f} images/s, {speed['batch_size']} at once, median of "
+            f"{speed['batch_rounds']} rounds",
+        ],
+        [
+            "latency",
+            f"{speed['latency_p50_ms']:.2f} ms for one face, 95 % within {speed['latency_p95_ms']:.2f} ms, "
+            f"{speed['latency_rounds']} calls",
+        ],
+        ["measured on", f"{speed['device']}, {speed['cores']} cores, JAX {speed['jax']}; images and answers in memory"],
     ]
     return _table([], rows, "facts")
 
@@ -213,74 +322,85 @@ def _confusions(found: dict, images: dict[int, np.ndarray]) -> str:
     return _row(groups)
 
 
-def _intensity(found: dict) -> list[str]:
-    if not found["intensity"]:
+def _intensity(found: dict, answers: "Answers") -> list[str]:
+    if not (scores := found["intensity"]):
         return []
     note = "" if found["head"] == "intensity" else " The head is no intensity head: its probabilities stand in."
-    names = ("rmse", "mae", "pearson")
-    rows = [[e, *(_number(scores[name], ".3f") for name in names)] for e, scores in found["intensity"].items()]
+    low, high = scores["accuracy_interval_95"]
+    names, charts = ("rmse", "mae", "pearson"), []
+    rows = [[e, *(_number(each[name], ".3f") for name in names)] for e, each in scores["emotions"].items()]
+    rows.append(["all", f"{scores['rmse']:.3f}", f"{scores['mae']:.3f}", ""])
+    for i, (emotion, each) in enumerate(scores["emotions"].items()):
+        charts.append(
+            report_charts.intensities(emotion, each["levels"], answers.target[:, i], answers.intensities[:, i])
+        )
     return [
         "<h2>Intensities</h2>",
         f"<p>Errors in units of intensity, 0..1; correlation is undefined where one side is constant.{note}</p>",
         _table(["emotion", "RMSE", "MAE", "Pearson"], rows),
+        "<p>The category derived from the intensities - the strongest emotion, neutral where none reaches 1/2 - is "
+        f"right for {scores['accuracy']:.2%} of the images (95 % interval {low:.2%} to {high:.2%}; Xu et al., table "
+        "6).</p>",
+        "<p>Predicted (upwards) against true intensity: boxes from the lower to the upper quartile at each level, with "
+        "the median, and lines from the 5th to the 95th percentile; some of the single faces in grey.</p>",
+        _row(charts),
     ]
 
 
-def _reliability(bins: dict) -> str:
-    """Accuracy against confidence, and how many images each bin has, as SVG."""
-    width, largest = 260 / len(bins["count"]), max(bins["count"])
-    lines = []
-    for i, (count, accuracy) in enumerate(zip(bins["count"], bins["accuracy"], strict=True)):
-        if not count:
+def _subjects(found: dict) -> list[str]:
+    if not (subjects := found["subjects"]):
+        return []
+    each = sorted(subjects["each"].items(), key=lambda item: item[1]["accuracy"])
+    shares = [scores["accuracy"] for _, scores in each]
+    low, high = subjects["accuracy_interval_95"]
+    without = subjects["without_subject"]
+    rows = [[name, f"{scores['accuracy']:.1%}", scores["examples"]] for name, scores in each[:_SUBJECTS]]
+    return [
+        "<h2>Subjects</h2>",
+        f"<p>{len(each):,} people; accuracy from {shares[0]:.1%} to {shares[-1]:.1%}, median {np.median(shares):.1%}. "
+        f"Drawing people instead of images, the 95 % interval of the accuracy is {low:.2%} to {high:.2%}."
+        + (f" {without:,} images without a subject are left out here." if without else "")
+        + "</p>",
+        _row(
+            [report_charts.ranked("accuracy of each subject", shares), _table(["lowest", "accuracy", "images"], rows)]
+        ),
+    ]
+
+
+def _looks(pictures: dict[str, bytes | str]) -> list[str]:
+    """What the network looks at, and has learnt."""
+    parts = ["<h2>What it looks at</h2>"]
+    for title, picture in pictures.items():
+        if isinstance(picture, str):
+            parts.append(f"<h3>{html.escape(title)}</h3><p class=gap>{html.escape(picture)}</p>")
             continue
-        x, few = f"x={40 + i * width + 0.5:.1f} width={width - 1:.1f}", 34 * count / largest
-        bar = max(260 * accuracy, 0.8)  # a bin that is always wrong has a line, an empty one nothing
-        lines.append(f"<rect {x} y={270 - bar:.1f} height={bar:.1f} fill=#1f5fbf fill-opacity=.75 />")
-        lines.append(f"<rect {x} y={342 - few:.1f} height={few:.1f} fill=#8a8f98 />")
-    lines.append("<path d='M40 270L300 10' stroke=#c0392b stroke-dasharray='4 3' />")
-    lines.append("<path d='M40 10V270.5H300M40 342.5H300' stroke=#8a8f98 fill=none />")
-    for share in (0, 0.5, 1):
-        at = f"{share:.0%}"
-        lines.append(f"<text x=34 y={274 - 260 * share:.0f} text-anchor=end fill=#5a626c>{at}</text>")
-        lines.append(f"<text x={40 + 260 * share:.0f} y=285 text-anchor=middle fill=#5a626c>{at}</text>")
-    lines.append("<text x=46 y=22>accuracy</text><text x=294 y=264 text-anchor=end>confidence</text>")
-    lines.append(f"<text x=46 y=303 fill=#5a626c>images, at most {largest:,} in a bin</text>")
-    return f"<div class=chart><svg viewBox='0 0 330 350' font-size=11>{''.join(lines)}</svg></div>"
+        width = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR).shape[1]
+        size = f"max-width: {min(width, 860)}px; min-width: {min(width, 520)}px"  # on a phone it scrolls in its box
+        image = f"<img class=look style='{size}' alt='{html.escape(title)}' src='{_data_url(picture, 'jpeg')}'>"
+        parts.append(f"<details open><summary>{html.escape(title)}</summary><div class=wide>{image}</div></details>")
+    return parts
 
 
 def _curves(path: Path) -> str:
     if not path.exists():
         return f"<p class=gap>The run directory has no {path.name}.</p>"
-    picture = f"<img class=curves alt='loss and accuracy over the epochs' src='{_data_url(path.read_bytes())}'>"
+    picture = f"<img class=curves alt='loss and accuracy over the epochs' src='{_data_url(path.read_bytes(), 'png')}'>"
     return f"<div class=wide>{picture}</div>"
-
-
-def _bars(title: str, counts: dict[str, int]) -> str:
-    """A bar for each name, as SVG."""
-    largest, total = max(max(counts.values()), 1), max(sum(counts.values()), 1)
-    lines = [f"<text x=0 y=13 font-weight=600>{html.escape(title)}, {sum(counts.values()):,}</text>"]
-    for i, (name, count) in enumerate(counts.items()):
-        y, width = 22 + 18 * i, 150 * count / largest
-        text = f"{count:,} ({count / total:.1%})" if count else "no images of this class"
-        lines.append(
-            f"<text x=0 y={y + 11}>{html.escape(name)}</text>"
-            f"<rect x=66 y={y} width={width:.1f} height=14 fill=#1f5fbf />"
-            f"<text x={72 + width:.1f} y={y + 11}>{text}</text>"
-        )
-    return f"<div class=chart><svg viewBox='0 0 340 {26 + 18 * len(counts)}' font-size=11>{''.join(lines)}</svg></div>"
 
 
 def _figure(mistake: dict, images: dict[int, np.ndarray]) -> str:
     image = images[mistake["index"]]
-    _, png = cv2.imencode(".png", image[..., ::-1] if image.shape[-1] == 3 else image)
+    channels = image[..., ::-1] if image.shape[-1] == 3 else image
+    _, jpeg = cv2.imencode(".jpg", channels, [cv2.IMWRITE_JPEG_QUALITY, 92])
     text = (
-        f"is {mistake['true']}<br><b>{mistake['predicted']}</b><br>{mistake['confidence']:.0%}, no. {mistake['index']}"
+        f"is {mistake['true']}<br><b>{mistake['predicted']}</b><br>{mistake['confidence']:.0%}<br>"
+        f"no. {mistake['index']}"
     )
-    return f"<figure><img alt='' src='{_data_url(png.tobytes())}'><figcaption>{text}</figcaption></figure>"
+    return f"<figure><img alt='' src='{_data_url(jpeg.tobytes(), 'jpeg')}'><figcaption>{text}</figcaption></figure>"
 
 
-def _data_url(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def _data_url(picture: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def _table(header: list[str], rows: list[list], kind: str = "") -> str:

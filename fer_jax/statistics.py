@@ -1,9 +1,12 @@
-"""Statistics of results, in numpy: intervals, scores of a confusion matrix, calibration, tests between two models.
+"""Statistics of results, in numpy: intervals, scores, calibration, intensities, tests between two models.
 
 What is undefined (the recall of a class without examples) is NaN, never 0; no examples at all is a ValueError.
 """
 
 import numpy as np
+
+MOST_LEVELS = 6  # of intensity in a box plot: that of most scales, 0 to 5
+_BOX = (5, 25, 50, 75, 95)  # per cent
 
 
 def bootstrap_interval(
@@ -26,6 +29,36 @@ def bootstrap_interval(
     # The right answers in n draws with replacement are binomial: the same resamples, without drawing them.
     counts = np.random.default_rng(seed).binomial(len(correct), correct.mean(), repeats)
     low, high = np.quantile(counts / len(correct), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def cluster_interval(
+    correct: np.ndarray, groups: np.ndarray, *, repeats: int = 2000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """The bootstrap interval of an accuracy whose examples come in groups, such as the pictures of one person.
+
+    Whole groups are drawn, with all of their examples (Davison and Hinkley 1997, section 3.8, strategy 1): pictures of
+    one person are alike, so that the interval over single examples is too narrow for people that are new.
+
+    Args:
+      correct: bool [n].
+      groups: [n], the name of each example's group.
+      repeats: resamples drawn; seed: of the draws.
+      level: of the interval.
+
+    Returns:
+      (low, high), both in 0..1.
+
+    Raises:
+      ValueError: no examples.
+    """
+    correct = _answers(correct)
+    _, member = np.unique(groups, return_inverse=True)
+    size, right = np.bincount(member), np.bincount(member, correct)
+    count = len(size)
+    # How often each group is drawn; the draws are the rows.
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), repeats)
+    low, high = np.quantile(drawn @ right / (drawn @ size), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
@@ -105,6 +138,32 @@ def intensity_scores(predicted: np.ndarray, target: np.ndarray) -> dict[str, np.
         "mae": np.abs(error).mean(0),
         "pearson": _ratio((a * b).sum(0), np.where(constant, 0, norms)),
     }
+
+
+def intensity_levels(predicted: np.ndarray, target: np.ndarray) -> list[dict[str, float]]:
+    """How predicted intensities are distributed at each level of the true ones, for a box plot.
+
+    Args:
+      predicted, target: float [n] in 0..1. Targets of at most MOST_LEVELS different values are levels of their own,
+        others fall into that many equal parts of 0..1.
+
+    Returns:
+      For each level with examples, from low to high: target, the mean of the true intensities; count; q05, q25, q50,
+      q75 and q95, quantiles of the predicted ones.
+    """
+    predicted, target = np.asarray(predicted, np.float64), np.asarray(target, np.float64)
+    values, level = np.unique(target, return_inverse=True)
+    if len(values) > MOST_LEVELS:
+        level = np.clip((target * MOST_LEVELS).astype(int), 0, MOST_LEVELS - 1)
+    boxes = []
+    for each in np.unique(level):
+        chosen = level == each
+        quantiles = np.quantile(predicted[chosen], [share / 100 for share in _BOX])
+        boxes.append(
+            {"target": float(target[chosen].mean()), "count": int(chosen.sum())}
+            | {f"q{share:02}": float(value) for share, value in zip(_BOX, quantiles, strict=True)}
+        )
+    return boxes
 
 
 def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> dict[str, int | float]:

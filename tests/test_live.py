@@ -37,7 +37,7 @@ def bare_process(monkeypatch):
 def variables():
     """Of a small network, its weights large enough that faces differ in their answers."""
     model = models.create("shallow", num_outputs=7, filters=(4, 4), hidden=(8,))
-    made = model.init(jax.random.key(0), np.zeros((1, *SHAPE), np.float32), train=False)
+    made = jax.jit(lambda key: model.init(key, np.zeros((1, *SHAPE), np.float32), train=False))(jax.random.key(0))
     large = jax.tree.map(lambda value: np.asarray(value) * 6, made["params"])
     normalizer = {"mean": np.full(1, 127.5, np.float32), "scale": np.full(1, 1 / 127.5, np.float32)}
     return jax.device_get({**made, "params": large, "normalizer": normalizer})

@@ -1,0 +1,232 @@
+"""What a run's network answers on a split of a data set: its own, or another one whose emotions are matched by name."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fer_jax import ensemble, recognizer
+from fer_jax.data import prepare
+from fer_jax.data.emotions import expressed, remap
+from fer_jax.errors import UserError
+from fer_jax.recognizer import Recognizer
+from fer_jax.run import reported_split
+
+_VIEW_NAMES = {
+    "flip": "mean over the image and its mirror image",
+    "variants": f"mean over 28 variants in brightness (1 ± {ensemble.STRENGTH}) and blur",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What a network answers on a split; examples without a label, or of emotions it does not know, are left out.
+
+    The emotions are the data set's that the network knows, in the data set's order, then those that it alone knows.
+    """
+
+    workdir: Path
+    config: dict
+    results: dict  # results.json
+    net: Recognizer
+    dataset: prepare.Dataset
+    split: str
+    transfer: bool  # another data set than the run's
+    emotions: tuple[str, ...]  # C of them
+    unknown: dict[str, int]  # emotion of the data that the network does not know -> its images, left out
+    index: np.ndarray  # int [n], of each example in the split
+    image: np.ndarray  # uint8 [n, H, W, 1 or 3]
+    label: np.ndarray  # int [n], of `emotions`
+    target: np.ndarray  # float32 [n, S], the intensities of the data: the first S of expressed(emotions)
+    probabilities: np.ndarray  # float32 [n, C]
+    intensities: np.ndarray  # float32 [n, E]
+    copied: np.ndarray | None  # bool [n], exact copies of images that trained or selected it; None: not known
+    alternatives: dict[str, np.ndarray]  # name -> probabilities of an ensemble or of several views
+    optimistic: frozenset[str]  # the alternatives with a member that was selected on these images
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """int [n]."""
+        return self.probabilities.argmax(1)
+
+    @property
+    def correct(self) -> np.ndarray:
+        """bool [n]."""
+        return self.predicted == self.label
+
+    @property
+    def subjects(self) -> np.ndarray | None:
+        """The name of the subject of each example, str [n], empty where unknown; None where the data name none."""
+        names = self.dataset.subjects(self.split)[self.index]
+        return names if (names != "").any() else None
+
+
+def ask(
+    workdir: Path | str,
+    *,
+    split: str | None = None,
+    dataset: str | None = None,
+    variant: str | None = None,
+    data_dir: Path | str | None = None,
+    views: Sequence[str] = (),
+    members: Sequence[Path] = (),
+) -> Answers:
+    """The answers of a finished run.
+
+    Args:
+      split: default: the one that its results are given on; of another data set the test split, else validation.
+      dataset, variant: another data set; default: the run's own.
+      data_dir: where the raw data lie.
+      views: keys of `ensemble.VIEWS`, for an alternative each.
+      members: further runs, whose mean with this one is an alternative.
+
+    Raises:
+      UserError: no finished run, no such data or split or one without images to score, other data than the run's
+        under the same name, other emotions, or outputs that are not finite.
+    """
+    workdir = Path(workdir)
+    config, results = (_read(workdir / name) for name in ("config.json", "results.json"))
+    if dataset or variant:
+        data = prepare.load(dataset or config["data"]["name"], variant=variant, data_dir=data_dir)
+    else:
+        data = prepare.load_configured(config["data"], data_dir)
+    name, transfer = data.name, not _same_data(config, results, data)
+    if transfer and not (dataset or variant):
+        raise UserError(
+            f"{workdir} was trained on {name} with the fingerprint {_fingerprint(config, results)}, the data at hand "
+            f"have {data.fingerprint}: give the --data_dir that it was trained on, or --dataset={name} to score it on "
+            f"other data than its own"
+        )
+    split = split or (reported_split(data.splits) if transfer else results["split"])
+    if not split:
+        raise UserError(f"{name} has neither a test nor a validation split: name one with --split")
+    arrays = data.arrays(split)
+    if not transfer and split == results["split"] and data.splits[split] != results["examples"]:
+        raise UserError(
+            f"{workdir} was evaluated on {results['examples']:,} images of {name} {split}, the data at hand have "
+            f"{data.splits[split]:,}: give the --data_dir that it was trained on"
+        )
+    net = recognizer.load(workdir)
+    emotions = _match(net, data, workdir, transfer=transfer)
+    # The last place is for examples without a label.
+    place = [emotions.index(emotion) if emotion in net.emotions else -1 for emotion in data.emotions] + [-1]
+    label = np.array(place)[arrays["label"]]
+    unknown = {
+        emotion: int((arrays["label"] == i).sum())
+        for i, emotion in enumerate(data.emotions)
+        if emotion not in net.emotions
+    }
+    chosen = np.flatnonzero(label >= 0)
+    if not len(chosen):
+        raise UserError(f"the {split} split of {name} has no images with a label to score: choose another --split")
+    image = arrays["image"][chosen]
+    prediction = net.predict(image)
+    if damaged := int((~np.isfinite(prediction.probabilities)).any(1).sum()):
+        raise UserError(
+            f"the network of {workdir} gives outputs that are not finite for {damaged:,} of {len(image):,} images: its "
+            f"weights are damaged or its training diverged; train again, e.g. with a lower optim.learning_rate"
+        )
+    order = remap(emotions, net.emotions)
+    alternatives = {
+        _VIEW_NAMES[each]: ensemble.predict_views(net, image, each).probabilities[:, order] for each in views
+    }
+    optimistic = frozenset()
+    if members:
+        joint = f"ensemble: mean of {len(members) + 1} networks (with {', '.join(map(str, members))})"
+        others = ensemble.mean_probabilities([recognizer.load(each) for each in members], image, emotions)
+        alternatives[joint] = (prediction.probabilities[:, order] + len(members) * others) / (len(members) + 1)
+        records = [[_read(each / name) for name in ("config.json", "results.json")] for each in members]
+        if any(record[1]["selected_on"] == split and _same_data(*record, data) for record in records):
+            optimistic = frozenset([joint])
+    shared = tuple(emotion for emotion in emotions if emotion in data.emotions)
+    return Answers(
+        workdir=workdir,
+        config=config,
+        results=results,
+        net=net,
+        dataset=data,
+        split=split,
+        transfer=transfer,
+        emotions=emotions,
+        unknown={emotion: count for emotion, count in unknown.items() if count},
+        index=chosen,
+        image=image,
+        label=label[chosen],
+        target=arrays["intensity"][chosen][:, remap(expressed(shared), expressed(data.emotions))],
+        probabilities=prediction.probabilities[:, order],
+        intensities=prediction.intensities[:, remap(expressed(emotions), expressed(net.emotions))],
+        copied=_copied(image, config, results, data, split, transfer=transfer),
+        alternatives=alternatives,
+        optimistic=optimistic,
+    )
+
+
+def _match(net: Recognizer, data: prepare.Dataset, workdir: Path, *, transfer: bool) -> tuple[str, ...]:
+    """The emotions to score."""
+    known = f"the network of {workdir} knows {', '.join(net.emotions)}, the data set {data.name} has "
+    known += ", ".join(data.emotions)
+    shared = tuple(emotion for emotion in data.emotions if emotion in net.emotions)
+    if transfer and not shared:
+        raise UserError(f"{known}: evaluate it on a data set with some of the same emotions")
+    if not transfer and set(net.emotions) != set(data.emotions):
+        raise UserError(f"{known}: these are not the weights that were trained on it; train again")
+    return shared + tuple(emotion for emotion in net.emotions if emotion not in shared)
+
+
+def _fingerprint(config: dict, results: dict) -> str:
+    """Of all the data of a run; empty in old results."""
+    recorded = results.get("fingerprint", "")
+    # Data without what a file lists have a fingerprint of their own, after that of the whole (`Dataset.without`).
+    return recorded.rpartition("-")[0] if config["data"].get("exclude") else recorded
+
+
+def _same_data(config: dict, results: dict, data: prepare.Dataset) -> bool:
+    """Whether a run was trained on this data set; by name alone where its results have no fingerprint."""
+    if fingerprint := _fingerprint(config, results):
+        return fingerprint == data.fingerprint
+    return (results["dataset"], results["variant"]) == (data.name, data.variant)
+
+
+def _copied(
+    images: np.ndarray, config: dict, results: dict, data: prepare.Dataset, split: str, *, transfer: bool
+) -> np.ndarray | None:
+    """Which of the images are exact copies of some that trained or selected the run: bool [n].
+
+    None where that is not known: its data are not at hand, or it trained without examples that a file lists.
+    """
+    if config["data"].get("exclude"):
+        return None
+    none = np.zeros(len(images), bool)
+    seen = {"train", results["selected_on"]} - {None}
+    if transfer:
+        if results["synthetic"] != data.synthetic:
+            return none
+        try:
+            data = prepare.load_configured(config["data"])
+        except UserError:
+            return None
+        if not _same_data(config, results, data):
+            return None
+    else:
+        seen -= {split}
+    if data.image_shape != images.shape[1:]:
+        return none
+    digests = {_digest(image) for each in seen for image in data.arrays(each)["image"]}
+    return np.array([_digest(image) in digests for image in images])
+
+
+def _digest(image: np.ndarray) -> bytes:
+    return hashlib.sha256(image.tobytes()).digest()
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{path.parent} is not a finished run: {path.name} is missing or cut short; finish it with "
+            f"python -m fer_jax.main --config=... --workdir={path.parent}"
+        ) from error

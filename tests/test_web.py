@@ -1,0 +1,386 @@
+"""The page: wrong files are refused by their header, answers are the network's, nothing stays and nothing leaves."""
+
+import asyncio
+import os
+import struct
+import threading
+import urllib.error
+import urllib.request
+import zlib
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from fer_jax import checkpoint, explain, heads, models, web, web_analysis, web_html, web_server, web_uploads
+from fer_jax.data import normalization, synthetic
+from fer_jax.data.datasets.base import square
+from fer_jax.data.detect import Face
+from fer_jax.data.emotions import BASIC7
+from fer_jax.errors import UserError
+from fer_jax.imaging import to_input
+from fer_jax.recognizer import Recognizer
+
+MODEL = {"name": "shallow", "options": {"filters": [4, 4], "hidden": [8]}, "dtype": "float32"}
+SHAPE = (48, 48, 1)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    """Of a small network, its weights large enough that faces differ in their answers."""
+    model = models.create("shallow", num_outputs=7, filters=(4, 4), hidden=(8,))
+    made = model.init(jax.random.key(0), np.zeros((1, *SHAPE), np.float32), train=False)
+    large = jax.tree.map(lambda value: np.asarray(value) * 6, made["params"])
+    normalizer = {"mean": np.full(1, 127.5, np.float32), "scale": np.full(1, 1 / 127.5, np.float32)}
+    return jax.device_get({**made, "params": large, "normalizer": normalizer})
+
+
+@pytest.fixture(scope="module")
+def network(variables):
+    model = models.create("shallow", num_outputs=7, filters=(4, 4), hidden=(8,))
+    return Recognizer(model, heads.make_head("classification", BASIC7), variables, BASIC7, SHAPE, "fer2013")
+
+
+@pytest.fixture(scope="module")
+def networks(network):
+    """That network under two names, with a detector of bright squares."""
+    return web_analysis.Networks({"one": network, "two": network}, lambda: bright_squares, align="box")
+
+
+@pytest.fixture
+def folder(monkeypatch):
+    """The private folder, as the server has it."""
+    with web_server.private_folder() as path:
+        yield path
+
+
+def bright_squares(image: np.ndarray) -> list[Face]:
+    mask = (image.min(-1) > 60).astype(np.uint8)
+    _, _, boxes, _ = cv2.connectedComponentsWithStats(mask)
+    return [Face(tuple(map(float, box[:4]))) for box in boxes[1:] if box[4] > 300]
+
+
+def scene(*places: tuple[int, int], side: int = 64, size: tuple[int, int] = (240, 320)) -> np.ndarray:
+    """A black picture with a bright coarse pattern at each (x, y)."""
+    image = np.zeros((*size, 3), np.uint8)
+    for number, (x, y) in enumerate(places):
+        coarse = np.random.default_rng(number).integers(110, 256, (4, 4, 3), dtype=np.uint8)
+        image[y : y + side, x : x + side] = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_NEAREST)
+    return image
+
+
+def write_image(path: Path, image: np.ndarray) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    assert cv2.imwrite(str(path), image[..., ::-1])
+    return path
+
+
+def write_video(path: Path, frames, fps: float = 10.0) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), fps, frames[0].shape[1::-1])
+    for frame in frames:
+        writer.write(frame[..., ::-1])
+    writer.release()
+    return path
+
+
+def png_of(width: int, height: int, data: bytes = b"") -> bytes:
+    """A PNG whose header promises that size."""
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = chunk(b"IDAT", zlib.compress(data or bytes(1000)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
+
+
+# What is uploaded
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "photo.jpg is empty"),
+        (b"This is a text, whatever its name says.\n" * 50, "photo.jpg is no photo"),
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF", "photo.jpg is no photo"),
+        (b"GIF89a" + bytes(100), "photo.jpg is no photo"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "photo.jpg is no photo"),
+        (png_of(30_000, 30_000), "more than 40 megapixels"),
+        (png_of(10_000, 4_001), "more than 40 megapixels"),
+        (png_of(0, 10), "photo.jpg is"),
+    ],
+)
+def test_wrong_photos_are_refused_before_anything_is_decoded(content, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(web_uploads, "read_image", lambda path: pytest.fail("it was decoded"))
+    (tmp_path / "photo.jpg").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        web_uploads.read_photo(tmp_path / "photo.jpg", "photo.jpg")
+
+
+def test_a_damaged_photo_is_refused(tmp_path):
+    (tmp_path / "photo.png").write_bytes(png_of(50, 50)[:45])
+    with pytest.raises(UserError, match=r"photo\.png is damaged"):
+        web_uploads.read_photo(tmp_path / "photo.png", "photo.png")
+
+
+def test_a_photo_is_read_as_it_is_and_a_large_one_shrunk(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    path = write_image(tmp_path / "small.png", image)
+    np.testing.assert_array_equal(web_uploads.read_photo(path, "small.png"), image)
+    path = write_image(tmp_path / "large.png", np.full((1000, 3200, 3), (10, 20, 30), np.uint8))
+    large = web_uploads.read_photo(path, "large.png")
+    assert large.shape == (500, 1600, 3)
+    assert (large == (10, 20, 30)).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "clip.mp4 is empty"),
+        (b"no video at all, only text", "clip.mp4 is no video"),
+        (b"#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n", "clip.mp4 is no video"),  # FFmpeg would follow it
+        (b"ffconcat version 1.0\nfile /etc/passwd\n", "clip.mp4 is no video"),
+        (b"\x00\x00\x00\x18ftypmp42" + bytes(500), "clip.mp4 cannot be opened"),
+    ],
+)
+def test_wrong_videos_are_refused(content, message, tmp_path):
+    (tmp_path / "clip.mp4").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        web_uploads.open_clip(tmp_path / "clip.mp4", "clip.mp4")
+
+
+def test_videos_beyond_the_limits_are_refused(tmp_path):
+    long = write_video(tmp_path / "long.avi", [np.zeros((16, 16, 3), np.uint8)] * 62, fps=1)
+    with pytest.raises(UserError, match=r"long\.avi takes 62 s in 62 frames: at most 60 s"):
+        web_uploads.open_clip(long, "long.avi")
+    wide = write_video(tmp_path / "wide.avi", [np.zeros((2176, 3872, 3), np.uint8)])
+    with pytest.raises(UserError, match=r"wide\.avi is 3872 x 2176 pixels"):
+        web_uploads.open_clip(wide, "wide.avi")
+
+
+def test_a_clip_gives_ten_frames_a_second(tmp_path):
+    frames = [np.full((48, 64, 3), 4 * i, np.uint8) for i in range(60)]
+    clip = web_uploads.open_clip(write_video(tmp_path / "clip.avi", frames, fps=30), "clip.avi")
+    assert (clip.seconds, clip.fps) == (2.0, 10.0)
+    read = list(clip)
+    np.testing.assert_allclose([frame.time for frame in read], np.arange(20) / 10, atol=1e-9)
+    np.testing.assert_allclose([frame.image.mean() for frame in read], np.arange(20) * 12, atol=3)
+    assert not clip.cut
+
+
+def test_a_clip_longer_than_its_header_says_is_cut_and_says_so(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "clip.avi", [np.zeros((48, 64, 3), np.uint8)] * 30)
+    clip = web_uploads.open_clip(path, "clip.avi")
+    monkeypatch.setattr(web_uploads, "MAX_SECONDS", 1)
+    assert [frame.number for frame in clip] == list(range(11))
+    assert clip.cut
+
+
+# What is answered
+
+
+def test_a_photo_has_the_answers_that_the_network_gives_its_crops(networks, network):
+    image = scene((200, 100), (20, 30))
+    session = networks.session("one", smoothing=0)
+    faces = web_analysis.photo(session, image)
+    crops = np.stack([square(image, 48, (x, y, 64, 64)) for x, y in ((20, 30), (200, 100))])
+    expected = network.predict(crops)
+    assert [seen.title for seen in faces] == ["Face 1", "Face 2"]  # from left to right
+    for seen, crop, probabilities in zip(faces, crops, expected.probabilities, strict=True):
+        np.testing.assert_array_equal(seen.input, crop)
+        np.testing.assert_allclose(seen.probabilities, probabilities, atol=1e-6)
+        assert seen.view.shape == (web_analysis.VIEW, web_analysis.VIEW, 3)
+
+
+def test_grad_cam_is_that_of_explain_and_differs_by_emotion(networks, network):
+    seen = web_analysis.photo(networks.session("one", smoothing=0), scene((20, 30)))[0]
+    heats = np.stack([networks.grad_cam(seen, emotion) for emotion in range(7)])
+    assert heats.min() >= 0
+    assert heats.max() <= 1
+    inputs = normalization.apply(to_input(seen.input[None], SHAPE), network.variables["normalizer"])
+    for emotion in (0, 3):
+        expected = np.asarray(explain.grad_cam(network.model, network.variables, inputs, np.array([emotion])))[0]
+        expected = cv2.resize(expected, heats.shape[1:], interpolation=cv2.INTER_LINEAR)
+        np.testing.assert_allclose(heats[emotion], expected / max(expected.max(), 1e-12), atol=1e-4)
+    assert np.ptp(heats, axis=0).max() > 0.1
+    veiled = web_analysis.veil(seen.view, np.zeros_like(heats[0]))
+    np.testing.assert_array_equal(veiled, seen.view)
+
+
+def test_visitors_at_the_same_time_get_the_answers_that_they_would_get_alone(network):
+    """Grad-CAM replaces the ReLU of the process while it is traced: nobody else may trace then."""
+    shared = web_analysis.Networks({"one": network}, lambda: bright_squares, align="box")
+    places = [(10 + 70 * i, 20 + 100 * j) for j in range(2) for i in range(4)]
+    alone = web_analysis.Networks({"one": network}, lambda: bright_squares, align="box")
+    expected = [web_analysis.photo(alone.session("one", smoothing=0), scene(*places[:n])) for n in range(1, 9)]
+    answers, heats = {}, {}
+
+    def visit(count):
+        answers[count] = web_analysis.photo(shared.session("one", smoothing=0), scene(*places[:count]))
+        heats[count] = shared.grad_cam(answers[count][0], 2)
+
+    threads = [threading.Thread(target=visit, args=(count,)) for count in range(1, 9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for count, faces in enumerate(expected, 1):
+        for seen, other in zip(faces, answers[count], strict=True):
+            np.testing.assert_allclose(seen.probabilities, other.probabilities, atol=1e-6)
+        np.testing.assert_allclose(heats[count], alone.grad_cam(faces[0], 2), atol=1e-5)
+
+
+def test_the_answer_to_a_photo(networks, folder):
+    path = write_image(folder / "a" / "two <b>people.png", scene((20, 30), (200, 100)))
+    result, faces = web.on_photo(networks, str(path), "two")
+    assert "two &lt;b&gt;people.png: 2 faces (network two)" in result
+    assert result.count("data:image/jpeg;base64,") == 1
+    assert len(faces) == 2
+    assert not path.exists()
+    assert web.on_photo(networks, None, "two") == ("", [])
+    result, faces = web.on_photo(networks, str(write_image(folder / "empty.png", scene())), "one")
+    assert "no faces" in result
+    assert faces == []
+
+
+def test_a_wrong_file_gets_a_message_and_goes(networks, folder):
+    for answer, name in ((web.on_photo, "photo.jpg"), (lambda *given: [*web.on_video(*given)][-1], "clip.mp4")):
+        path = folder / name
+        path.write_text("text")
+        result, faces = answer(networks, str(path), "one")
+        assert 'role="alert"' in result
+        assert f"{name} is no " in result
+        assert faces == []
+        assert not path.exists()
+
+
+def test_only_uploads_are_read_and_removed(folder, tmp_path):
+    elsewhere = tmp_path / "mine.txt"
+    elsewhere.write_text("keep")
+    (folder / "link.txt").symlink_to(elsewhere)
+    for path in (elsewhere, folder / "link.txt", folder / ".." / "mine.txt"):
+        with pytest.raises(UserError, match="was not uploaded here"):
+            web_server.receive(str(path), lambda *_: pytest.fail("it was read"))
+    assert elsewhere.read_text() == "keep"
+    with pytest.raises(UserError, match="upload it again"):
+        web_server.receive(str(folder / "gone.jpg"), web_uploads.read_photo)
+
+
+def test_the_answer_to_a_video(networks, folder):
+    frames = [scene((10 + 4 * i, 20)) if i < 15 else scene((10 + 4 * i, 20), (20, 150)) for i in range(30)]
+    path = write_video(folder / "clip.avi", frames)
+    *before, (result, faces) = web.on_video(networks, str(path), "one")
+    assert before  # frames were shown on the way
+    assert all("fer-picture" in shown and seen == [] for shown, seen in before)
+    assert not path.exists()
+    assert "clip.avi: 30 frames looked at, 10.0 a second; 2 people (network one)" in result
+    assert "Person 1, 0.0 to 2.9 s" in result
+    assert "Person 2, 1.5 to 2.9 s" in result
+    assert [seen.title.split(" at ")[0] for seen in faces] == ["Person 1", "Person 2"]
+    nobody = write_video(folder / "dark.avi", [scene()] * 3)
+    assert "nobody was seen" in list(web.on_video(networks, str(nobody), "one"))[-1][0]
+
+
+def test_a_webcam_follows_its_people_with_the_chosen_network(networks):
+    result, session = web.on_frame(networks, scene((20, 30)), "one", None)
+    assert "fer-picture" in result
+    first = session.tracked[0].id
+    result, again = web.on_frame(networks, scene((24, 30)), "one", session)
+    assert again is session
+    assert session.tracked[0].id == first
+    result, faces = web.on_examine(session)
+    assert "Of the last frame: 1 face" in result
+    assert faces[0].network == "one"
+    _, other = web.on_frame(networks, scene(), "two", session)
+    assert (other.name, other.tracked) == ("two", [])
+    assert "start the webcam first" in web.on_examine(None)[0]
+
+
+def test_the_curves_are_the_probabilities():
+    answers = [np.array([0.25, 0.75, 0.0]), np.array([0.5, 0.25, 0.25])]
+    person = web_analysis.Person([0.0, 2.0], answers)
+    drawn = web_html.curves({1: person}, ("happy", "sad", "neutral"), 4.0)
+    assert drawn.count("<polygon") == 3
+    assert 'points="0.0,70.0 300.0,70.0 300.0,35.0 0.0,52.5"' in drawn  # happy, from the ground up
+    assert 'points="0.0,52.5 300.0,35.0 300.0,17.5 0.0,0.0"' in drawn
+
+
+def test_intensities_are_shown_of_networks_that_were_trained_for_them(network, variables):
+    model = models.create("shallow", num_outputs=6, filters=(4, 4), hidden=(8,))
+    made = model.init(jax.random.key(1), np.zeros((1, *SHAPE), np.float32), train=False)
+    rated = {**jax.device_get(made), "normalizer": variables["normalizer"]}
+    rater = Recognizer(model, heads.make_head("intensity", BASIC7), rated, BASIC7, SHAPE, "fer2013")
+    both = web_analysis.Networks({"names": network, "rates": rater}, lambda: bright_squares, align="box")
+    assert (both.rates_intensity("names"), both.rates_intensity("rates")) == (False, True)
+    seen = web_analysis.photo(both.session("rates", smoothing=0), scene((20, 30)))[0]
+    shown = web_html.face(seen, rates_intensity=True)
+    assert shown.count("fer-bar") == 7 + 6
+    for value in seen.intensities:
+        assert f"<b>{value:.0%}</b>" in shown
+    assert "Grad-CAM for fear" in web.on_explain(both, seen, "fear")
+
+
+# The command and the server
+
+
+def test_the_names_that_the_page_offers(tmp_path, variables):
+    assert web_analysis.short_names(["runs/a/", "runs/b"]) == ["a", "b"]
+    assert web_analysis.short_names(["x/a/last", "y/a/last"]) == ["x/a/last", "y/a/last"]
+    weights = tmp_path / "run" / "weights.safetensors"
+    weights.parent.mkdir()
+    metadata = {"emotions": BASIC7, "input_shape": SHAPE, "model": MODEL, "results": {"dataset": "fer2013"}}
+    checkpoint.save_weights(weights, variables, metadata)
+    options = {"make_detector": lambda: bright_squares, "align": "box"}
+    assert web.load_networks([str(weights.parent)], **options).names == ["run"]
+    with pytest.raises(UserError, match="there are no weights at"):
+        web.load_networks([str(tmp_path / "none")], **options)
+
+
+def test_without_a_network_the_command_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setattr(checkpoint, "PRETRAINED", tmp_path)
+    with pytest.raises(UserError, match="--weights RUN"):
+        web.load_networks([], make_detector=lambda: bright_squares, align="box")
+
+
+def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr(web.process, "set_up", lambda: None)
+    monkeypatch.setattr(web.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"error: the page needs Gradio: pip install 'fer_jax\[web\]'"):
+        web.main([])
+
+
+def test_the_guard_caps_requests_and_forbids_outside_content():
+    called = []
+
+    async def app(scope, receive, send):
+        called.append(scope)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x", b"y")]})
+
+    def ask(length):
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "headers": [(b"content-length", str(length).encode())]}
+        asyncio.run(web_server.Guard(app)(scope, None, send))
+        return sent
+
+    answer = ask(10)[0]
+    assert (answer["status"], dict(answer["headers"])[b"x"]) == (200, b"y")
+    assert b"default-src 'self'" in dict(answer["headers"])[b"content-security-policy"]
+    assert ask(web_uploads.MAX_BYTES * 2)[0]["status"] == 413
+    assert len(called) == 1
+
+
+def test_the_private_folder_is_private_and_goes():
+    before = os.environ.get(web_server.FOLDER_VARIABLE)
+    with web_server.private_folder() as folder:
+        assert folder.stat().st_mode & 0o077 == 0
+        (folder / "some").mkdir()
+        (folder / "some" / "face.jpg").write_bytes(b"x")
+        assert os.environ[web_server.FOLDER_VARIABLE] == str(folder)
+    assert not folder.exists()
+    assert os.environ.get(web_server.FOLDER_VARIABLE) == before
