@@ -103,7 +103,7 @@ def save_weights(path: Path, variables: dict, metadata: dict) -> None:
     temporary.replace(path)
 
 
-def graft(variables: dict, weights: dict, output: frozenset[str]) -> dict:
+def graft(variables: dict, weights: dict, output: frozenset[str] = frozenset()) -> dict:
     """The weights in the place of the variables of the same names.
 
     Args:
@@ -122,7 +122,7 @@ def graft(variables: dict, weights: dict, output: frozenset[str]) -> dict:
         if name in theirs and name not in output and theirs[name].shape != value.shape:
             wrong.append(f"{name} has shape {theirs[name].shape} instead of {value.shape}")
     if wrong:
-        raise UserError("the pretrained weights are those of another model:\n  " + "\n  ".join(wrong))
+        raise UserError("the weights are those of another model:\n  " + "\n  ".join(wrong))
     grafted = {name: value if name in output else theirs[name] for name, value in ours.items()}
     return traverse_util.unflatten_dict(grafted, sep="/")
 

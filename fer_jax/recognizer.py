@@ -90,7 +90,7 @@ def load(source: Path | str) -> Recognizer:
     """The network of a run directory, of a weights file, or one that comes with the package, by its name.
 
     Raises:
-      UserError: there is none, or its outputs are no emotions.
+      UserError: there is none, its outputs are no emotions, or its arrays are not those of its model.
     """
     variables, metadata = checkpoint.load_weights(source)
     if not metadata.get("emotions"):
@@ -104,5 +104,12 @@ def load(source: Path | str) -> Recognizer:
         dtype=models.compute_dtype(config.model.get("dtype", "auto")),
         **model_options(config),
     )
+    shapes = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), jax.numpy.zeros((1, *metadata["input_shape"])), train=False)
+    )
+    try:
+        checkpoint.graft({"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}, variables)
+    except UserError as error:
+        raise UserError(f"{source}, as {config.model.name}: {error}") from error
     dataset = metadata.get("results", {}).get("dataset", "")
     return Recognizer(model, head, variables, tuple(metadata["emotions"]), tuple(metadata["input_shape"]), dataset)

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from fer_jax import ensemble, recognizer, run
+import fer_jax
+from fer_jax import checkpoint, ensemble, recognizer, run
 from fer_jax.data import prepare
 from fer_jax.errors import UserError
 from tests import tiny_config
@@ -65,3 +66,41 @@ def test_the_command_prints_a_row_for_each_member_and_one_for_the_mean(runs, cap
     assert "mean of 2" in printed
     with pytest.raises(SystemExit, match=r"error: there are no weights at .*nowhere"):
         ensemble.main(["nowhere"])
+
+
+PACKAGED = sorted(checkpoint.PRETRAINED.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("path", PACKAGED, ids=lambda path: path.stem)
+def test_weights_of_the_package_are_small_documented_and_answer(path):
+    assert path.stat().st_size <= 300_000
+    card = path.with_suffix(".md").read_text()
+    assert f"configs/recipes/{path.stem}.py" in card
+    for said in ("Data", "Protocol", "Limits", "Not to be used", "95 %"):
+        assert f"{said}" in card, said
+    loaded = fer_jax.load_pretrained(path.stem)
+    faces = np.random.default_rng(0).integers(0, 256, (3, 60, 50, 3), np.uint8)
+    prediction = loaded.predict(faces)
+    np.testing.assert_allclose(prediction.probabilities.sum(1), 1, rtol=1e-5)
+    assert prediction.probabilities.std() > 0.01
+
+
+def test_unknown_weights_are_refused_with_those_there_are():
+    assert PACKAGED
+    with pytest.raises(UserError, match=r"no weights at mini_xeption; those of the package are: mini_xception_fer2013"):
+        fer_jax.load_pretrained("mini_xeption")
+
+
+def test_weights_of_another_architecture_are_refused_by_name(runs, tmp_path):
+    variables, metadata = checkpoint.load_weights(runs[0][0])
+    metadata["model"] = metadata["model"] | {"options": {"filters": [8, 4], "hidden": [16]}}
+    checkpoint.save_weights(tmp_path / "weights.safetensors", variables, metadata)
+    with pytest.raises(UserError, match=r"as shallow: the weights are those of another model:\n  params/.*has shape"):
+        recognizer.load(tmp_path)
+
+
+@pytest.mark.slow  # prepares FER2013
+def test_the_packages_network_scores_as_its_card_says(shared_data):
+    arrays = prepare.load("fer2013", data_dir=shared_data / "fer2013").arrays("validation")
+    predicted = fer_jax.load_pretrained("mini_xception_fer2013").predict(arrays["image"]).probabilities.argmax(1)
+    assert f"{(predicted == arrays['label']).mean():.2%}" == "63.19%"
