@@ -4,6 +4,7 @@ import ctypes
 import logging
 import os
 import platform
+import sys
 
 from absl import logging as absl_logging
 
@@ -34,7 +35,9 @@ def set_up_logging() -> None:
 
 def use_compilation_cache() -> None:
     """Keeps compiled programs between runs, unless JAX_COMPILATION_CACHE_DIR says where."""
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config_lib.cache_directory() / "xla"))
+    folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config_lib.cache_directory() / "xla"))
+    if "jax" in sys.modules:  # has read its environment already
+        sys.modules["jax"].config.update("jax_compilation_cache_dir", folder)
 
 
 def keep_freed_memory() -> None:

@@ -107,7 +107,7 @@ def main():
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     process.keep_freed_memory()
-    detector = make_detector("haar", landmarks=False, smallest=SMALLEST)
+    detector = make_detector("haar", landmarks=False, smallest=SMALLEST, equalize=False)
     detecting = []
 
     def timed_detector(image):

@@ -1,0 +1,337 @@
+"""Live recognition: the faces of a camera, a stream, a video, a folder of pictures or a photo, named and followed.
+
+    python -m fer_jax.live --source=0
+    python -m fer_jax.live --source=video.mp4 --output=out.mp4 --table=out.csv
+
+Frames are read, recognised and drawn at the same time, by three threads. All faces of a frame are one batch, padded to
+sizes that were compiled before the first frame. A live source drops the frames that nobody has time for; of a file
+each one is recognised. Without --output and --table a window shows them, where there is a display.
+
+Of a program of one's own: `Analyzer` takes images and returns faces, `picture` draws them.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+
+from fer_jax import overlay, process, recognizer
+from fer_jax.data import align as alignment
+from fer_jax.data.datasets import DATASETS
+from fer_jax.data.datasets.base import square
+from fer_jax.data.detect import DETECTORS, Detector, Face, ShapePredictor, make_detector
+from fer_jax.data.emotions import expressed
+from fer_jax.errors import UserError
+from fer_jax.recognizer import Recognizer
+from fer_jax.recording import Closed, Output, Scene, TrackedFace, Window, has_display, open_output, open_table
+from fer_jax.tracking import Tracker
+from fer_jax.video import Ahead, Source, open_source
+
+ALIGNMENTS = ("box", "rotation", "landmarks")
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)  # to which `Recognizer.predict` pads the faces of a frame
+BATCH = BATCH_SIZES[-1]  # the faces of a larger crowd are several batches
+SMALLEST_FACE = 40  # pixels: FER2013's faces have 48, and Haar's time goes into the small ones
+FPS_SECONDS = 1.0  # time constant of the frame rate that is shown
+
+
+class Analyzer:
+    """Finds, recognises and follows the faces of successive images.
+
+    analyzer = Analyzer(recognizer.load("mini_xception_fer2013"), make_detector("haar", landmarks=False))
+    faces = analyzer.faces(image, time)
+    """
+
+    def __init__(self, network: Recognizer, detector: Detector, *, align: str = "box", smoothing: float = 0.5):
+        """Args:
+        align: how a face is cut out, as in the network's training data: `box`, the square around the detector's box
+          (FER2013, FER+, and what was prepared without alignment); `rotation`, the eyes levelled before; `landmarks`,
+          by 68 landmarks (Xu et al.; what `fer_jax.data.align` wrote). The last two need a detector that finds these.
+        smoothing: time constant in seconds of the average over a person's answers; 0: none.
+        """
+        self.network = network
+        self.unaligned = 0  # faces whose landmarks could not be used; they are left out
+        self._detector, self._align = detector, align
+        self._tracker = Tracker(smoothing=smoothing)
+        # The side that the pictures had which it was trained on, from which it resizes them itself.
+        trained_on = DATASETS.get(network.dataset)
+        self._side = trained_on.IMAGE_SHAPE[0] if trained_on else network.input_shape[0]
+
+    def faces(self, image: np.ndarray, time: float) -> list[TrackedFace]:
+        """The faces of an image uint8 [H, W, 3], RGB, `time` seconds after the start."""
+        boxes, crops = [], []
+        for face in self._detector(image):
+            try:
+                crops.append(crop(image, face, side=self._side, align=self._align))
+                boxes.append(face.box)
+            except ValueError:  # landmarks that span no rectangle, as of a face in profile
+                self.unaligned += 1
+        answer = self.network.predict(np.stack(crops) if crops else self._nobody(0), batch_size=BATCH)
+        measured = np.concatenate([answer.probabilities, answer.intensities], 1)
+        numbers, smoothed = self._tracker.update(boxes, measured, time)
+        classes = len(self.network.emotions)
+        return [
+            TrackedFace(number, box, each[:classes], each[classes:], mean[:classes], mean[classes:])
+            for number, box, each, mean in zip(numbers, boxes, measured, smoothed, strict=True)
+        ]
+
+    def forget(self) -> None:
+        """The next image shows something else: nobody in it was seen before."""
+        self._tracker.forget()
+
+    def warm_up(self, faces: int) -> None:
+        """Compiles the program of a frame of so many faces; that of BATCH_SIZES are all."""
+        self.network.predict(self._nobody(faces), batch_size=BATCH)
+
+    def _nobody(self, count: int) -> np.ndarray:
+        return np.zeros((count, self._side, self._side, 3), np.uint8)
+
+
+def crop(image: np.ndarray, face: Face, *, side: int, align: str) -> np.ndarray:
+    """A face as the training data show it: uint8 [side, side, 3] of an image uint8 [H, W, 3]; see `Analyzer`.
+
+    Raises:
+      ValueError: the face lacks the landmarks or eyes that the alignment needs, or they span no rectangle.
+    """
+    if align == "box":
+        return square(image, side, face.box)
+    return alignment.align(image, face, size=side, method=align)
+
+
+def picture(image: np.ndarray, faces: Sequence[TrackedFace], emotions: Sequence[str], note: str = "") -> np.ndarray:
+    """The image with its faces labelled by their smoothed answers: uint8 [H, W, 3], RGB; `image` stays as it is.
+
+    A face is named after its most probable emotion. The strengths shown are intensities; neutral's, which has none,
+    is its probability.
+    """
+    shown = [emotions.index(name) for name in expressed(emotions)]
+    labels = []
+    for face in faces:
+        strengths = face.smoothed_probabilities.copy()
+        strengths[shown] = face.smoothed_intensities
+        labels.append(overlay.Label(face.box, strengths, int(face.smoothed_probabilities.argmax())))
+    return overlay.draw(image, labels, emotions, note)
+
+
+@dataclasses.dataclass
+class Tally:
+    """What became of the frames of a source."""
+
+    frames: int = 0  # recognised
+    dropped: int = 0
+    without_face: int = 0
+    faces: int = 0
+    unaligned: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        rate = f", {self.frames / self.seconds:.1f} frames/s" if self.seconds > 0 else ""
+        unaligned = f", {self.unaligned:,} faces without usable landmarks left out" if self.unaligned else ""
+        return (
+            f"{self.frames:,} frames recognised, {self.dropped:,} dropped, {self.without_face:,} without a face; "
+            f"{self.faces:,} faces{unaligned}{rate}"
+        )
+
+
+def run(source: Source, analyzer: Analyzer, outputs: Sequence[Output] = (), *, tally: Tally | None = None) -> Tally:
+    """Recognises the frames of a source, draws them, and gives them to the outputs, which it closes in any case.
+
+    Args:
+      tally: is counted in, and so is known too when this raises.
+
+    Raises:
+      UserError: what the source or an output raises, after the frames before it.
+    """
+    tally = tally or Tally()
+    emotions, draws = analyzer.network.emotions, any(output.draws for output in outputs)
+    rate, started = FrameRate(), time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        for output in outputs:
+            stack.callback(output.close)
+        frames = Ahead(source, depth=1 if source.live else 4, newest=source.live)
+        scenes = Ahead(_scenes(frames, analyzer, stills=source.stills), depth=1)
+        # In this order: the second thread may be waiting for the first.
+        stack.callback(scenes.close)
+        stack.callback(frames.close)
+        try:
+            for scene in scenes:
+                tally.frames += 1
+                tally.faces += len(scene.faces)
+                tally.without_face += not scene.faces
+                note = "" if source.stills else f"{rate.tick():.0f} fps"
+                drawn = picture(scene.frame.image, scene.faces, emotions, note) if draws else None
+                for output in outputs:
+                    output.write(scene, drawn)
+        except Closed:
+            pass
+        finally:
+            tally.dropped, tally.unaligned = frames.dropped, analyzer.unaligned
+            tally.seconds = time.perf_counter() - started
+    return tally
+
+
+def _scenes(frames: Ahead, analyzer: Analyzer, *, stills: bool) -> Iterator[Scene]:
+    for frame in frames:
+        if stills:
+            analyzer.forget()
+        yield Scene(frame, analyzer.faces(frame.image, frame.time))
+
+
+class FrameRate:
+    """Frames a second, averaged over the last second or so."""
+
+    def __init__(self):
+        self._last = time.perf_counter()
+        self._interval: float | None = None
+
+    def tick(self) -> float:
+        """A frame was done; returns the rate."""
+        now = time.perf_counter()
+        elapsed, self._last = max(now - self._last, 1e-6), now
+        if self._interval is None:
+            self._interval = elapsed
+        self._interval += (1 - np.exp(-elapsed / FPS_SECONDS)) * (elapsed - self._interval)
+        return 1 / self._interval
+
+
+class Stopped(BaseException):
+    """SIGTERM or Ctrl-C, as an exception, so that the outputs are closed."""
+
+    def __init__(self, signum: int):
+        super().__init__(signum)
+        self.signum = signum
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """SIGTERM and Ctrl-C raise `Stopped`; a second one acts as it did before."""
+    before = {}
+
+    def stop(signum, _frame):
+        signal.signal(signum, before[signum])
+        raise Stopped(signum)
+
+    try:
+        with contextlib.suppress(ValueError):  # not in the main thread: signals are left alone
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                before[signum] = signal.signal(signum, stop)
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Puts signals off until the end: an exception out of the blue in XLA's compiler ends the process, some
+    time later, in a segmentation fault (JAX 0.10)."""
+    before, pending = {}, []
+    try:
+        with contextlib.suppress(ValueError):
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                before[signum] = signal.signal(signum, lambda *arguments: pending.append(arguments))
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+    if pending:
+        os.kill(os.getpid(), pending[0][0])
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raises:
+    UserError: options that make no sense, or ask for landmarks that cannot be had.
+    """
+    if options.smoothing < 0 or options.min_face < 1:
+        raise UserError("--smoothing must not be negative, --min_face must be at least 1")
+    needs = {"box": False, "rotation": options.detector != "yunet", "landmarks": True}[options.align]
+    if needs and not ShapePredictor.available():
+        raise UserError(f"--align={options.align} needs landmarks: pip install 'fer_jax[align]', or use --align=box")
+
+
+def open_outputs(options: argparse.Namespace, source: Source, emotions: Sequence[str]) -> list[Output]:
+    """What the options ask for; the window comes last.
+
+    Raises:
+      UserError: an output that cannot be had, or none at all.
+    """
+    outputs: list[Output] = []
+    if options.output:
+        outputs.append(open_output(options.output, source))
+    if options.table:
+        outputs.append(open_table(options.table, emotions))
+    if options.show or (not outputs and has_display()):
+        outputs.append(Window(stills=source.stills))
+    if not outputs:
+        raise UserError("there is no display: say where the results go, by --output or --table")
+    return outputs
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line; exits with 1 and a message on what the user can mend, 128 + signal when interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fer_jax.live",
+        description=__doc__.splitlines()[0],
+        epilog="--align must be as in the network's training: box for FER2013 and FER+, which were cut out by such a "
+        "detector, and for data prepared without alignment; landmarks or rotation for data that "
+        "python -m fer_jax.data.align wrote with that --method.",
+    )
+    parser.add_argument(
+        "--weights",
+        default="mini_xception_fer2013",
+        help="a run directory, a weights file or a network of the package (default: %(default)s)",
+    )
+    parser.add_argument("--source", default="0", help="camera number (default 0), URL, video, photo or folder of them")
+    parser.add_argument("--output", type=Path, help="drawn frames: a video; of pictures a folder, of a photo a file")
+    parser.add_argument("--table", type=Path, help="a row a face and frame: .csv or .jsonl")
+    parser.add_argument("--show", action="store_true", help="a window; default: where nothing is written")
+    parser.add_argument("--detector", choices=DETECTORS, default="haar")
+    parser.add_argument("--model", type=Path, help="the ONNX file of yunet")
+    parser.add_argument("--min_face", type=int, default=SMALLEST_FACE, help="pixels, for haar (default: %(default)s)")
+    parser.add_argument("--align", choices=ALIGNMENTS, default="box", help="how faces are cut out (default: box)")
+    parser.add_argument("--smoothing", type=float, default=0.5, help="seconds (default: %(default)s), 0: none")
+    options = parser.parse_args(arguments)
+    process.set_up()
+    # A program of 0.1 s is worth keeping here.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what goes wrong we say ourselves
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    tally = Tally()
+    try:
+        with stoppable():
+            check(options)
+            network = recognizer.load(options.weights)
+            aligned = options.align != "box"
+            detector = make_detector(
+                options.detector, options.model, landmarks=aligned, smallest=options.min_face, equalize=False
+            )
+            analyzer = Analyzer(network, detector, align=options.align, smoothing=options.smoothing)
+            source = open_source(options.source)
+            outputs = open_outputs(options, source, network.emotions)
+            if not source.stills:
+                for size in BATCH_SIZES:
+                    with undisturbed():
+                        analyzer.warm_up(size)
+            run(source, analyzer, outputs, tally=tally)
+        print(tally)
+    except Stopped as stopped:
+        print(tally)
+        sys.exit(128 + stopped.signum)
+    except UserError as error:
+        if tally.frames:
+            print(tally)
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {error.filename or 'the results'} cannot be written: {error.strerror or error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""What becomes of the frames: a video, drawn pictures, a window, and a table of the faces. Imports no JAX.
+
+Each has `write(scene, picture)` for the frames in their order, and `close()`, which leaves a file that opens, whatever
+ended the frames. `picture` is the frame as drawn, uint8 [H, W, 3], RGB.
+"""
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import cv2
+import numpy as np
+
+from fer_jax.data.align import SUFFIXES
+from fer_jax.data.emotions import expressed
+from fer_jax.errors import UserError
+from fer_jax.tracking import Box
+from fer_jax.video import USUAL_FPS, Frame, Pictures, Source
+
+CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
+TABLES = (".csv", ".jsonl")
+
+
+class TrackedFace(NamedTuple):
+    """A face in a frame; the smoothed values are averages over the time that it has been seen."""
+
+    id: int  # of the person, as long as the face is followed; never used again
+    box: Box
+    probabilities: np.ndarray  # float32 [C], of this frame alone
+    intensities: np.ndarray  # float32 [E] in 0..1, of `expressed(emotions)`
+    smoothed_probabilities: np.ndarray  # float32 [C]
+    smoothed_intensities: np.ndarray  # float32 [E]
+
+
+class Scene(NamedTuple):
+    """A frame and who is in it."""
+
+    frame: Frame
+    faces: list[TrackedFace]
+
+
+class Output(Protocol):
+    """Takes the frames in turn."""
+
+    draws: bool  # whether `write` needs the picture
+
+    def write(self, scene: Scene, picture: np.ndarray | None) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class VideoFile:
+    """A video at the rate of its source. That of a live source keeps time: a frame stays until the next one."""
+
+    draws = True
+
+    def __init__(self, path: Path, *, fps: float, live: bool):
+        self.path, self._fps, self._live = path, fps, live
+        self._writer: cv2.VideoWriter | None = None  # opened by the first frame, which has the size
+        self._frames = 0
+
+    def write(self, scene, picture):
+        if self._writer is None:
+            self._size = picture.shape[1::-1]
+            codec = cv2.VideoWriter.fourcc(*CODECS[self.path.suffix.lower()])
+            self._writer = cv2.VideoWriter(str(self.path), codec, self._fps, self._size)
+            if not self._writer.isOpened():
+                raise UserError(f"--output={self.path} cannot be written as video: is there room, and the right to?")
+        if picture.shape[1::-1] != self._size:  # a stream may change its size, a file may not
+            picture = cv2.resize(picture, self._size, interpolation=cv2.INTER_AREA)
+        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+        due = int(scene.frame.time * self._fps) + 1 if self._live else self._frames + 1
+        while self._frames < due:
+            self._writer.write(picture)
+            self._frames += 1
+
+    def close(self):
+        """Raises:
+        UserError: the file does not hold what was written, as when the disk is full.
+        """
+        if self._writer is None:
+            return
+        self._writer.release()
+        written = cv2.VideoCapture(str(self.path))
+        count = int(written.get(cv2.CAP_PROP_FRAME_COUNT))
+        written.release()
+        if count < self._frames:
+            raise UserError(f"--output={self.path} holds {count} of {self._frames} frames: is the disk full?")
+
+
+class PictureFiles:
+    """Drawn pictures under their own names in a folder, or one of them as a file."""
+
+    draws = True
+
+    def __init__(self, path: Path, *, single: bool):
+        self._path, self._single = path, single
+        if not single:
+            path.mkdir(parents=True, exist_ok=True)
+
+    def write(self, scene, picture):
+        path = self._path if self._single else self._path / scene.frame.name
+        good, data = cv2.imencode(path.suffix, picture[..., ::-1])
+        if not good:
+            raise UserError(f"{path} cannot be written as a picture: OpenCV knows no {path.suffix}")
+        path.write_bytes(data.tobytes())
+
+    def close(self):
+        pass
+
+
+class Table:
+    """A row for each face of each frame, as CSV or JSONL; complete up to the last frame at any time."""
+
+    draws = False
+
+    def __init__(self, path: Path, emotions: Sequence[str]):
+        probabilities, intensities = tuple(emotions), expressed(emotions)
+        self.columns = ("frame", "time", "file", "face", "x", "y", "width", "height", "emotion")
+        for what, names in (("probability", probabilities), ("intensity", intensities)):
+            self.columns += tuple(f"{what}_{name}" for name in names)
+            self.columns += tuple(f"smoothed_{what}_{name}" for name in names)
+        self._emotions = probabilities
+        self._file = path.open("w", newline="", buffering=1)
+        self._csv = csv.writer(self._file) if path.suffix.lower() == ".csv" else None
+        if self._csv:
+            self._csv.writerow(self.columns)
+
+    def write(self, scene, picture):
+        frame = scene.frame
+        for face in scene.faces:
+            emotion = self._emotions[int(face.smoothed_probabilities.argmax())]
+            measured = np.concatenate(
+                [
+                    face.probabilities,
+                    face.smoothed_probabilities,
+                    face.intensities,
+                    face.smoothed_intensities,
+                ]
+            )
+            row = [frame.number, round(frame.time, 4), frame.name, face.id]
+            row += [round(float(value), 1) for value in face.box] + [emotion]
+            row += [round(float(value), 6) for value in measured]
+            if self._csv:
+                self._csv.writerow(row)
+            else:
+                self._file.write(json.dumps(dict(zip(self.columns, row, strict=True))) + "\n")
+
+    def close(self):
+        self._file.close()
+
+
+class Closed(Exception):
+    """The window was closed: its person has seen enough."""
+
+
+class Window:
+    """A window on the screen; `q`, Escape or closing it raises `Closed`. A still stays until a key is pressed."""
+
+    draws = True
+    TITLE = "fer_jax"
+
+    def __init__(self, *, stills: bool):
+        """Raises:
+        UserError: there is no display, or this OpenCV has no windows.
+        """
+        self._wait = 0 if stills else 1
+        if not has_display():
+            raise UserError("there is no display for --show: use --output or --table")
+        try:
+            cv2.namedWindow(self.TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+        except cv2.error as error:
+            raise UserError("this OpenCV shows no windows (opencv-python-headless): use --output or --table") from error
+
+    def write(self, scene, picture):
+        cv2.imshow(self.TITLE, picture[..., ::-1])
+        key = cv2.waitKey(self._wait) & 0xFF
+        if key in (ord("q"), 27) or cv2.getWindowProperty(self.TITLE, cv2.WND_PROP_VISIBLE) < 1:
+            raise Closed
+
+    def close(self):
+        cv2.destroyAllWindows()
+
+
+def has_display() -> bool:
+    """Whether windows can be shown; Qt ends the whole process where they cannot."""
+    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def open_output(path: Path, source: Source) -> VideoFile | PictureFiles:
+    """The output of that name for what the source gives: a video for frames, a folder or a file for pictures.
+
+    Raises:
+      UserError: it is of the wrong kind, or the source itself, or cannot be made.
+    """
+    suffix = path.suffix.lower()
+    if path.exists() and Path(source.name).exists() and path.samefile(source.name):
+        raise UserError(f"--output={path} is the source: it would be written over")
+    try:
+        if not isinstance(source, Pictures):
+            if suffix not in CODECS:
+                raise UserError(f"--output={path}: frames are written as video; name it *{', *'.join(CODECS)}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return VideoFile(path, fps=source.fps or USUAL_FPS, live=source.live)
+        if suffix in CODECS:
+            raise UserError(f"--output={path}: pictures are written to a folder, not as video")
+        single = suffix in SUFFIXES and not path.is_dir()
+        if single and len(source.paths) > 1:
+            raise UserError(f"--output={path}: {len(source.paths)} pictures need a folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return PictureFiles(path, single=single)
+    except OSError as error:
+        raise _unwritable("output", path, error) from error
+
+
+def open_table(path: Path, emotions: Sequence[str]) -> Table:
+    """Raises:
+    UserError: it is neither CSV nor JSONL, or cannot be written.
+    """
+    if path.suffix.lower() not in TABLES:
+        raise UserError(f"--table={path}: name it *{' or *'.join(TABLES)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return Table(path, emotions)
+    except OSError as error:
+        raise _unwritable("table", path, error) from error
+
+
+def _unwritable(option: str, path: Path, error: OSError) -> UserError:
+    return UserError(f"--{option}={path} cannot be written: {error.strerror or error}; choose another")

@@ -1,0 +1,202 @@
+"""Where frames come from - a camera, a stream, a video, a folder of pictures, a photo - and reading them ahead.
+
+Imports no JAX.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import cv2
+import numpy as np
+
+from fer_jax.data.align import SUFFIXES
+from fer_jax.data.datasets.base import read_image
+from fer_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+USUAL_FPS = 25.0  # of what does not say its own
+CLOSING = 5.0  # seconds that a thread gets to end; one that waits for a dead network may take longer
+
+
+class Frame(NamedTuple):
+    """One picture of a source."""
+
+    number: int  # in the source, from 0; frames that were dropped leave gaps
+    time: float  # seconds since the first frame
+    image: np.ndarray  # uint8 [H, W, 3], RGB
+    name: str = ""  # of its file, where each frame has one
+
+
+class Video:
+    """A video file (every frame; times by number and frame rate), a camera or a stream (live; times by the clock)."""
+
+    stills = False
+
+    def __init__(self, address: int | str, name: str):
+        """Args:
+          address: the number of a camera, the URL of a stream or the path of a file.
+          name: what it is called in messages.
+
+        Raises:
+          UserError: it cannot be opened.
+        """
+        self.name = name
+        self.live = isinstance(address, int) or "://" in address
+        self._capture = cv2.VideoCapture(address)
+        if not self._capture.isOpened():
+            reason = (
+                "is it there, and used by no other program?"
+                if self.live
+                else "no video, cut short before its index was written, or of an unknown codec"
+            )
+            raise UserError(f"{name} cannot be opened: {reason}")
+        stated = self._capture.get(cv2.CAP_PROP_FPS)
+        self.fps = stated if 0 < stated <= 1000 else USUAL_FPS
+        self._expected = 0 if self.live else int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+
+    def __iter__(self) -> Iterator[Frame]:
+        """The frames.
+
+        Raises:
+          UserError: not one can be read, or a live source ended.
+        """
+        number, start = 0, time.monotonic()
+        try:
+            while True:
+                good, image = self._capture.read()
+                if not good or image is None:
+                    break
+                now = time.monotonic() - start if self.live else number / self.fps
+                yield Frame(number, now, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+                number += 1
+        except cv2.error as error:
+            log.warning("%s: %s", self.name, error)
+        finally:
+            self._capture.release()
+        if number == 0:
+            raise UserError(f"{self.name} opens, but no frame can be read from it")
+        if self.live:
+            raise UserError(f"{self.name} gave no more frames after {number:,}: unplugged, or the stream ended")
+        if number < self._expected:
+            log.warning("%s: %d of its %d frames could be read; it is damaged", self.name, number, self._expected)
+
+
+class Pictures:
+    """Image files, each of its own: they show nobody that another one showed."""
+
+    live, stills, fps = False, True, 0.0
+
+    def __init__(self, paths: list[Path], name: str):
+        self.paths, self.name = paths, name
+
+    def __iter__(self) -> Iterator[Frame]:
+        """The pictures; one that cannot be read is reported and left out.
+
+        Raises:
+          UserError: not one can be read.
+        """
+        unreadable = 0
+        for number, path in enumerate(self.paths):
+            image = read_image(path)
+            if image is None:
+                unreadable += 1
+                log.warning("%s: not an image, or damaged; left out", path)
+            else:
+                yield Frame(number, 0.0, np.ascontiguousarray(image), path.name)
+        if unreadable == len(self.paths):
+            raise UserError(f"{self.name}: {unreadable} image files, none of them readable")
+
+
+Source = Video | Pictures
+
+
+def open_source(text: str) -> Source:
+    """The source of that name: a camera's number, a URL, a video, an image, or a folder of images (in name order).
+
+    Raises:
+      UserError: there is no such thing, or it cannot be opened.
+    """
+    path = Path(text)
+    if text.isdecimal():
+        return Video(int(text), f"camera {text}")
+    if "://" in text:
+        return Video(text, text)
+    if path.is_dir():
+        images = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        if not images:
+            raise UserError(f"{path} has no images in it ({', '.join(SUFFIXES)})")
+        return Pictures(images, text)
+    if not path.is_file():
+        raise UserError(f"{text} is not there: give a camera's number, a URL, a video, an image or a folder of images")
+    return Pictures([path], text) if path.suffix.lower() in SUFFIXES else Video(text, text)
+
+
+class Ahead(Iterator[T]):
+    """Iterates over `items` in a thread of its own, a few ahead of whoever takes them.
+
+    What the thread raises is raised where the items are taken, after those before it. With `newest` nobody is waited
+    for: an item that is not taken before the next ones are there gives way to them, and counts as dropped.
+    """
+
+    def __init__(self, items: Iterable[T], *, depth: int, newest: bool = False):
+        self.dropped = 0
+        self._items, self._depth, self._newest = items, depth, newest
+        self._ready: deque[T] = deque()
+        self._changed = threading.Condition()
+        self._finished = self._closed = False
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        items = iter(self._items)
+        try:
+            for item in items:
+                if not self._put(item):
+                    break
+            if isinstance(items, Generator):
+                items.close()  # releases what it reads from
+        except BaseException as error:  # handed over to the thread that takes the items
+            self._error = error
+        finally:
+            with self._changed:
+                self._finished = True
+                self._changed.notify_all()
+
+    def _put(self, item: T) -> bool:
+        """Waits for room, or makes it; False once nobody takes any more."""
+        with self._changed:
+            if self._newest and len(self._ready) == self._depth:
+                self._ready.popleft()
+                self.dropped += 1
+            self._changed.wait_for(lambda: self._closed or len(self._ready) < self._depth)
+            if not self._closed:
+                self._ready.append(item)
+                self._changed.notify_all()
+            return not self._closed
+
+    def __next__(self) -> T:
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or self._finished or self._closed)
+            if self._ready and not self._closed:
+                item = self._ready.popleft()
+                self._changed.notify_all()
+                return item
+        if self._error is not None and not self._closed:
+            error, self._error = self._error, None
+            raise error
+        raise StopIteration
+
+    def close(self) -> None:
+        """Ends the thread, and whoever waits for an item."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join(CLOSING)
