@@ -150,6 +150,79 @@ def compile_sums(recipe: train.Recipe, mesh: Mesh, form: str):
     return jax.jit(jax.shard_map(sums, mesh=mesh, in_specs=specs, out_specs=_MEMBERS, check_vma=False))
 
 
+class _Crew:
+    """The courses of a stack: which still go on, their metrics, and what of them is on disk."""
+
+    def __init__(self, courses: Sequence[Course], stack: Stack, state: train.TrainState):
+        self.courses = courses
+        self.failed: dict[int, str] = {}
+        self._stack = stack
+        self._best = jax.tree.map(jnp.copy, state)
+        self._unsaved = np.zeros(len(courses), bool)  # whose best state is not on disk yet
+        self._unread: list[dict] = []
+
+    def going(self) -> list[tuple[int, Course]]:
+        """Those that did not fail, with their numbers."""
+        return [(k, course) for k, course in enumerate(self.courses) if k not in self.failed]
+
+    def add(self, results: dict) -> None:
+        """Takes in metrics [steps, M], which may still be being computed."""
+        self._unread.append(results)
+
+    @property
+    def waiting(self) -> int:
+        """Steps that no row tells of yet."""
+        return len(self.going()[0][1].window) + sum(len(results["loss"]) for results in self._unread)
+
+    def write(self) -> float | None:
+        """Writes their rows; those whose loss is not finite fail. Returns the last loss of one."""
+        self._read()
+        loss = None
+        for k, course in self.going():
+            try:
+                loss = course.write()
+            except UserError as error:
+                self.failed[k] = str(error)
+        return loss
+
+    def judge(self, summaries: Sequence[dict], state: train.TrainState) -> None:
+        """Writes their scores on the validation split, and remembers the states that are the best so far."""
+        better = np.zeros(len(self.courses), bool)
+        for k, course in self.going():
+            better[k] = course.judge(summaries[k])
+        self._best = _where(better, state, self._best)
+        self._unsaved |= better
+
+    def save(self, state: train.TrainState) -> None:
+        """Writes their checkpoints."""
+        self._read()
+        for k, course in self.going():
+            try:
+                course.window.read()
+            except UserError as error:
+                self.failed[k] = str(error)
+                continue
+            if self._unsaved[k]:
+                course.save_best(self._stack.member(self._best, k))
+            course.save(self._stack.member(state, k))
+        self._unsaved[:] = False
+
+    def timing(self, row: dict) -> None:
+        """Writes wall-clock figures, which are those of all members together."""
+        for _, course in self.going():
+            course.log.timing(row | {"members": len(self.courses)})
+
+    def close(self) -> None:
+        for course in self.courses:
+            course.close()
+
+    def _read(self) -> None:
+        for results in jax.device_get(self._unread):
+            for k, course in self.going():
+                course.add({name: values[:, k] for name, values in results.items()})
+        self._unread = []
+
+
 def fit(courses: Sequence[Course], form: str, *, started: float, until: int | None = None) -> dict[int, str]:
     """Trains courses that stand at one step, to the end or to the end of an epoch at step `until`, and saves them.
 
@@ -161,97 +234,56 @@ def fit(courses: Sequence[Course], form: str, *, started: float, until: int | No
     """
     experiment = courses[0].experiment
     stop, step = until or experiment.total_steps, courses[0].step
-    steps_per_epoch, log_every = experiment.order.steps_per_epoch, experiment.config.train.log_every
+    steps_per_epoch = experiment.order.steps_per_epoch
     images_a_step = len(courses) * experiment.order.batch_size
     stack = Stack(experiment, [course.experiment.config for course in courses], form)
     state = stack.join([course.start for course in courses])
     keys = stack.join([course.key for course in courses])
-    best = jax.tree.map(jnp.copy, state)
-    failed: dict[int, str] = {}
-    unsaved = np.zeros(len(courses), bool)  # whose best state is not on disk yet
-    unread = []
-
-    def alive():
-        return [(k, course) for k, course in enumerate(courses) if k not in failed]
-
-    def read():
-        nonlocal unread
-        for results in jax.device_get(unread):
-            for k, course in alive():
-                course.add({name: values[:, k] for name, values in results.items()})
-        unread = []
-
-    def save():
-        for k, course in alive():
-            if unsaved[k]:
-                course.save_best(stack.member(best, k))
-            course.save(stack.member(state, k))
-        unsaved[:] = False
-
+    crew = _Crew(courses, stack, state)
     first, saved_at, save_seconds = True, 0.0, 0.0
     with (
         train.Interruption() as interruption,
         logs.ProgressBar(total=stop * images_a_step, done=step * images_a_step) as bar,
     ):
-        while step < stop and alive():
+        while step < stop and crew.going():
             state, results = stack.take(state, keys, step, 1 if _on_cpu(experiment) else steps_per_epoch)
-            taken = len(results["loss"])
-            unread.append(results)
-            step += taken
+            crew.add(results)
+            images = len(results["loss"]) * images_a_step
+            step += len(results["loss"])
             if first:
                 jax.block_until_ready(results)
-                for _, course in alive():
-                    seconds = time.perf_counter() - started
-                    course.log.timing({"step": step, "seconds_to_first_step": seconds, "members": len(courses)})
+                crew.timing({"step": step, "seconds_to_first_step": time.perf_counter() - started})
                 epoch_started, epoch_images, first = time.perf_counter(), 0, False
             else:
-                epoch_images += taken * images_a_step
-            bar.advance(taken * images_a_step)
+                epoch_images += images
+            bar.advance(images)
             epoch_ends = step % steps_per_epoch == 0
-            waiting = len(alive()[0][1].window) + sum(len(results["loss"]) for results in unread)
-            if epoch_ends or waiting >= log_every:
-                read()
-                for k, course in alive():
-                    try:
-                        bar.show(loss=course.write())
-                    except UserError as error:
-                        failed[k] = str(error)
+            if epoch_ends or crew.waiting >= experiment.config.train.log_every:
+                bar.show(loss=crew.write())
             if epoch_ends:
                 trained = time.perf_counter()
                 if "validation" in experiment.splits:
                     summaries = stack.summaries(state.variables, "validation")
-                    better = np.zeros(len(courses), bool)
-                    for k, course in alive():
-                        better[k] = course.judge(summaries[k])
-                        bar.show(validation_accuracy=summaries[k]["accuracy"])
-                    best = _where(better, state, best)
-                    unsaved |= better
+                    crew.judge(summaries, state)
+                    bar.show(validation_accuracy=max(summary["accuracy"] for summary in summaries))
                 now = time.perf_counter()
                 # A stack's epochs may be shorter than the writing of its checkpoints.
                 if step == stop or now - saved_at >= save_seconds / SAVING_SHARE:
-                    save()
+                    crew.save(state)
                     saved_at = time.perf_counter()
                     save_seconds = saved_at - now
-                timing = {
-                    "step": step,
-                    "train_seconds": trained - epoch_started,
-                    "other_seconds": time.perf_counter() - trained,
-                    "members": len(courses),
-                }
+                now = time.perf_counter()
+                timing = {"step": step, "train_seconds": trained - epoch_started, "other_seconds": now - trained}
                 if epoch_images:
                     timing["images_per_second"] = epoch_images / timing["train_seconds"]
-                for _, course in alive():
-                    course.log.timing(timing)
-                epoch_started, epoch_images = time.perf_counter(), 0
+                crew.timing(timing)
+                epoch_started, epoch_images = now, 0
             if interruption.signum and step < stop:
-                read()
-                save()
-                for course in courses:
-                    course.close()
+                crew.save(state)
+                crew.close()
                 raise train.Interrupted(interruption.signum, step)
-    for course in courses:
-        course.close()
-    return failed
+    crew.close()
+    return crew.failed
 
 
 def _where(chosen: np.ndarray, state, other):
