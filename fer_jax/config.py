@@ -90,6 +90,7 @@ def default_config() -> ConfigDict:
                 "epochs": 10,
                 "ema_decay": 0.0,  # of an exponential moving average of the weights, used for evaluation; 0 = none
                 "log_every": 50,  # steps a row of metrics.jsonl
+                "keep_every": 0,  # epochs after which the weights are kept for `fer_jax.visualize`; 0 = never
             },
             "eval": {
                 "batch_size": 256,
@@ -175,6 +176,10 @@ def validate(config: ConfigDict) -> None:
         "eval.batch_size": config.eval.batch_size,
         "optim.learning_rate": config.optim.learning_rate,
     }
+    if config.train.keep_every < 0:
+        raise UserError(
+            f"train.keep_every = {config.train.keep_every} must be 0 or above (--config.train.keep_every=...)"
+        )
     for field, value in positive.items():
         if not value > 0:
             raise UserError(f"{field} = {value} must be above 0 (--config.{field}=...)")

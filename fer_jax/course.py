@@ -11,7 +11,7 @@ import jax
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from fer_jax import checkpoint, logs, train
+from fer_jax import __version__, checkpoint, logs, train
 from fer_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -88,10 +88,32 @@ class Course:
         """Keeps the state that `judge` found to be the best."""
         self.best.save(state, self._meta | {"window": []})
 
+    def keep_weights(self, state: train.TrainState) -> None:
+        """Keeps the weights of this epoch to look at, where `train.keep_every` asks for them."""
+        every, epoch = self.experiment.config.train.keep_every, round(self.epoch)
+        if every and epoch % every == 0:
+            folder = self.workdir / "weights"
+            folder.mkdir(exist_ok=True)
+            path = folder / f"epoch-{epoch:04}.safetensors"
+            checkpoint.save_weights(path, jax.device_get(state.variables), weights_metadata(self.experiment))
+
     def close(self) -> None:
         if self._log is not None:
             self._log.close()
             self._log = None
+
+
+def weights_metadata(experiment: "Experiment") -> dict:
+    """What a weights file says of its network."""
+    config = experiment.config
+    return {
+        "version": __version__,
+        "model": config.model.to_dict(),
+        "head": config.head.to_dict(),
+        "emotions": experiment.dataset.emotions,
+        "input_shape": experiment.recipe.input_shape,
+        "normalization": config.data.normalization,
+    }
 
 
 def selection_score(config: ConfigDict, summary: dict) -> float:

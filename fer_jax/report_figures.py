@@ -157,6 +157,43 @@ def activations(net: Recognizer, faces: Faces, layers: Sequence[str] = ()) -> Fi
     return _footed(figure, "dark: weak, bright: strong; each map has its own scale")
 
 
+def through_training(nets: Mapping[str, Recognizer], face: np.ndarray, layer: str | None = None) -> Figure:
+    """The maps of one layer for a face as training went on: a row for each of the networks.
+
+    Args:
+      nets: by the names of their rows, the last trained the longest, whose strongest channels are shown.
+      face: float32 [h, w, c] on 0..255.
+      layer: a name of `explain.maps`; None: a ReLU in the middle of the net.
+
+    Raises:
+      UserError: there is no such layer.
+    """
+    last = list(nets.values())[-1]
+    model = emotion_model(last)
+    inputs = [normalization.apply(jnp.asarray(face[None]), net.variables["normalizer"]) for net in nets.values()]
+    known = explain.maps(model, last.variables, inputs[-1])
+    if layer and layer not in known:
+        raise unknown("layer with a map", layer, known)
+    some = _spread(known)
+    layer = layer or some[len(some) // 2]
+    activate = jax.jit(lambda v, x: explain.activations(model, v, x, layer=layer)[0])
+    maps = [np.asarray(activate(n.variables, x), np.float32) for n, x in zip(nets.values(), inputs, strict=True)]
+    channels = np.sort(np.argsort(-np.abs(maps[-1]).mean((0, 1)), kind="stable")[:CHANNELS_SHOWN])
+    figure, grid = _grid(len(nets), CHANNELS_SHOWN + 1, f"The maps of {layer} through training", left=1.2)
+    for axes in grid.flat:
+        axes.axis("off")
+    for row, name, value in zip(grid, nets, maps, strict=True):
+        row[0].text(1, 0.5, name, transform=row[0].transAxes, ha="right", va="center", fontsize=8)
+        for axes, channel in zip(row[1:], channels, strict=False):
+            axes.imshow(value[..., channel], cmap="magma", interpolation="nearest")
+    for axes, channel in zip(grid[0, 1:], channels, strict=False):
+        axes.set_title(f"channel {channel}", fontsize=6.5, pad=2)
+    inset = grid[0, 0].inset_axes([-0.75, 0, 0.95, 0.95])
+    _bare(inset)
+    _show(inset, face)
+    return _footed(figure, "dark: weak, bright: strong; each map has its own scale")
+
+
 def filters(net: Recognizer) -> Figure:
     """The first convolution's filters.
 

@@ -5,6 +5,7 @@ The run directory:
   metrics.jsonl, timing.jsonl       rows of metrics (a function of the config alone); wall-clock figures
   tensorboard/                      the same for TensorBoard
   checkpoints/last, checkpoints/best
+  weights/                          those of some epochs, where `train.keep_every` asks for them
   weights.safetensors               the selected weights for people, with names, normaliser and input shape
   results.json, confusion.png, learning_curves.png
 """
@@ -22,9 +23,9 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from fer_jax import __version__, checkpoint, figures, heads, logs, metrics, models, optim, sharding, train
+from fer_jax import checkpoint, figures, heads, logs, metrics, models, optim, sharding, train
 from fer_jax import config as config_lib
-from fer_jax.course import Course
+from fer_jax.course import Course, weights_metadata
 from fer_jax.data import audit, normalization, pipeline, prepare
 from fer_jax.errors import UserError
 from fer_jax.evaluate import Evaluator
@@ -221,6 +222,7 @@ def fit(
                     if course.judge(summary):
                         course.save_best(state)
                     bar.show(validation_accuracy=summary["accuracy"])
+                course.keep_weights(state)
                 course.save(state)
                 now = time.perf_counter()
                 timing = {
@@ -281,15 +283,8 @@ def finish(course: Course, state: train.TrainState) -> dict:
         summary, _ = experiment.evaluate(state.variables, DEDUPLICATED)
         results[DEDUPLICATED] = {"examples": experiment.splits[DEDUPLICATED].length, "metrics": summary}
     figures.learning_curves(logs.read_rows(workdir / "metrics.jsonl"), workdir / "learning_curves.png")
-    metadata = {
-        "version": __version__,
-        "model": config.model.to_dict(),
-        "head": config.head.to_dict(),
-        "emotions": dataset.emotions,
-        "input_shape": experiment.recipe.input_shape,
-        "normalization": config.data.normalization,
-        "results": {key: results[key] for key in ("dataset", "split", "selected_on", "examples", "step")},
-    }
+    told = {key: results[key] for key in ("dataset", "split", "selected_on", "examples", "step")}
+    metadata = weights_metadata(experiment) | {"results": told}
     checkpoint.save_weights(workdir / "weights.safetensors", jax.device_get(state.variables), metadata)
     logs.write_json(workdir / "results.json", results)
     return results

@@ -193,6 +193,12 @@ class _Crew:
         self._best = _where(better, state, self._best)
         self._unsaved |= better
 
+    def keep_weights(self, state: train.TrainState) -> None:
+        """Keeps the weights of this epoch, where `train.keep_every` asks for them."""
+        for k, course in self.going():
+            if course.experiment.config.train.keep_every:
+                course.keep_weights(self._stack.member(state, k))
+
     def save(self, state: train.TrainState) -> None:
         """Writes their checkpoints."""
         self._read()
@@ -266,6 +272,7 @@ def fit(courses: Sequence[Course], form: str, *, started: float, until: int | No
                     summaries = stack.summaries(state.variables, "validation")
                     crew.judge(summaries, state)
                     bar.show(validation_accuracy=max(summary["accuracy"] for summary in summaries))
+                crew.keep_weights(state)
                 now = time.perf_counter()
                 # A stack's epochs may be shorter than the writing of its checkpoints.
                 if step == stop or now - saved_at >= save_seconds / SAVING_SHARE:

@@ -6,6 +6,7 @@
 
 explanations.png  a face a row: guided backpropagation, Grad-CAM and occlusion
 activations.png   the maps of some layers for the first face
+training.png      the maps of one layer after some epochs, where the run kept its weights (--config.train.keep_every=5)
 filters.png       the first convolution's filters
 dreams.png        DeepDream of every emotion, from noise and from the first face
 embedding.png     the features before the last layer on their first two principal components
@@ -37,6 +38,7 @@ from fer_jax.recognizer import Recognizer
 from fer_jax.report_figures import Faces
 
 MOST_FACES = 1000  # of a split that are looked at
+EPOCHS_SHOWN = 6
 
 
 def split_faces(
@@ -92,11 +94,13 @@ def visualize(
     *,
     activation_layers: Sequence[str] = (),
     cam_layer: str | None = None,
+    kept: Sequence[Path] = (),
     seed: int = 0,
 ) -> list[Path]:
     """Draws every picture of one network into `output`, which must exist; returns their paths.
 
     Args:
+      kept: weights files of the same network earlier in its training, for training.png.
       activation_layers: names of `explain.maps`; none: some ReLUs from all over the net.
       cam_layer: for Grad-CAM; None: the last map.
       seed: of the dreams.
@@ -107,6 +111,10 @@ def visualize(
         "filters": report_figures.filters(net),
         "dreams": report_figures.dreams(jax.random.key(seed), net, faces),
     }
+    if kept:
+        nets = {path.stem: recognizer.load(path) for path in _some(kept)}
+        layer = activation_layers[0] if activation_layers else None
+        figures["training"] = report_figures.through_training(nets, faces.images[faces.shown()[0]], layer)
     if len(faces.images) >= 3:
         figures["embedding"] = report_figures.embedding(net, faces)
     return _save(figures, output)
@@ -136,6 +144,12 @@ def visualize_several(
     chosen = np.array([some[sure[some].argmax()] for some in members])
     emotions = [shared[label] for label in labels[chosen]]
     return _save(report_figures.across(jax.random.key(seed), nets, images[chosen], emotions, source), output)
+
+
+def _some(kept: Sequence[Path]) -> list[Path]:
+    """At most EPOCHS_SHOWN of the files, the first and the last among them."""
+    places = np.linspace(0, len(kept) - 1, min(EPOCHS_SHOWN, len(kept)))
+    return [kept[place] for place in places.round().astype(int)]
 
 
 def _save(figures: dict, output: Path) -> list[Path]:
@@ -194,7 +208,8 @@ def _one(options: argparse.Namespace) -> list[Path]:
     if len(faces.images) < 3:
         print("no embedding.png: it wants at least three faces")
     layers = {"activation_layers": options.layer, "cam_layer": options.cam_layer}
-    return visualize(net, faces, options.output, **layers, seed=options.seed)
+    kept = sorted((workdir / "weights").glob("epoch-*.safetensors"))
+    return visualize(net, faces, options.output, **layers, kept=kept, seed=options.seed)
 
 
 def _several(options: argparse.Namespace) -> list[Path]:

@@ -1,7 +1,9 @@
 """What explains a network: against hand-written gradients and nets whose answer is known, and the pictures."""
 
+import dataclasses
 import functools
 import json
+from pathlib import Path
 
 import cv2
 import flax.linen as nn
@@ -323,6 +325,20 @@ def test_the_command_draws_pictures_of_files_of_any_size(workdir, tmp_path, caps
         visualize.main([f"--workdir={workdir}", f"--image={tmp_path / 'no.png'}", f"--output={out}"])
     with pytest.raises(SystemExit, match="error: cannot write to"):
         visualize.main([f"--workdir={workdir}", f"--image={files[0]}", f"--output={tmp_path / 'no.png'}"])
+
+
+def test_maps_are_drawn_through_training(workdir):
+    net = recognizer.load(workdir)
+    others = jax.tree.map(lambda leaf: 0.5 * leaf, net.variables["params"])
+    nets = {"epoch-0001": dataclasses.replace(net, variables=net.variables | {"params": others}), "epoch-0002": net}
+    figure = report_figures.through_training(nets, np.full((48, 48, 1), 90, np.float32))
+    maps = [axes.images[0].get_array() for axes in figure.axes if len(axes.images) == 1 and axes.axison is False]
+    assert len(maps) == 16  # eight channels in two rows
+    assert not np.array_equal(maps[0], maps[8])
+    with pytest.raises(UserError, match="unknown layer with a map 'relu_9'"):
+        report_figures.through_training(nets, np.zeros((48, 48, 1), np.float32), "relu_9")
+    kept = [Path(f"epoch-{n:04}.safetensors") for n in range(1, 31)]
+    assert [path.stem[-2:] for path in visualize._some(kept)] == ["01", "07", "13", "18", "24", "30"]
 
 
 def test_neutral_has_a_logit_where_the_head_gives_it_none(workdir):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fer_jax import config as config_lib
-from fer_jax import logs, ops, run, stack, sweep
+from fer_jax import logs, ops, recognizer, run, stack, sweep
 from fer_jax.course import Course
 from fer_jax.errors import UserError
 from tests import tiny_config
@@ -121,6 +121,16 @@ def test_a_member_that_diverges_stops_and_its_neighbours_go_on(experiment, alone
     assert "the loss became" in failed[0]
     np.testing.assert_allclose(losses(tmp_path / "1"), losses(alone / "0")[:16], atol=1e-5)
     assert Course(courses[1].experiment, tmp_path / "1").step == 16
+
+
+def test_weights_of_some_epochs_are_kept_as_alone(data, tmp_path):
+    config = small_config(**{"train.keep_every": 2, "train.epochs": 4})
+    experiment = run.build(config, data)
+    run.fit(experiment, tmp_path / "alone", started=0.0, until=16)
+    stack.fit([Course(experiment, tmp_path / name) for name in "ab"], "grouped", started=0.0, until=16)
+    kept = [[path.name for path in (tmp_path / name / "weights").iterdir()] for name in ("alone", "a", "b")]
+    assert kept == [["epoch-0002.safetensors"]] * 3
+    recognizer.load(tmp_path / "a/weights/epoch-0002.safetensors")
 
 
 def test_interrupted_it_saves_every_member(experiment, tmp_path, monkeypatch):
