@@ -1,7 +1,9 @@
 """The page: wrong files are refused by their header, answers are the network's, nothing stays and nothing leaves."""
 
 import asyncio
+import json
 import os
+import socket
 import struct
 import threading
 import urllib.error
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 
 from fer_jax import checkpoint, explain, heads, models, web, web_analysis, web_html, web_server, web_uploads
-from fer_jax.data import normalization, synthetic
+from fer_jax.data import normalization
 from fer_jax.data.datasets.base import square
 from fer_jax.data.detect import Face
 from fer_jax.data.emotions import BASIC7
@@ -181,10 +183,16 @@ def test_a_clip_longer_than_its_header_says_is_cut_and_says_so(tmp_path, monkeyp
 # What is answered
 
 
+def examined(networks: web_analysis.Networks, image: np.ndarray, name: str = "one") -> list[web_analysis.Seen]:
+    """The faces of one picture."""
+    session = networks.session(name, smoothing=0)
+    session.look(image, 0.0)
+    return session.examine()
+
+
 def test_a_photo_has_the_answers_that_the_network_gives_its_crops(networks, network):
     image = scene((200, 100), (20, 30))
-    session = networks.session("one", smoothing=0)
-    faces = web_analysis.photo(session, image)
+    faces = examined(networks, image)
     crops = np.stack([square(image, 48, (x, y, 64, 64)) for x, y in ((20, 30), (200, 100))])
     expected = network.predict(crops)
     assert [seen.title for seen in faces] == ["Face 1", "Face 2"]  # from left to right
@@ -195,7 +203,7 @@ def test_a_photo_has_the_answers_that_the_network_gives_its_crops(networks, netw
 
 
 def test_grad_cam_is_that_of_explain_and_differs_by_emotion(networks, network):
-    seen = web_analysis.photo(networks.session("one", smoothing=0), scene((20, 30)))[0]
+    seen = examined(networks, scene((20, 30)))[0]
     heats = np.stack([networks.grad_cam(seen, emotion) for emotion in range(7)])
     assert heats.min() >= 0
     assert heats.max() <= 1
@@ -214,11 +222,11 @@ def test_visitors_at_the_same_time_get_the_answers_that_they_would_get_alone(net
     shared = web_analysis.Networks({"one": network}, lambda: bright_squares, align="box")
     places = [(10 + 70 * i, 20 + 100 * j) for j in range(2) for i in range(4)]
     alone = web_analysis.Networks({"one": network}, lambda: bright_squares, align="box")
-    expected = [web_analysis.photo(alone.session("one", smoothing=0), scene(*places[:n])) for n in range(1, 9)]
+    expected = [examined(alone, scene(*places[:n])) for n in range(1, 9)]
     answers, heats = {}, {}
 
     def visit(count):
-        answers[count] = web_analysis.photo(shared.session("one", smoothing=0), scene(*places[:count]))
+        answers[count] = examined(shared, scene(*places[:count]))
         heats[count] = shared.grad_cam(answers[count][0], 2)
 
     threads = [threading.Thread(target=visit, args=(count,)) for count in range(1, 9)]
@@ -314,7 +322,7 @@ def test_intensities_are_shown_of_networks_that_were_trained_for_them(network, v
     rater = Recognizer(model, heads.make_head("intensity", BASIC7), rated, BASIC7, SHAPE, "fer2013")
     both = web_analysis.Networks({"names": network, "rates": rater}, lambda: bright_squares, align="box")
     assert (both.rates_intensity("names"), both.rates_intensity("rates")) == (False, True)
-    seen = web_analysis.photo(both.session("rates", smoothing=0), scene((20, 30)))[0]
+    seen = examined(both, scene((20, 30)), "rates")[0]
     shown = web_html.face(seen, rates_intensity=True)
     assert shown.count("fer-bar") == 7 + 6
     for value in seen.intensities:
@@ -384,3 +392,93 @@ def test_the_private_folder_is_private_and_goes():
         assert os.environ[web_server.FOLDER_VARIABLE] == str(folder)
     assert not folder.exists()
     assert os.environ.get(web_server.FOLDER_VARIABLE) == before
+
+
+# Gradio's server, without a browser
+
+
+@pytest.fixture(scope="module")
+def served(networks):
+    """(the page's address, its private folder), with uploads of at most 300,000 bytes."""
+    pytest.importorskip("gradio", reason="Gradio is absent (extra web)")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+        patch.setattr(web_server, "MAX_BYTES", 300_000)
+        with web_server.private_folder() as folder, web_server.serving(web.page(networks)) as address:
+            yield address, folder
+
+
+def ask(url: str, data: bytes | None = None, kind: str = "application/json") -> tuple[int, bytes]:
+    """(status, body); a refusal is an answer too."""
+    request = urllib.request.Request(url, data, {"Content-Type": kind})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def upload(address: str, name: str, content: bytes) -> tuple[int, bytes]:
+    head = f'--line\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
+    body = head.encode() + content + b"\r\n--line--\r\n"
+    return ask(address + "gradio_api/upload", body, "multipart/form-data; boundary=line")
+
+
+def answered(address: str, path: str) -> dict:
+    """What becomes of a photo said to lie at that path on the server."""
+    config = json.loads(ask(address + "config")[1])
+    event = next(each["id"] for each in config["dependencies"] if each["targets"][0][1] == "upload")
+    given = {"path": path, "orig_name": "photo.png", "meta": {"_type": "gradio.FileData"}}
+    session = {"fn_index": event, "session_hash": f"test{len(path)}"}
+    status, body = ask(address + "gradio_api/queue/join", json.dumps({"data": [given, "one"], **session}).encode())
+    assert status == 200, body
+    with urllib.request.urlopen(address + f"gradio_api/queue/data?session_hash={session['session_hash']}") as events:
+        for line in events:
+            if line.startswith(b"data:") and b"process_completed" in line:
+                return json.loads(line[5:])
+    raise AssertionError("the event was never completed")
+
+
+def test_only_this_machine_is_served_with_our_policy(served, networks):
+    address, _ = served
+    assert address.startswith("http://127.0.0.1:")
+    port = int(address.strip("/").rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=5):
+        pass
+    with pytest.raises(OSError):  # would be served too were it bound to all interfaces
+        socket.create_connection(("127.0.0.2", port), timeout=5)
+    with pytest.raises(UserError, match=f"--port={port} is taken"), web_server.serving(web.page(networks), port=port):
+        pass
+    with urllib.request.urlopen(address) as answer:
+        assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+    config = json.loads(ask(address + "config")[1])
+    assert not config["analytics_enabled"]
+    assert not config["run_history"]
+
+
+def test_no_file_but_its_own_is_served_or_read(served, tmp_path):
+    address, _ = served
+    (tmp_path / "mine.txt").write_text("a secret")
+    checkout = Path(web.__file__).parents[1] / "pyproject.toml"
+    for path in ("/etc/passwd", checkout, "pyproject.toml", "../pyproject.toml", tmp_path / "mine.txt"):
+        status, body = ask(f"{address}gradio_api/file={path}")
+        assert status in (403, 404), path
+        assert b"a secret" not in body
+    photo = write_image(tmp_path / "photo.png", scene((20, 30)))
+    assert not answered(address, str(photo))["success"]
+    assert photo.exists()
+
+
+def test_an_upload_is_answered_and_gone_and_a_large_one_refused(served):
+    address, folder = served
+    status, body = upload(address, "photo.png", cv2.imencode(".png", scene((20, 30)))[1].tobytes())
+    assert status == 200
+    (path,) = json.loads(body)
+    assert folder in Path(path).parents
+    answer = answered(address, path)
+    assert answer["success"]
+    assert "photo.png: 1 face (network one)" in answer["output"]["data"][0]
+    assert not Path(path).exists()
+    assert upload(address, "photo.png", bytes(400_000))[0] == 413  # by Gradio
+    assert upload(address, "photo.png", bytes(2_000_000))[0] == 413  # by Guard
+    assert not [file for file in folder.rglob("*") if file.is_file() and file.stat().st_size]
