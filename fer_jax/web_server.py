@@ -1,0 +1,126 @@
+"""Serving the page safely: on 127.0.0.1, from a private folder, with limits, and with nothing asked from outside."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from fer_jax import web_html
+from fer_jax.errors import UserError
+from fer_jax.web_uploads import MAX_BYTES
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+T = TypeVar("T")
+PORT = 7860
+# Where Gradio puts uploads, and what else it keeps, by default in ./.gradio.
+FOLDER_VARIABLES = ("GRADIO_TEMP_DIR", "GRADIO_EXAMPLES_CACHE")
+
+# The last resort should Gradio's page ask for something from outside: the browser refuses.
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; "
+    "connect-src 'self' data: blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
+)
+
+
+def receive(upload: str, read: Callable[[Path, str], T]) -> T:
+    """What `read(path, name)` makes of an uploaded file, which is removed; an open one goes on being readable.
+
+    Raises:
+      UserError: what `read` raises, or the file lies elsewhere than uploads do, or was removed meanwhile.
+    """
+    path = Path(upload).resolve()
+    if Path(os.environ[FOLDER_VARIABLES[0]]).resolve() not in path.parents:
+        raise UserError(f"{path.name} was not uploaded here")
+    try:
+        return read(path, path.name)
+    except FileNotFoundError:
+        raise UserError(f"{path.name} is no longer there: upload it again") from None
+    finally:
+        path.unlink(missing_ok=True)
+
+
+class Guard:
+    """ASGI middleware: our Content-Security-Policy on every answer, and no request larger than an upload may be."""
+
+    ROOM = 2**20  # bytes of a request beyond the file in it
+
+    def __init__(self, app):
+        self._app = app
+
+    async def __call__(self, scope, receive, send):
+        async def send_guarded(message):
+            if message["type"] == "http.response.start":
+                headers = [("content-security-policy", POLICY), ("referrer-policy", "no-referrer")]
+                encoded = [(name.encode(), value.encode()) for name, value in headers]
+                message = message | {"headers": [*message.get("headers", []), *encoded]}
+            await send(message)
+
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if length.isdigit() and int(length) > MAX_BYTES + self.ROOM:
+            await send({"type": "http.response.start", "status": 413, "headers": []})
+            await send({"type": "http.response.body", "body": b"larger than an upload may be"})
+            return
+        await self._app(scope, receive, send_guarded)
+
+
+@contextlib.contextmanager
+def private_folder() -> Iterator[Path]:
+    """A folder that only this user can read, for all that Gradio writes; removed with its content at the end."""
+    before = {name: os.environ.get(name) for name in FOLDER_VARIABLES}
+    with tempfile.TemporaryDirectory(prefix="fer_jax_web_", ignore_cleanup_errors=True) as folder:
+        os.environ.update(dict.fromkeys(FOLDER_VARIABLES, folder))
+        try:
+            yield Path(folder)
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name)
+                if value is not None:
+                    os.environ[name] = value
+
+
+@contextlib.contextmanager
+def serving(blocks: "gr.Blocks", *, port: int | None = None, share: bool = False) -> Iterator[str]:
+    """Serves a page on 127.0.0.1; gives its address. Within `private_folder`.
+
+    Args:
+      port: None is PORT, or one of the hundred after it that is free.
+
+    Raises:
+      UserError: the port is taken.
+    """
+    import gradio as gr
+    from starlette.middleware import Middleware
+
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # the visitor's own
+    try:
+        _, local, public = blocks.queue(max_size=32, default_concurrency_limit=2).launch(
+            server_name="127.0.0.1",
+            server_port=port,
+            share=share,
+            max_file_size=MAX_BYTES,
+            allowed_paths=[],
+            theme=gr.themes.Default(**fonts),
+            css=web_html.STYLE,
+            footer_links=[],
+            run_history=False,  # would keep the answers, with the faces in them, in the browser's storage
+            enable_monitoring=False,
+            mcp_server=False,
+            ssr_mode=False,
+            prevent_thread_lock=True,
+            quiet=True,
+            app_kwargs={"middleware": [Middleware(Guard)]},
+        )
+    except OSError as error:
+        raise UserError(f"--port={port or PORT} is taken: choose another, or none for a free one") from error
+    try:
+        yield public or local
+    finally:
+        blocks.close(verbose=False)
