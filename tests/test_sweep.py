@@ -1,5 +1,6 @@
 """Sweeps: which members there are, tables against known statistics, and a sweep of tiny runs that is cut short."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -90,15 +91,15 @@ def test_axes_are_read_from_the_command_line():
         sweep.read_axis("optim.learning_rate")
 
 
-def test_the_ablations_of_the_stanford_paper_are_valid():
-    path = ROOT / "configs" / "ablations" / "stanford.py"
-    spec = sweep.importlib.util.spec_from_file_location("stanford", path)
-    module = sweep.importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    planned = sweep.members(module.get_config(), [sweep.declared(path), config_lib.seeds(3)])
-    assert len(planned) == 27
+@pytest.mark.parametrize("name", ["cmu", "lviv", "stanford", "xu"])
+def test_the_ablations_of_the_papers_are_valid(name):
     from fer_jax import models
 
+    path = ROOT / "configs" / "ablations" / f"{name}.py"
+    module = importlib.import_module(f"configs.ablations.{name}")
+    assert f"--config=configs/ablations/{name}.py" in module.__doc__
+    planned = sweep.members(module.get_config(), [sweep.declared(path), config_lib.seeds(3)])
+    assert len({member.cell for member in planned}) == len(planned) / 3 >= 4
     for member in planned[::3]:
         models.create(member.config.model.name, num_outputs=7, **config_lib.model_options(member.config))
 

@@ -1,6 +1,7 @@
-"""What mini-Xception owes to its depthwise-separable convolutions, and to its width: a table of four cells.
+"""Affine layers or global average pooling, standard or depthwise-separable convolutions, and the optimizers.
 
-Paper: Kaskun et al., Lviv, section 3.
+Paper: Kaskun et al., Lviv, section 3 and figure 5. The net is a `conv_affine` of four 3x3 convolutions, in which both
+are switches; configs/mini_xception.py has model.options.separable as well.
 Command: python -m fer_jax.sweep --config=configs/ablations/lviv.py:fer2013 --data_dir=PATH --seeds=5
 """
 
@@ -11,16 +12,21 @@ from fer_jax.config import default_config, product, use_dataset
 
 def get_config(dataset: str = "fer2013") -> ConfigDict:
     config = use_dataset(default_config(), dataset or "fer2013")
-    config.model.name = "mini_xception"
+    config.model.name = "deep"
+    config.model.options.kernels = 3
+    config.model.options.global_pool = False
+    config.model.options.separable = False
     config.model.input_shape = (48, 48, 1)
     config.data.normalization = "symmetric"
     config.optim.name = "adam"
-    config.optim.learning_rate = 2e-3
+    config.optim.learning_rate = 1e-3
     config.train.batch_size = 64
     config.train.epochs = 30
     return config.lock()
 
 
 def sweep() -> list[dict]:
-    widths = ((16, 32, 64, 128), (8, 16, 32, 64))
-    return product(model__options__separable=(True, False), model__options__filters=widths)
+    nets = product(model__options__global_pool=(False, True), model__options__separable=(False, True))
+    rates = {"adam": 1e-3, "sgd": 0.02, "rmsprop": 1e-3, "adagrad": 0.01}
+    others = [{"optim.name": name, "optim.learning_rate": rate} for name, rate in rates.items() if name != "adam"]
+    return nets + others

@@ -1,0 +1,26 @@
+"""What to do about rare classes, with a small and a large network: class weights, balanced batches, or nothing.
+
+Paper: Dikshit et al., CMU, section 4: baseline5 and ResNet18 with weighted cross-entropy.
+Command: python -m fer_jax.sweep --config=configs/ablations/cmu.py:affectnet --data_dir=PATH --seeds=3
+"""
+
+from ml_collections import ConfigDict
+
+from fer_jax.config import default_config, use_dataset
+
+
+def get_config(dataset: str = "affectnet") -> ConfigDict:
+    config = use_dataset(default_config(), dataset or "affectnet")
+    config.model.name = "baseline5"
+    config.model.input_shape = (224, 224, 3)
+    config.data.normalization = "per_channel"
+    config.optim.name = "adam"
+    config.optim.learning_rate = 1e-3
+    config.train.batch_size = 64
+    config.train.epochs = 20
+    return config.lock()
+
+
+def sweep() -> list[dict]:
+    rules = [{"head.class_weights": "none"}, {"head.class_weights": "inverse"}, {"data.sampling": "balanced"}]
+    return [{"model.name": name} | rule for name in ("baseline5", "resnet18") for rule in rules]
