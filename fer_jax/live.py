@@ -61,16 +61,16 @@ class Analyzer:
         self.unaligned = 0  # faces whose landmarks could not be used; they are left out
         self._detector, self._align = detector, align
         self._tracker = Tracker(smoothing=smoothing)
-        # The side that the pictures had which it was trained on, from which it resizes them itself.
+        # Of the crops: the side that the pictures had which it was trained on, from which it resizes them itself.
         trained_on = DATASETS.get(network.dataset)
-        self._side = trained_on.IMAGE_SHAPE[0] if trained_on else network.input_shape[0]
+        self.side = trained_on.IMAGE_SHAPE[0] if trained_on else network.input_shape[0]
 
     def faces(self, image: np.ndarray, time: float) -> list[TrackedFace]:
         """The faces of an image uint8 [H, W, 3], RGB, `time` seconds after the start."""
         boxes, crops = [], []
         for face in self._detector(image):
             try:
-                crops.append(crop(image, face, side=self._side, align=self._align))
+                crops.append(crop(image, face, side=self.side, align=self._align))
                 boxes.append(face.box)
             except ValueError:  # landmarks that span no rectangle, as of a face in profile
                 self.unaligned += 1
@@ -92,7 +92,7 @@ class Analyzer:
         self.network.predict(self._nobody(faces), batch_size=BATCH)
 
     def _nobody(self, count: int) -> np.ndarray:
-        return np.zeros((count, self._side, self._side, 3), np.uint8)
+        return np.zeros((count, self.side, self.side, 3), np.uint8)
 
 
 def crop(image: np.ndarray, face: Face, *, side: int, align: str) -> np.ndarray:

@@ -236,12 +236,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             new_detector = functools.partial(make_detector, options.detector, options.model, **settings)
             new_detector()  # fails here, not on the page
             networks = load_networks(options.weights, make_detector=new_detector, align=options.align)
-            with (
-                web_server.private_folder(),
-                web_server.serving(
-                    page(networks, public=options.share), port=options.port, share=options.share
-                ) as address,
-            ):
+            with live.undisturbed():
+                networks.warm_up()
+            served = {"port": options.port, "share": options.share}
+            folder = web_server.private_folder()
+            with folder, web_server.serving(page(networks, public=options.share), **served) as address:
                 print(f"{address} - Ctrl-C ends it", flush=True)
                 if options.share:
                     print(PUBLIC, flush=True)

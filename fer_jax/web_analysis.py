@@ -153,7 +153,7 @@ class Session:
     def seen(self, tracked: TrackedFace, title: str = "") -> Seen:
         """A face of the last image, with the answer to this image alone."""
         face = self._found[tracked.box]
-        view, given = (crop(self.image, face, side=side, align=self._align) for side in (VIEW, self._analyzer._side))
+        view, given = (crop(self.image, face, side=side, align=self._align) for side in (VIEW, self._analyzer.side))
         answers = tracked.probabilities, tracked.intensities
         return Seen(view, given, *answers, self.emotions, self.name, title)
 

@@ -1,6 +1,7 @@
 """The page without a browser: answers are the network's, nothing stays on the disk, no other file is served."""
 
 import asyncio
+import http.client
 import json
 import os
 import socket
@@ -380,6 +381,12 @@ def test_an_upload_is_answered_and_gone_and_a_large_one_refused(served):
     assert answer["success"]
     assert "photo.png: 1 face (network one)" in answer["output"]["data"][0]
     assert not Path(path).exists()
-    assert upload(address, "photo.png", bytes(400_000))[0] == 413  # by Gradio
-    assert upload(address, "photo.png", bytes(2_000_000))[0] == 413  # by Guard
+    assert upload(address, "photo.png", bytes(301_000))[0] == 413  # by Gradio
+    host = address.removeprefix("http://").strip("/")
+    announced = http.client.HTTPConnection(host, timeout=30)  # by Guard, before any of it has come
+    announced.putrequest("POST", "/gradio_api/upload")
+    announced.putheader("Content-Length", "2000000")
+    announced.endheaders()
+    assert announced.getresponse().status == 413
+    announced.close()
     assert not [file for file in folder.rglob("*") if file.is_file() and file.stat().st_size]
