@@ -12,7 +12,7 @@ nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("data", ["synthetic", "fer2013"])
+@pytest.mark.parametrize("data", [pytest.param("synthetic", marks=pytest.mark.slow), "fer2013"])
 def test_the_notebook_runs_from_top_to_bottom(data, tmp_path, monkeypatch):
     monkeypatch.setenv("FER_JAX_EPOCHS", "1")
     monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))

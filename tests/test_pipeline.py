@@ -130,7 +130,7 @@ def dataset(counts):
 
 
 def test_residence_is_chosen_by_size_unless_it_is_asked_for(mesh, monkeypatch):
-    monkeypatch.setattr(pipeline, "_memory", lambda device: 10_000_000)
+    monkeypatch.setattr(pipeline, "device_memory", lambda device: 10_000_000)
     assert pipeline.choose_residence("auto", dataset({"train": 1000}), mesh) == "device"
     assert pipeline.choose_residence("auto", dataset({"train": 1000, "test": 1000}), mesh) == "stream"
     assert pipeline.choose_residence("device", dataset({"train": 9000}), mesh) == "device"

@@ -81,6 +81,9 @@ def uninterrupted(request, data_dir, environment, tmp_path_factory):
     return workdir, residence, result
 
 
+RESIDENT = pytest.mark.parametrize("uninterrupted", ["device"], indirect=True)  # where the residence makes no difference
+
+
 def weights(workdir):
     return checkpoint.load_weights(workdir / "weights.safetensors")
 
@@ -176,6 +179,7 @@ def count_lines(path):
     return path.read_text().count("\n") if path.exists() else 0
 
 
+@RESIDENT
 def test_running_a_finished_run_again_only_reports(uninterrupted, data_dir, environment):
     workdir, residence, first = uninterrupted
     before = (workdir / "metrics.jsonl").read_bytes()
@@ -186,6 +190,7 @@ def test_running_a_finished_run_again_only_reports(uninterrupted, data_dir, envi
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
 
+@RESIDENT
 def test_another_config_in_the_same_workdir_is_refused_with_the_difference(uninterrupted, data_dir, environment):
     workdir, residence, _ = uninterrupted
     result = execute(environment, data_dir, workdir, residence, "--config.optim.learning_rate=0.123")
@@ -194,6 +199,7 @@ def test_another_config_in_the_same_workdir_is_refused_with_the_difference(unint
     assert "Traceback" not in result.stderr
 
 
+@RESIDENT
 def test_other_data_in_the_same_workdir_is_refused(uninterrupted, environment, tmp_path):
     workdir, residence, _ = uninterrupted
     other = write_fer2013(tmp_path / "other", train=140, seed=5)
@@ -243,6 +249,7 @@ def test_an_intensity_head_trains_on_eight_devices_and_reports_its_rmse(tmp_path
     assert "RMSE" in run.format_results(results)
 
 
+@RESIDENT
 def test_training_may_begin_with_the_weights_of_another_run(uninterrupted, data_dir, environment, tmp_path):
     workdir = uninterrupted[0]
     given = f"--config.model.pretrained={workdir / 'weights.safetensors'}"
