@@ -81,7 +81,8 @@ def uninterrupted(request, data_dir, environment, tmp_path_factory):
     return workdir, residence, result
 
 
-RESIDENT = pytest.mark.parametrize("uninterrupted", ["device"], indirect=True)  # where the residence makes no difference
+# Where the residence makes no difference.
+RESIDENT = pytest.mark.parametrize("uninterrupted", ["device"], indirect=True)
 
 
 def weights(workdir):
