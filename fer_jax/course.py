@@ -4,6 +4,7 @@
 """
 
 import logging
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,6 +139,37 @@ def fresh_state(experiment: "Experiment") -> tuple[train.TrainState, jax.Array]:
     same_outputs = metadata["emotions"] and tuple(metadata["emotions"]) == experiment.dataset.emotions
     state = train.init_state(recipe, init_key, pretrained["normalizer"], mesh, ema=ema)
     return _begin_with(state, pretrained, recipe, keep_output=bool(same_outputs)), step_key
+
+
+class Clock:
+    """Wall-clock figures of a run, for timing.jsonl: until its first step, and of each epoch."""
+
+    def __init__(self, started: float):
+        """`started`: `time.perf_counter()` when the command began."""
+        self._started = started
+        self._epoch_started: float | None = None
+
+    def step(self, step: int, images: int, results: dict) -> dict | None:
+        """Steps up to `step` were begun, with so many images; after the first ones the row of how long they took."""
+        if self._epoch_started is not None:
+            self._images += images
+            return None
+        jax.block_until_ready(results)
+        self._epoch_started, self._images = time.perf_counter(), 0  # those first steps compiled as well
+        return {"step": step, "seconds_to_first_step": self._epoch_started - self._started}
+
+    def trained(self) -> None:
+        """The steps of an epoch are done; evaluation and checkpoints follow."""
+        self._trained = time.perf_counter()
+
+    def epoch(self, step: int) -> dict:
+        """Those are done, too: the row of the epoch."""
+        now = time.perf_counter()
+        row = {"step": step, "train_seconds": self._trained - self._epoch_started, "other_seconds": now - self._trained}
+        if self._images:
+            row["images_per_second"] = self._images / row["train_seconds"]
+        self._epoch_started, self._images = now, 0
+        return row
 
 
 def _begin(experiment: "Experiment", last: checkpoint.Checkpoints, workdir: Path):

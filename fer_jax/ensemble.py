@@ -61,12 +61,8 @@ def predict_views(
         answers = net.answer(variables, every.reshape(-1, *every.shape[2:]))
         return [each.reshape(count, len(batch), -1).mean(0) for each in answers]
 
-    variables, at_once, parts = jax.device_put(net.variables), max(1, batch_size // count), []
-    for start in range(0, len(images), at_once):
-        batch = images[start : start + at_once]
-        padded = np.pad(batch, ((0, at_once - len(batch)), (0, 0), (0, 0), (0, 0)))
-        parts.append([part[: len(batch)] for part in jax.device_get(answer(variables, padded))])
-    return Prediction(*map(np.concatenate, zip(*parts, strict=True)), net.emotions)
+    show_all = functools.partial(answer, jax.device_put(net.variables))
+    return Prediction(*recognizer.in_batches(show_all, images, max(1, batch_size // count)), net.emotions)
 
 
 def mean_probabilities(members: Sequence[Recognizer], images: np.ndarray, emotions: tuple[str, ...]) -> np.ndarray:

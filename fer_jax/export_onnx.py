@@ -122,7 +122,7 @@ class _Pool:
         # ONNX pools all axes after the first two.
         whole = [axis for axis, size in enumerate(window) if size == 1][:2]
         if len(whole) < 2 or {*options["base_dilation"], *options["window_dilation"]} != {1}:
-            raise NotImplementedError("pooling over all axes or with dilation")
+            raise ValueError("ONNX has no pooling over all axes or with dilation")
         pooled = [axis for axis in range(len(window)) if axis not in whole]
         order = [*whole, *pooled]
         attributes = {
@@ -152,7 +152,7 @@ class _Pad:
         build, sides = context.builder, equation.params["padding_config"]
         (x, fill), (y,) = equation.invars, equation.outvars
         if any(between for _, _, between in sides):
-            raise NotImplementedError("padding between values")
+            raise ValueError("ONNX has no padding between values")
         pads = np.array([side[end] for end in (0, 1) for side in sides], np.int64)
         pads = build.add_initializer_from_array(context.fresh_name("pads"), pads)
         value = context.get_value_for_var(x)

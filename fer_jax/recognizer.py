@@ -8,8 +8,9 @@ prediction.probabilities                      # float32 [n, classes], columns in
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -54,17 +55,11 @@ class Recognizer:
         Batches are padded to a power of two, so that any number of faces compiles only a few programs; a face has
         the same answer alone and among others.
         """
-        parts = []
-        for start in range(0, len(images), batch_size):
-            batch = np.asarray(images[start : start + batch_size])
-            padding = min(_bucket(len(batch)), batch_size) - len(batch)
-            padded = np.pad(batch, ((0, padding), (0, 0), (0, 0), (0, 0))) if padding else batch
-            answers = jax.device_get(self._forward(self._device_variables, padded))
-            parts.append([answer[: len(batch)] for answer in answers])
-        if not parts:
+        if not len(images):
             widths = len(self.emotions), len(expressed(self.emotions))
-            parts = [[np.zeros((0, width), np.float32) for width in widths]]
-        return Prediction(*map(np.concatenate, zip(*parts, strict=True)), self.emotions)
+            return Prediction(*(np.zeros((0, width), np.float32) for width in widths), self.emotions)
+        answers = in_batches(functools.partial(self._forward, self._device_variables), images, batch_size)
+        return Prediction(*answers, self.emotions)
 
     def answer(self, variables: dict, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The pure function of `predict`, for a program of one's own: (probabilities [B, C], intensities [B, E])."""
@@ -81,9 +76,20 @@ class Recognizer:
         return jax.device_put(self.variables)
 
 
-def _bucket(count: int) -> int:
-    """The power of two at or above a count."""
-    return 1 << (count - 1).bit_length()
+def in_batches(function: Callable, images: np.ndarray, batch_size: int) -> Any:
+    """function(images) of images [n, ...], n above 0: an array [n, ...], or a tree of them, on the host.
+
+    The function is asked for at most `batch_size` at once, and always for a power of two or for `batch_size`.
+    """
+    parts = []
+    for start in range(0, len(images), batch_size):
+        batch = np.asarray(images[start : start + batch_size])
+        bucket = 1 << (len(batch) - 1).bit_length()
+        padding = min(bucket, batch_size) - len(batch)
+        padded = np.pad(batch, ((0, padding), *[(0, 0)] * (batch.ndim - 1))) if padding else batch
+        answers, count = jax.device_get(function(padded)), len(batch)
+        parts.append(jax.tree.map(lambda answer, count=count: answer[:count], answers))
+    return jax.tree.map(lambda *some: np.concatenate(some), *parts)
 
 
 def load(source: Path | str) -> Recognizer:

@@ -6,7 +6,7 @@ where that is known, else for the one that the network sees.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -20,7 +20,7 @@ from fer_jax import explain, heads
 from fer_jax.data import normalization
 from fer_jax.errors import unknown
 from fer_jax.imaging import to_input
-from fer_jax.recognizer import Recognizer
+from fer_jax.recognizer import Recognizer, in_batches
 
 CHANNELS_SHOWN = 8
 LAYERS_SHOWN = 5
@@ -42,7 +42,7 @@ class Faces:
     def of_images(cls, net: Recognizer, images: np.ndarray, labels: np.ndarray, source: str) -> "Faces":
         """Those of images [n, H, W, 1 or 3] of any size on 0..255."""
         resize = functools.partial(to_input, input_shape=net.input_shape)
-        inputs = in_batches(jax.jit(resize), np.asarray(images))
+        inputs = in_batches(jax.jit(resize), images, _BATCH)
         return cls(inputs, labels, net.predict(inputs).probabilities, source)
 
     def shown(self) -> np.ndarray:
@@ -138,23 +138,12 @@ def activations(net: Recognizer, faces: Faces, layers: Sequence[str] = ()) -> Fi
     layers = layers or _spread(known)
     activate = jax.jit(lambda v, x: {layer: explain.activations(model, v, x, layer=layer) for layer in layers})
     maps = {name: np.asarray(value[0], np.float32) for name, value in activate(net.variables, inputs).items()}
-    heading = f"Activation maps of a face ({emotion}): {faces.source}"
-    figure, grid = _grid(len(maps), CHANNELS_SHOWN + 1, heading, left=1.5)
-    for axes in grid.flat:
-        axes.axis("off")
-    for row, (name, value) in zip(grid, maps.items(), strict=True):
-        height, width, channels = value.shape
-        strongest = np.argsort(-np.abs(value).mean((0, 1)), kind="stable")[:CHANNELS_SHOWN]
-        for axes, channel in zip(row[1:], np.sort(strongest), strict=False):
-            axes.imshow(value[..., channel], cmap="magma", interpolation="nearest")
-            axes.set_title(f"channel {channel}", fontsize=6.5, pad=2)
+    rows = []
+    for name, value in maps.items():
+        strongest, (height, width, channels) = _strongest(value), value.shape
         text = f"{name}\n{height} x {width}\n{len(strongest)} strongest of\n{channels} channels"
-        row[0].text(1, 0.5, text, transform=row[0].transAxes, ha="right", va="center", fontsize=8)
-    # The face stands under no map: beside the first layer's text there is no room, so it gets the first place.
-    inset = grid[0, 0].inset_axes([-0.75, 0, 0.95, 0.95])
-    _bare(inset)
-    _show(inset, face)
-    return _footed(figure, "dark: weak, bright: strong; each map has its own scale")
+        rows.append((text, value, strongest))
+    return _draw_maps(rows, face, f"Activation maps of a face ({emotion}): {faces.source}")
 
 
 def through_training(nets: Mapping[str, Recognizer], face: np.ndarray, layer: str | None = None) -> Figure:
@@ -178,16 +167,26 @@ def through_training(nets: Mapping[str, Recognizer], face: np.ndarray, layer: st
     layer = layer or some[len(some) // 2]
     activate = jax.jit(lambda v, x: explain.activations(model, v, x, layer=layer)[0])
     maps = [np.asarray(activate(n.variables, x), np.float32) for n, x in zip(nets.values(), inputs, strict=True)]
-    channels = np.sort(np.argsort(-np.abs(maps[-1]).mean((0, 1)), kind="stable")[:CHANNELS_SHOWN])
-    figure, grid = _grid(len(nets), CHANNELS_SHOWN + 1, f"The maps of {layer} through training", left=1.2)
+    rows = [(name, value, _strongest(maps[-1])) for name, value in zip(nets, maps, strict=True)]
+    return _draw_maps(rows, face, f"The maps of {layer} through training")
+
+
+def _strongest(value: np.ndarray) -> np.ndarray:
+    """The channels of a map [h, w, C] with the largest mean magnitude, in their order."""
+    return np.sort(np.argsort(-np.abs(value).mean((0, 1)), kind="stable")[:CHANNELS_SHOWN])
+
+
+def _draw_maps(rows: Sequence[tuple[str, np.ndarray, np.ndarray]], face: np.ndarray, heading: str) -> Figure:
+    """A row of maps for each (text, map [h, w, C], channels of it), and the face that they are of."""
+    figure, grid = _grid(len(rows), CHANNELS_SHOWN + 1, heading, left=1.5)
     for axes in grid.flat:
         axes.axis("off")
-    for row, name, value in zip(grid, nets, maps, strict=True):
-        row[0].text(1, 0.5, name, transform=row[0].transAxes, ha="right", va="center", fontsize=8)
-        for axes, channel in zip(row[1:], channels, strict=False):
+    for line, (text, value, channels) in zip(grid, rows, strict=True):
+        line[0].text(1, 0.5, text, transform=line[0].transAxes, ha="right", va="center", fontsize=8)
+        for axes, channel in zip(line[1:], channels, strict=False):
             axes.imshow(value[..., channel], cmap="magma", interpolation="nearest")
-    for axes, channel in zip(grid[0, 1:], channels, strict=False):
-        axes.set_title(f"channel {channel}", fontsize=6.5, pad=2)
+            axes.set_title(f"channel {channel}", fontsize=6.5, pad=2)
+    # The face stands under no map: beside the first row's text there is no room, so it gets the first place.
     inset = grid[0, 0].inset_axes([-0.75, 0, 0.95, 0.95])
     _bare(inset)
     _show(inset, face)
@@ -266,7 +265,7 @@ def embedding(net: Recognizer, faces: Faces) -> Figure:
     """The features before the last layer of at least three faces on their first two principal components."""
     model = emotion_model(net)
     ask = jax.jit(lambda v, x: explain.features(model, v, normalization.apply(x, v["normalizer"])))
-    features = in_batches(functools.partial(ask, net.variables), faces.images)
+    features = in_batches(functools.partial(ask, net.variables), faces.images, _BATCH)
     places, shares = map(np.asarray, explain.principal_components(jnp.asarray(features)))
     labels = faces.targets()
     figure = Figure(figsize=(7.2, 5.6), dpi=130, layout="constrained")
@@ -343,16 +342,6 @@ def across(
             _show(grids["dreams"][row, column], dreamt[target])
         grids["dreams"][0, column].set_title(name, fontsize=8)
     return figures
-
-
-def in_batches(function: Callable, images: np.ndarray) -> np.ndarray:
-    """function(images) of images [n, ...], compiled for one batch size."""
-    parts = []
-    for start in range(0, len(images), _BATCH):
-        batch = images[start : start + _BATCH]
-        padded = np.pad(batch, ((0, min(_BATCH, len(images)) - len(batch)), (0, 0), (0, 0), (0, 0)))
-        parts.append(np.asarray(function(padded))[: len(batch)])
-    return np.concatenate(parts)
 
 
 def _spread(known: dict[str, jax.ShapeDtypeStruct]) -> list[str]:

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from fer_jax import checkpoint, figures, heads, logs, metrics, models, optim, sharding, train
 from fer_jax import config as config_lib
-from fer_jax.course import Course, weights_metadata
+from fer_jax.course import Clock, Course, weights_metadata
 from fer_jax.data import audit, normalization, pipeline, prepare
 from fer_jax.errors import UserError
 from fer_jax.evaluate import Evaluator
@@ -196,7 +196,7 @@ def fit(
         mesh=experiment.mesh,
         stop=stop,
     )
-    first = True
+    clock = Clock(started)
     with (
         train.Interruption() as interruption,
         logs.ProgressBar(total=stop * order.batch_size, done=course.step * order.batch_size) as bar,
@@ -205,18 +205,14 @@ def fit(
             state, results = next(steps)
             course.add(results)
             images = results["loss"].size * order.batch_size
-            if first:
-                jax.block_until_ready(results)
-                course.log.timing({"step": course.step, "seconds_to_first_step": time.perf_counter() - started})
-                epoch_started, epoch_images, first = time.perf_counter(), 0, False
-            else:
-                epoch_images += images
+            if row := clock.step(course.step, images, results):
+                course.log.timing(row)
             bar.advance(images)
             epoch_ends = course.step % order.steps_per_epoch == 0
             if epoch_ends or len(course.window) >= config.train.log_every:
                 bar.show(loss=course.write())
             if epoch_ends:
-                trained = time.perf_counter()
+                clock.trained()
                 if "validation" in experiment.splits:
                     summary, _ = experiment.evaluate(state.variables, "validation")
                     if course.judge(summary):
@@ -224,16 +220,7 @@ def fit(
                     bar.show(validation_accuracy=summary["accuracy"])
                 course.keep_weights(state)
                 course.save(state)
-                now = time.perf_counter()
-                timing = {
-                    "step": course.step,
-                    "train_seconds": trained - epoch_started,
-                    "other_seconds": now - trained,
-                }
-                if epoch_images:
-                    timing["images_per_second"] = epoch_images / timing["train_seconds"]
-                course.log.timing(timing)
-                epoch_started, epoch_images = now, 0
+                course.log.timing(clock.epoch(course.step))
             if interruption.signum and course.step < stop:
                 if not epoch_ends:
                     course.save(state)

@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 
 from fer_jax import config as config_lib
 from fer_jax import logs, metrics, ops, sharding, train
-from fer_jax.course import Course, fresh_state
+from fer_jax.course import Clock, Course, fresh_state
 from fer_jax.data.pipeline import EvalOrder, ResidentSplit, device_memory, gather
 from fer_jax.errors import UserError, unknown
 from fer_jax.evaluate import eval_step
@@ -246,7 +246,7 @@ def fit(courses: Sequence[Course], form: str, *, started: float, until: int | No
     state = stack.join([course.start for course in courses])
     keys = stack.join([course.key for course in courses])
     crew = _Crew(courses, stack, state)
-    first, saved_at, save_seconds = True, 0.0, 0.0
+    clock, saved_at, save_seconds = Clock(started), 0.0, 0.0
     with (
         train.Interruption() as interruption,
         logs.ProgressBar(total=stop * images_a_step, done=step * images_a_step) as bar,
@@ -256,18 +256,14 @@ def fit(courses: Sequence[Course], form: str, *, started: float, until: int | No
             crew.add(results)
             images = len(results["loss"]) * images_a_step
             step += len(results["loss"])
-            if first:
-                jax.block_until_ready(results)
-                crew.timing({"step": step, "seconds_to_first_step": time.perf_counter() - started})
-                epoch_started, epoch_images, first = time.perf_counter(), 0, False
-            else:
-                epoch_images += images
+            if row := clock.step(step, images, results):
+                crew.timing(row)
             bar.advance(images)
             epoch_ends = step % steps_per_epoch == 0
             if epoch_ends or crew.waiting >= experiment.config.train.log_every:
                 bar.show(loss=crew.write())
             if epoch_ends:
-                trained = time.perf_counter()
+                clock.trained()
                 if "validation" in experiment.splits:
                     summaries = stack.summaries(state.variables, "validation")
                     crew.judge(summaries, state)
@@ -279,12 +275,7 @@ def fit(courses: Sequence[Course], form: str, *, started: float, until: int | No
                     crew.save(state)
                     saved_at = time.perf_counter()
                     save_seconds = saved_at - now
-                now = time.perf_counter()
-                timing = {"step": step, "train_seconds": trained - epoch_started, "other_seconds": now - trained}
-                if epoch_images:
-                    timing["images_per_second"] = epoch_images / timing["train_seconds"]
-                crew.timing(timing)
-                epoch_started, epoch_images = now, 0
+                crew.timing(clock.epoch(step))
             if interruption.signum and step < stop:
                 crew.save(state)
                 crew.close()

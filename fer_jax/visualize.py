@@ -25,13 +25,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fer_jax import recognizer, report_figures
 from fer_jax.data import prepare
+from fer_jax.data.datasets.base import read_image
 from fer_jax.errors import UserError
 from fer_jax.imaging import to_input
 from fer_jax.recognizer import Recognizer
@@ -77,11 +77,10 @@ def faces_of_files(net: Recognizer, paths: Sequence[Path]) -> Faces:
     """
     images = []
     for path in paths:
-        data = path.read_bytes() if path.is_file() else b""
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+        image = read_image(path)
         if image is None:
             raise UserError(f"{path} cannot be read as an image: give PNG or JPEG files of one cropped face each")
-        images.append(to_input(jnp.asarray(image[None, ..., ::-1]), net.input_shape)[0])
+        images.append(to_input(jnp.asarray(image[None]), net.input_shape)[0])
     images = np.stack(images)
     labels = np.full(len(images), -1)
     return Faces(images, labels, net.predict(images).probabilities, f"{len(images)} image files")

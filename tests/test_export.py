@@ -11,12 +11,12 @@ import pytest
 from flax import traverse_util
 from jax import lax
 
-from fer_jax import checkpoint, export, export_onnx, heads, models, recognizer, run
+from fer_jax import checkpoint, export, export_onnx, heads, models, recognizer
 from fer_jax.data import prepare
 from fer_jax.data.emotions import BASIC7, expressed
 from fer_jax.errors import UserError
-from tests import tiny_config
-from tests.faces import noise_arrays, write_fer2013
+from tests.faces import noise_arrays
+from tests.finished import finished_runs
 
 FORMS = ("stablehlo", "onnx", "safetensors")
 NEEDED = {"stablehlo": ("flatbuffers",), "onnx": ("jax2onnx", "onnx", "onnxruntime"), "safetensors": ()}
@@ -36,14 +36,8 @@ def form(request):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run of a tiny conv-affine net with BatchNorm: (run directory, raw data)."""
-    folder = tmp_path_factory.mktemp("run")
-    raw = write_fer2013(folder / "raw", train=112)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FER_JAX_CACHE", str(folder / "cache"))
-        config = tiny_config.get_config()
-        config.train.epochs, config.train.batch_size, config.eval.batch_size = 2, 16, 16
-        run.run(config, folder / "run", data_dir=str(raw))
-        yield folder / "run", raw
+    with finished_runs(tmp_path_factory.mktemp("run"), epochs=2) as ((workdir,), raw):
+        yield workdir, raw
 
 
 @pytest.fixture(scope="module")

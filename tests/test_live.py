@@ -1,4 +1,4 @@
-"""Live recognition: the same answers as elsewhere, who is who over time, every frame or the newest, files that open."""
+"""Live recognition: the same answers as elsewhere, every frame or the newest, files that open."""
 
 import csv
 import json
@@ -12,14 +12,13 @@ import jax
 import numpy as np
 import pytest
 
-from fer_jax import checkpoint, heads, live, models, overlay, recording, video
+from fer_jax import checkpoint, heads, live, models, recording, video
 from fer_jax.data import align, synthetic
 from fer_jax.data.datasets.base import square
 from fer_jax.data.detect import Face, ShapePredictor, make_detector
 from fer_jax.data.emotions import BASIC7
 from fer_jax.errors import UserError
 from fer_jax.recognizer import Recognizer
-from fer_jax.tracking import MEMORY, Tracker, intersection_over_union
 
 MODEL = {"name": "shallow", "options": {"filters": [4, 4], "hidden": [8]}, "dtype": "float32"}
 SHAPE = (48, 48, 1)
@@ -162,52 +161,6 @@ class Collect:
 
 def analyzer(network, detector=bright_patches, **options):
     return live.Analyzer(network, detector, **options)
-
-
-# Who is who
-
-
-def test_overlap_of_boxes():
-    boxes = np.array([(0, 0, 10, 10), (5, 0, 10, 10), (50, 50, 4, 2), (2, 2, 5, 4)], float)
-    overlaps = intersection_over_union(boxes, boxes)
-    np.testing.assert_allclose(np.diag(overlaps), 1)
-    np.testing.assert_allclose(overlaps[0], [1, 1 / 3, 0, 0.2])
-    np.testing.assert_allclose(overlaps, overlaps.T)
-
-
-def test_a_face_keeps_its_number_and_a_number_is_never_used_again():
-    tracker, nothing = Tracker(), np.zeros((2, 1), np.float32)
-    assert tracker.update([(0, 0, 50, 50), (200, 0, 50, 50)], nothing, 0.0)[0] == [1, 2]
-    assert tracker.update([(190, 5, 52, 50), (8, 3, 50, 48)], nothing, 0.1)[0] == [2, 1]  # the order is the detector's
-    assert tracker.update([], nothing[:0], 0.2)[0] == []
-    assert tracker.update([(12, 3, 50, 50)], nothing[:1], 0.1 + MEMORY)[0] == [1]  # not seen for a while
-    assert tracker.update([(200, 0, 50, 50)], nothing[:1], 0.3 + MEMORY)[0] == [3]  # its place, too late
-    tracker.forget()
-    assert tracker.update([(200, 0, 50, 50)], nothing[:1], 0.4 + MEMORY)[0] == [4]
-
-
-def test_the_best_of_all_matches_is_taken_not_the_first():
-    tracker = Tracker()
-    tracker.update([(0, 0, 100, 100), (40, 0, 100, 100)], np.zeros((2, 1)), 0.0)
-    # Both overlap the second most; only one can be it.
-    assert tracker.update([(35, 0, 100, 100), (55, 0, 100, 100)], np.zeros((2, 1)), 0.1)[0] == [1, 2]
-
-
-@pytest.mark.parametrize("rate", [5, 50])
-def test_smoothing_is_by_the_clock_and_by_person(rate):
-    tracker = Tracker(smoothing=0.4)
-    boxes = [(0, 0, 50, 50), (200, 0, 50, 50)]
-    tracker.update(boxes, np.array([[0.0], [5.0]]), 0.0)
-    for i in range(1, 2 * rate + 1):
-        _, smoothed = tracker.update(boxes, np.array([[1.0], [5.0]]), i / rate)
-        # The step response of a first-order low pass, whatever the frame rate; the neighbour is not in it.
-        np.testing.assert_allclose(smoothed, [[1 - np.exp(-i / rate / 0.4)], [5.0]], rtol=1e-5)
-
-
-def test_no_smoothing():
-    tracker = Tracker(smoothing=0)
-    for time_, value in ((0.0, 0.2), (0.04, 0.9)):
-        np.testing.assert_allclose(tracker.update([(0, 0, 9, 9)], np.array([[value]]), time_)[1], [[value]], rtol=1e-6)
 
 
 # The same answers
@@ -549,41 +502,6 @@ def test_a_signal_while_compiling_is_put_off():
 
 
 # Drawing
-
-
-def test_drawing_leaves_the_frame_alone_and_fits_any_box():
-    image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
-    before, strengths = image.copy(), np.linspace(0, 1, 7)
-    boxes = [(-30, -20, 90, 90), (150, 110, 60, 60), (80, 50, 4, 4), (0, 0, 160, 120), (200, 300, 20, 20)]
-    for box in boxes:
-        drawn = overlay.draw(image, [overlay.Label(box, strengths, 6)], BASIC7, "12 fps")
-        assert drawn.shape == image.shape
-        assert drawn.dtype == np.uint8
-        assert (drawn != image).any()
-    np.testing.assert_array_equal(image, before)
-    np.testing.assert_array_equal(overlay.draw(image, [], BASIC7), image)
-
-
-def test_the_tag_is_on_the_upper_left_corner_and_a_bar_as_long_as_its_emotion_is_strong():
-    image, box = np.zeros((480, 640, 3), np.uint8), (200, 150, 160, 160)
-    strengths = np.array([0.0, 0.0, 0.5, 0.9, 1.0, 0.0, 0.0])
-    drawn = overlay.draw(image, [overlay.Label(box, strengths, BASIC7.index("happy"))], BASIC7)
-
-    def pixels(emotion):
-        return (drawn == overlay.COLOURS[emotion]).all(-1)
-
-    tag = pixels("happy")[:148]  # above the box
-    rows, columns = np.nonzero(tag)
-    assert rows.max() > 140
-    assert 190 < columns.min() <= 200
-    assert pixels("angry").sum() == 0
-    half, whole = pixels("fear").sum(), pixels("sad").sum()
-    assert half == pytest.approx(whole / 2, rel=0.1)
-    # Two faces side by side: the bars cover neither.
-    labels = [overlay.Label(box, strengths, 3), overlay.Label((361, 150, 160, 160), strengths, 3)]
-    drawn = overlay.draw(image, labels, BASIC7)
-    inside = np.concatenate([drawn[160:300, 206:354], drawn[160:300, 367:515]], 1)
-    assert not inside.any()
 
 
 def test_the_strengths_shown_are_intensities_and_neutrals_probability(network, monkeypatch):

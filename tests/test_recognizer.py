@@ -6,25 +6,17 @@ import numpy as np
 import pytest
 
 import fer_jax
-from fer_jax import checkpoint, ensemble, recognizer, run
+from fer_jax import checkpoint, ensemble, recognizer
 from fer_jax.data import prepare
 from fer_jax.errors import UserError
-from tests import tiny_config
-from tests.faces import write_fer2013
+from tests.finished import finished_runs
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Two runs of two seeds on the same tiny data: (run directories, raw data)."""
-    folder = tmp_path_factory.mktemp("runs")
-    raw = write_fer2013(folder / "raw", train=112)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FER_JAX_CACHE", str(folder / "cache"))
-        for seed in (0, 1):
-            config = tiny_config.get_config()
-            config.seed, config.train.epochs, config.train.batch_size, config.eval.batch_size = seed, 2, 16, 16
-            run.run(config, folder / f"run{seed}", data_dir=str(raw))
-        yield [folder / "run0", folder / "run1"], raw
+    with finished_runs(tmp_path_factory.mktemp("runs"), epochs=2, seeds=(0, 1)) as finished:
+        yield finished
 
 
 def test_a_loaded_network_answers_as_its_run_did(runs):

@@ -23,27 +23,19 @@ from fer_jax import (
     report,
     report_compare,
     report_cost,
-    run,
 )
 from fer_jax.data import prepare
 from fer_jax.errors import UserError
 from fer_jax.models.__main__ import describe
-from tests import tiny_config
 from tests.faces import write_fer2013
+from tests.finished import finished_runs
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Two seeds of one config on the same tiny data: (run directories, raw data)."""
-    folder = tmp_path_factory.mktemp("runs")
-    raw = write_fer2013(folder / "raw", train=112)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FER_JAX_CACHE", str(folder / "cache"))
-        for seed in (0, 1):
-            config = tiny_config.get_config()
-            config.seed, config.train.epochs, config.train.batch_size, config.eval.batch_size = seed, 1, 16, 16
-            run.run(config, folder / f"run_{seed}", data_dir=str(raw))
-        yield [folder / "run_0", folder / "run_1"], raw
+    with finished_runs(tmp_path_factory.mktemp("runs"), epochs=1, seeds=(0, 1)) as finished:
+        yield finished
 
 
 @pytest.fixture(scope="module")

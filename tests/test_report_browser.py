@@ -17,9 +17,8 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_jax import evaluate, run
-from tests import tiny_config
-from tests.faces import write_fer2013
+from fer_jax import evaluate
+from tests.finished import finished_runs
 
 
 class Browser:
@@ -100,16 +99,10 @@ def browser():
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     """The report of a tiny run, and the one of the split that selected it with a row of two views."""
-    folder = tmp_path_factory.mktemp("browser")
-    raw = write_fer2013(folder / "raw", train=112)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FER_JAX_CACHE", str(folder / "cache"))
-        config = tiny_config.get_config()
-        config.train.epochs, config.train.batch_size, config.eval.batch_size = 1, 16, 16
-        run.run(config, folder / "run", data_dir=str(raw))
-        more = [f"--workdir={folder / 'run'}", f"--data_dir={raw}", "--split=validation", "--tta", "flip"]
+    with finished_runs(tmp_path_factory.mktemp("browser"), epochs=1) as ((workdir,), raw):
+        more = [f"--workdir={workdir}", f"--data_dir={raw}", "--split=validation", "--tta", "flip"]
         evaluate.main(more)
-    return folder / "run/report/index.html"
+    return workdir / "report/index.html"
 
 
 @pytest.mark.parametrize("width", [390, 1400])
