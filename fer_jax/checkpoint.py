@@ -20,6 +20,7 @@ from flax import traverse_util
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
+from fer_jax import sharding
 from fer_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,9 @@ class Checkpoints:
         return None
 
     def _delete(self, step: int) -> None:
-        shutil.rmtree(self.directory / str(step))
+        if jax.process_index() == 0:
+            shutil.rmtree(self.directory / str(step))
+        sharding.wait_for_all("a checkpoint is deleted")
         self._manager.reload()
 
     def close(self) -> None:

@@ -4,6 +4,7 @@
 """
 
 import logging
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,12 +25,18 @@ log = logging.getLogger(__name__)
 class Course:
     """What a run keeps beside its state as it trains.
 
-    Opening one finds the state to go on from: the last checkpoint of the run directory, or a fresh one.
+    Opening one finds the state to go on from: the last checkpoint of the run directory, or a fresh one. Of several
+    processes, which all do the same, the first one's files are the run's; the others' fall into a folder that is thrown
+    away, but for the checkpoints, which they write together.
     """
 
     def __init__(self, experiment: "Experiment", workdir: Path):
         self.experiment = experiment
         self.workdir = workdir
+        if jax.process_index() > 0:
+            self._thrown_away = tempfile.TemporaryDirectory(prefix="fer_jax")
+            self.workdir = Path(self._thrown_away.name)
+        logs.write_json(self.workdir / "environment.json", logs.environment())
         self.last = checkpoint.Checkpoints(workdir / "checkpoints/last", keep=2)
         self.best = checkpoint.Checkpoints(workdir / "checkpoints/best", keep=1)
         self.start, self._meta, self.key = _begin(experiment, self.last, workdir)

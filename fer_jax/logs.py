@@ -79,6 +79,7 @@ def environment() -> dict:
         "platform": platform.platform(),
         "packages": versions,
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
+        "processes": jax.process_count(),
         "git": _git_commit(),
     }
 
@@ -97,6 +98,7 @@ class ProgressBar:
             dynamic_ncols=True,
             mininterval=0.2 if sys.stderr.isatty() else 15,  # a log file wants few lines
             desc="train",
+            disable=jax.process_index() > 0,
         )
 
     def __enter__(self) -> "ProgressBar":

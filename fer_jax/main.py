@@ -1,7 +1,8 @@
 """Command line: python -m fer_jax.main --config=configs/vggs_small.py [--workdir=...] [--data_dir=...]
 
 Trains what the config says, evaluates it and prints where the results lie. The same command with the same
---workdir resumes. Flags and dispatch only; the work is in `run.py`.
+--workdir resumes. On several machines, each with its own devices, the same command with --distributed is given on all
+of them, with a --workdir that they share. Flags and dispatch only; the work is in `run.py`.
 """
 
 import datetime
@@ -27,7 +28,15 @@ _DATA_DIR = flags.DEFINE_string(
 def main(_argv: Sequence[str]) -> None:
     """Runs the config; exits with 1 and a message on what the user can mend, 128 + signal when interrupted."""
     process.set_up()
-    from fer_jax import run, train  # here, so that --help needs no JAX
+    if _DISTRIBUTED.value:
+        if not _WORKDIR.value:
+            raise UserError("--distributed needs --workdir, the same for all processes, on a disk that they share")
+        process.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    elif _COORDINATOR.value:
+        raise UserError("--coordinator is for training with --distributed")
+    import jax  # here, so that --help needs no JAX
+
+    from fer_jax import run, train
 
     config_file = flags.FLAGS["config"].config_filename
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -37,8 +46,9 @@ def main(_argv: Sequence[str]) -> None:
     except train.Interrupted as interrupted:
         print(f"{interrupted}; to resume: the same command with --workdir={workdir}", file=sys.stderr)
         sys.exit(128 + interrupted.signum)
-    print(run.format_results(results))
-    print(f"results: {workdir.resolve()}")
+    if jax.process_index() == 0:
+        print(run.format_results(results))
+        print(f"results: {workdir.resolve()}")
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -95,4 +105,12 @@ def entry(main: Callable[[Sequence[str]], None], parser: Callable[[Sequence[str]
 
 
 if __name__ == "__main__":
+    _DISTRIBUTED = flags.DEFINE_bool(
+        "distributed",
+        False,
+        "train with other processes: those of SLURM, Open MPI or a TPU pod, or else:",
+    )
+    _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, a port that is free there")
+    _PROCESSES = flags.DEFINE_integer("processes", None, "how many there are", lower_bound=1)
+    _PROCESS = flags.DEFINE_integer("process", None, "the number of this one, from 0", lower_bound=0)
     entry(main, parse_flags)

@@ -9,16 +9,42 @@ import sys
 from absl import logging as absl_logging
 
 from fer_jax import config as config_lib
+from fer_jax.errors import UserError
 
 # Of glibc's <malloc.h>.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def set_up() -> None:
-    """All of the below, in a process that has not yet used JAX."""
+    """All of the below but `join`, in a process that has not yet used JAX."""
     set_up_logging()
     use_compilation_cache()
     keep_freed_memory()
+
+
+def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
+    """Makes this process one of several that train together, before it uses a device.
+
+    Args:
+      coordinator: HOST:PORT of the first process; None: what SLURM, Open MPI, Kubernetes or a TPU pod say, as of the
+        other two.
+      processes: how many there are.
+      process: the number of this one, from 0.
+
+    Raises:
+      UserError: some of the three are missing and nothing else tells them, or the others do not come.
+    """
+    import jax
+
+    try:
+        jax.distributed.initialize(coordinator, processes, process)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"--distributed: {str(error).splitlines()[0]}; start each process by srun or mpirun, or give it "
+            f"--coordinator=HOST:PORT --processes=COUNT --process=NUMBER"
+        ) from error
+    if jax.process_index() > 0:
+        logging.getLogger("fer_jax").setLevel(logging.WARNING)
 
 
 def set_up_logging() -> None:

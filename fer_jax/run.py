@@ -79,7 +79,9 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
     mesh = sharding.make_mesh()
     sharding.check_batch_size(config.train.batch_size, mesh, "train.batch_size")
     sharding.check_batch_size(config.eval.batch_size, mesh, "eval.batch_size")
-    dataset = prepare.load_configured(config.data, data_dir)
+    with sharding.in_turn("the data are prepared"):
+        dataset = prepare.load_configured(config.data, data_dir)
+    sharding.check_alike("their data", dataset.fingerprint)
     _announce(dataset, mesh)
     if "train" not in dataset.splits:
         raise UserError(f"{dataset.name} has no training split, only {', '.join(dataset.splits)}")
@@ -143,13 +145,14 @@ def run(config: ConfigDict, workdir: Path, *, data_dir: str | None = None) -> di
     started = time.perf_counter()
     workdir = Path(workdir)
     with full_disk_explained(workdir):
-        claim_workdir(workdir, config)
+        sharding.check_alike("their configs", config.to_dict())
+        with sharding.in_turn("the run directory is claimed"):
+            claim_workdir(workdir, config)
         return complete(build(config, data_dir), workdir, started=started)
 
 
 def complete(experiment: Experiment, workdir: Path, *, started: float) -> dict:
     """`run` for data and programs that are at hand, in a directory that is claimed."""
-    logs.write_json(workdir / "environment.json", logs.environment())
     state, course = fit(experiment, workdir, started=started)
     return finish(course, state)
 
@@ -209,7 +212,8 @@ def fit(
                 course.log.timing(row)
             bar.advance(images)
             epoch_ends = course.step % order.steps_per_epoch == 0
-            if epoch_ends or len(course.window) >= config.train.log_every:
+            row_ends = epoch_ends or len(course.window) >= config.train.log_every
+            if row_ends:
                 bar.show(loss=course.write())
             if epoch_ends:
                 clock.trained()
@@ -221,7 +225,7 @@ def fit(
                 course.keep_weights(state)
                 course.save(state)
                 course.log.timing(clock.epoch(course.step))
-            if interruption.signum and course.step < stop:
+            if interruption.agreed(together=row_ends) and course.step < stop:
                 if not epoch_ends:
                     course.save(state)
                 course.close()
@@ -325,6 +329,8 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
                     f"{workdir} holds a run of another config:\n  {changes}\n"
                     f"choose another --workdir, or go back to that config to resume it"
                 )
+        elif jax.process_index() > 0:
+            raise UserError(f"{path} is not there for all processes: --workdir must lie on a disk that they share")
         else:
             logs.write_json(path, content)
     except OSError as error:

@@ -1,8 +1,17 @@
-"""The device mesh and how arrays lie on it: batches are split along `data`, everything else is replicated."""
+"""The device mesh and how arrays lie on it: batches are split along `data`, everything else is replicated.
+
+Of several processes (`process.join`) each has its own devices in the mesh, and runs the same program.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from fer_jax.errors import UserError
 
@@ -20,12 +29,78 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
 
 def replicate(tree, mesh: Mesh):
     """The tree with every array copied to every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, REPLICATED))
+    return _put(tree, NamedSharding(mesh, REPLICATED))
 
 
-def split_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """A host batch [B, ...] laid on the mesh, B/devices examples on each."""
-    return jax.device_put(batch, NamedSharding(mesh, SPLIT))
+def split_batch(batch, mesh: Mesh):
+    """A tree of host arrays [B, ...], the same in every process, laid on the mesh: B/devices rows on each."""
+    return _put(batch, NamedSharding(mesh, SPLIT))
+
+
+def join_shares(share: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """The batch [B, ...] of which every process has its own rows (`rows_here`) in host memory."""
+    return jax.make_array_from_process_local_data(NamedSharding(mesh, SPLIT), share)
+
+
+def rows_here(batch_size: int, mesh: Mesh) -> np.ndarray:
+    """Which rows of a batch lie on this process's devices, ascending: int [batch_size / processes]."""
+    slices = NamedSharding(mesh, SPLIT).addressable_devices_indices_map((batch_size,)).values()
+    return np.sort(np.concatenate([np.arange(batch_size)[rows] for rows in slices]))
+
+
+def _put(tree, layout: Sharding):
+    if layout.is_fully_addressable:
+        return jax.device_put(tree, layout)
+
+    def lay(leaf):
+        # device_put would send it to all other processes, to compare.
+        leaf = np.asarray(leaf)
+        return jax.make_array_from_callback(leaf.shape, layout, lambda rows: leaf[rows])
+
+    return jax.tree.map(lay, tree)
+
+
+@contextlib.contextmanager
+def in_turn(what: str) -> Iterator[None]:
+    """Lets the first process go ahead, so that what it makes on a shared disk is there for the others.
+
+    Raises:
+      UserError: all was well here, but not in another process.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    first, failed = jax.process_index() == 0, True
+    if not first:
+        wait_for_all(what)
+    try:
+        yield
+        failed = False
+    finally:  # also when it failed, lest the others wait for ever
+        if first:
+            wait_for_all(what)
+        failures = multihost_utils.process_allgather(np.array(failed))
+    if failures.any():
+        raise UserError(f"process {failures.argmax()} failed where {what}: see what it says")
+
+
+def wait_for_all(what: str) -> None:
+    """Returns when every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+def check_alike(what: str, content) -> None:
+    """Refuses JSON content that differs among the processes.
+
+    Raises:
+      UserError: it does; in every process.
+    """
+    if jax.process_count() == 1:
+        return
+    digest = np.frombuffer(hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest(), np.uint8)
+    if (multihost_utils.process_allgather(digest) != digest).any():
+        raise UserError(f"the processes differ in {what}: start all of them with the same command and data")
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, field: str) -> None:

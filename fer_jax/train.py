@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -263,6 +264,14 @@ class Interruption:
             except ValueError:  # not in the main thread (a notebook's worker, a test): leave signals alone
                 break
         return self
+
+    def agreed(self, *, together: bool) -> bool:
+        """Whether to stop. Several processes do when any of them is told to, at a step at which all ask `together`."""
+        if jax.process_count() > 1:
+            if not together:
+                return False
+            self.signum = int(multihost_utils.process_allgather(np.int32(self.signum)).max())
+        return bool(self.signum)
 
     def _remember(self, signum, _frame):
         self.signum = signum

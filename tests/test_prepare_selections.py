@@ -292,7 +292,7 @@ def test_resident_and_streamed_batches_of_joined_data_agree(data_dir, jaffe):
     source, arrays = pickle.loads(pickle.dumps(joined.source("train"))), joined.arrays("train")
     order = pipeline.train_order(len(source), 16, 0)
     for step in (0, 4):
-        batch = pipeline.load_batch(source, order, step)
+        batch = pipeline.load_rows(source, order, np.arange(order.batch_size), step)
         for name, array in arrays.items():
             np.testing.assert_array_equal(batch[name], array[order.step(step)[0]])
 

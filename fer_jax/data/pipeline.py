@@ -133,7 +133,10 @@ def gather(arrays: dict[str, jax.Array], index: jax.Array, mask: jax.Array) -> d
 
 
 class StreamedSplit:
-    """A split read from disk by Grain, decoded in threads or worker processes, and sent ahead to the devices."""
+    """A split read from disk by Grain, decoded in threads or worker processes, and sent ahead to the devices.
+
+    Of several processes each reads what goes to its own devices.
+    """
 
     def __init__(self, source: Sequence, mesh: Mesh, *, workers: int):
         self.length = len(source)
@@ -144,7 +147,8 @@ class StreamedSplit:
     def batches(self, order: Order, start: int, stop: int) -> Iterator[dict[str, jax.Array]]:
         """The batches of the steps start..stop-1, split over the mesh."""
         read = grain.ReadOptions(num_threads=max(2, min(16, os.cpu_count() or 2)), prefetch_buffer_size=8)
-        dataset = grain.MapDataset.range(start, stop).map(functools.partial(load_batch, self._source, order))
+        rows = sharding.rows_here(order.batch_size, self._mesh)
+        dataset = grain.MapDataset.range(start, stop).map(functools.partial(load_rows, self._source, order, rows))
         stream = dataset.to_iter_dataset(read)
         if self._workers:
             from absl import flags
@@ -155,7 +159,7 @@ class StreamedSplit:
         ahead = collections.deque()
         try:
             for batch in iterator:
-                ahead.append(sharding.split_batch(batch, self._mesh))
+                ahead.append(sharding.join_shares(batch, self._mesh))
                 if len(ahead) > PREFETCH:
                     yield ahead.popleft()
             while ahead:
@@ -164,9 +168,9 @@ class StreamedSplit:
             iterator.close()
 
 
-def load_batch(source: Sequence, order: Order, step: int) -> dict[str, np.ndarray]:
-    """Reads and stacks the examples of a step on the host."""
-    index, mask = order.step(int(step))
+def load_rows(source: Sequence, order: Order, rows: np.ndarray, step: int) -> dict[str, np.ndarray]:
+    """Reads and stacks these rows of a step's batch on the host; of the others nothing is read."""
+    index, mask = (array[rows] for array in order.step(int(step)))
     examples = source.__getitems__([int(i) for i in index])
     return {
         "image": np.stack([example["image"] for example in examples]),
@@ -184,7 +188,7 @@ def choose_residence(requested: str, dataset: Dataset, mesh: Mesh) -> str:
     if requested != "auto":
         return requested
     needed = sum(dataset.splits.values()) * int(np.prod(dataset.image_shape))
-    available = device_memory(mesh.devices.flat[0])
+    available = device_memory(mesh.local_devices[0])
     choice = "device" if needed <= RESIDENT_SHARE * available else "stream"
     log.info("data: %.0f MB of %.0f MB memory: %s", needed / 1e6, available / 1e6, choice)
     return choice
