@@ -159,6 +159,41 @@ def test_moves_together_are_one_resampling():
         np.testing.assert_allclose(together[inside], in_turn[inside], atol=1)
 
 
+@pytest.fixture(scope="module")
+def chain():
+    return jax.jit(lambda *arguments: augment.augment_batch(*arguments))
+
+
+def test_the_chain_is_its_operations_in_turn(chain):
+    options = {name: np.float32(value) for name, value in STRENGTHS.items() if name not in augment.MOVES}
+    keys = augment._keys(jax.random.key(4), 0, 3)
+    expected = np.stack([IMAGE.astype(np.float32)] * 3)
+    for name, operation in augment.OPERATIONS.items():
+        own = jax.vmap(jax.random.fold_in, (0, None))(keys, augment._PLACES.index(name))
+        expected = jax.jit(jax.vmap(operation, (0, 0, None)))(own, expected, options[name])
+    images = np.stack([IMAGE] * 3)
+    np.testing.assert_allclose(chain(jax.random.key(4), images, 0, options), expected, rtol=1e-5, atol=5e-3)
+
+
+def test_in_a_chain_too_strength_zero_is_the_identity(chain):
+    images, key = np.stack([IMAGE] * 4), jax.random.key(0)
+    nothing = dict.fromkeys(STRENGTHS, np.float32(0))
+    np.testing.assert_array_equal(chain(key, images, 0, nothing), images)
+    alone = chain(key, images, 0, {"gamma": np.float32(0.7)})
+    np.testing.assert_allclose(chain(key, images, 0, nothing | {"gamma": np.float32(0.7)}), alone, rtol=1e-5)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="counts what XLA's CPU compiler computes twice")
+def test_the_whole_chain_computes_no_more_than_its_parts(chain):
+    def work(names):
+        options = {name: np.float32(STRENGTHS[name]) for name in names}
+        compiled = chain.lower(jax.random.key(0), np.zeros((2, 24, 24, 3), np.uint8), 0, options).compile()
+        return compiled.cost_analysis()["flops"]
+
+    parts = [tuple(augment.MOVES), *((name,) for name in augment.OPERATIONS)]
+    assert work(STRENGTHS) < 1.1 * sum(map(work, parts))
+
+
 def test_contrast_gamma_and_noise_by_their_definitions():
     grey = np.arange(256, dtype=np.float32).reshape(16, 16, 1)
     for image in draws("contrast", 20, grey):

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.augmentation [--output FILE.json]
 
-Batches of 64 faces of 128x128x3, on whatever device JAX has. The step is the whole training step without augmentation,
-timed between the chains.
+Batches of 64 faces of 128x128x3, on whatever device JAX has. The step is the whole training step without augmentation;
+chain and step take turns, so that what else the machine does slows both.
 """
 
 import argparse
@@ -30,15 +30,17 @@ CHAINS = {
 }
 
 
-def milliseconds(work) -> float:
-    """The time of one call, median of 7 after two."""
-    work(), work()
-    times = []
-    for _ in range(7):
-        start = time.perf_counter()
-        jax.block_until_ready(work())
-        times.append(1e3 * (time.perf_counter() - start))
-    return statistics.median(times)
+def milliseconds(*works) -> list[float]:
+    """The time of one call of each, in turn; medians of 9 rounds after two."""
+    rounds = []
+    for _ in range(11):
+        times = []
+        for work in works:
+            start = time.perf_counter()
+            jax.block_until_ready(work())
+            times.append(1e3 * (time.perf_counter() - start))
+        rounds.append(times)
+    return [statistics.median(times) for times in zip(*rounds[2:], strict=True)]
 
 
 def bare_step(batch):
@@ -83,8 +85,7 @@ def main():
     for name, members in (CHAINS | {name: (name,) for name in STRENGTHS}).items():
         strengths = {member: np.float32(STRENGTHS[member]) for member in members}
         chain = jax.jit(augment.augment_batch)
-        cost = milliseconds(lambda chain=chain, s=strengths: chain(jax.random.key(0), on_device, 0, s))
-        whole = milliseconds(step)
+        cost, whole = milliseconds(lambda chain=chain, s=strengths: chain(jax.random.key(0), on_device, 0, s), step)
         rows.append({"chain": name, "ms": cost, "images_per_s": 1e3 * BATCH / cost, "share_of_step": cost / whole})
         speed = f"{1e3 * BATCH / cost:9,.0f} images/s"
         print(f"{name:40} {cost:8.2f} ms {speed} {cost / whole:7.1%} of a step", flush=True)
