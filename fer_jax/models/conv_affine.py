@@ -114,6 +114,12 @@ def deep_hog(**options) -> ConvAffine:
     return deep(**({"use_hog": True} | options))
 
 
+def vgg8(**options) -> ConvAffine:
+    """Khaireddin & Chen 2021 (arXiv:2105.03588): four stages of two convolutions and a pooling, two affine layers."""
+    layers = {"filters": (64, 64, 128, 128, 256, 256, 512, 512), "pools": (1, 2) * 4, "hidden": (4096, 4096)}
+    return ConvAffine(**(layers | {"hidden_batch_norm": False} | options))
+
+
 def baseline5(**options) -> ConvAffine:
     """Dikshit et al. (CMU), section 4: five convolutions 3x3, each with ReLU and max-pooling, and one linear layer."""
     layers = {"filters": (16, 32, 64, 128, 256), "pools": 2, "batch_norm": False, "hidden": (), "dropout": 0.0}

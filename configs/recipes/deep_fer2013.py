@@ -1,0 +1,31 @@
+"""The deep net of the Stanford paper on FER2013, trained longer and harder than there.
+
+The paper's four convolutions and two affine layers (configs/deep.py), with augmentation in position, size, contrast and
+by erasing, label smoothing, a warm-up and a moving average of the weights. Aim: 68 % of PublicTest (the paper: 64 to
+65); not trained yet, for it takes a GPU.
+Command: python -m fer_jax.main --config=configs/recipes/deep_fer2013.py --data_dir=PATH
+"""
+
+from ml_collections import ConfigDict
+
+from fer_jax.config import default_config, use_dataset
+
+
+def get_config(dataset: str = "fer2013") -> ConfigDict:
+    config = use_dataset(default_config(), dataset or "fer2013")
+    config.model.name = "deep"
+    config.model.input_shape = (48, 48, 1)
+    config.data.normalization = "mean_image"
+    config.head.label_smoothing = 0.1
+    config.augment.shift = 0.08
+    config.augment.rotate = 10.0
+    config.augment.scale = 0.1
+    config.augment.contrast = 0.2
+    config.augment.erase = 0.2
+    config.optim.learning_rate = 0.05
+    config.optim.weight_decay = 5e-4
+    config.optim.warmup_epochs = 2.0
+    config.train.batch_size = 128
+    config.train.epochs = 120
+    config.train.ema_decay = 0.999
+    return config.lock()
