@@ -5,6 +5,7 @@ result from `get_config`. Any field can be overridden on the command line: `--co
 """
 
 import itertools
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,10 +29,17 @@ def default_config() -> ConfigDict:
                 "normalization": "unit",
                 "sampling": "uniform",  # uniform | balanced (each class as often as the others)
                 "emotions": (),  # only these, e.g. ("happy", "sad", "neutral"); () = all
-                # Cross-validation: the subjects in this many folds, of which number `fold` is the validation split and
-                # the others are for training; 0 = the data set's own splits
+                # Cross-validation: this many folds, of which number `fold` is the validation split and the others are
+                # for training; 0 = the data set's own splits
                 "folds": 0,
                 "fold": 0,
+                # What is never divided between folds: subject (of all splits), or image (of the training split, for
+                # data that do not tell who is shown; the other splits are left out)
+                "fold_by": "subject",
+                "limit": 0,  # at most so many training images, each emotion in its share; 0 = all
+                # Photographs are aligned first, as fer_jax.data.align does: none (the face's box alone) | rotation |
+                # landmarks; '' = taken as they are
+                "align": "",
                 # Several data sets joined under `name`: parts such as {"name": "kdef", "variant": "straight"}, see
                 # fer_jax/data/combine.py; () = the data set `name`
                 "train": (),
@@ -139,10 +147,18 @@ def overridden(config: ConfigDict, overrides: dict) -> ConfigDict:
             known = list(flatten(copy.to_dict()))
             if field not in known and not field.startswith("model.options."):
                 raise unknown("config field", field, known)
+            before = flatten(copy.to_dict()).get(field)
+            wrong = value is None or (isinstance(value, bool) and type(before) in (int, float))  # would be taken
             try:
-                copy.update_from_flattened_dict({field: value})
-            except TypeError as error:
-                raise UserError(f"{field} = {value!r}: {error}") from error
+                if not wrong:
+                    copy.update_from_flattened_dict({field: value})
+            except TypeError:
+                wrong = True
+            except KeyError:
+                raise unknown("config field", field, known) from None
+            if wrong:
+                must = "is no value" if before is None else f"must be of type {type(before).__name__}, as {before!r} is"
+                raise UserError(f"{field} = {value!r} {must}")
     return copy.lock()
 
 
@@ -199,11 +215,14 @@ def validate(config: ConfigDict) -> None:
     for field, value, choices in (
         ("data.residence", config.data.residence, ("auto", "device", "stream")),
         ("data.sampling", config.data.sampling, ("uniform", "balanced")),
+        ("data.fold_by", config.data.fold_by, ("subject", "image")),
+        ("data.align", config.data.align, ("", "none", "rotation", "landmarks")),
         ("data.normalization", config.data.normalization, ("unit", "symmetric", "per_channel", "mean_image")),
         ("model.dtype", config.model.dtype, ("auto", "float32", "bfloat16")),
     ):
         if value not in choices:
-            raise UserError(f"{field} = {value!r} is unknown: use one of {', '.join(choices)}")
+            known = ", ".join(choice or "''" for choice in choices)
+            raise UserError(f"{field} = {value!r} is unknown: use one of {known}")
     _validate_data(config.data)
     if len(config.model.input_shape) != 3 or config.model.input_shape[2] not in (1, 3):
         raise UserError(
@@ -221,15 +240,25 @@ def _validate_data(data: ConfigDict) -> None:
             if data.folds
             else f"data.fold = {data.fold} needs data.folds, e.g. --config.data.folds=5"
         )
+    if data.limit < 0:
+        raise UserError(f"data.limit = {data.limit} must be 0 (all) or above (--config.data.limit=...)")
     if joined and data.folds:
         raise UserError("data.folds divides one data set: not with data.train, data.validation or data.test")
     if joined and (not data.train or data.variant):
         raise UserError("data sets are joined by data.train = ({'name': ...}, ...), each with its own variant")
-    if data.exclude and (joined or data.folds or data.emotions):
+    if data.exclude and (joined or data.folds or data.emotions or data.limit):
         raise UserError(
             "data.exclude lists examples of a data set as it was prepared: not with data.folds, data.emotions, "
-            "data.train, data.validation or data.test"
+            "data.limit, data.train, data.validation or data.test"
         )
+
+
+def completed(fields: dict, defaults: dict | None = None) -> dict:
+    """The fields of a run's config.json; those that did not exist yet when it began have their defaults."""
+    if defaults is None:
+        defaults = json.loads(json.dumps(default_config().to_dict()))
+    both = [name for name in fields if isinstance(fields[name], dict) and name in defaults]
+    return defaults | fields | {name: completed(fields[name], defaults[name]) for name in both}
 
 
 def difference(before: dict, after: dict, prefix: str = "") -> list[str]:

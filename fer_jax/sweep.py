@@ -5,16 +5,16 @@
 
 The members are the overrides that `sweep()` of the config file returns, times the values of every --set, times the
 seeds. Those of one structure are a group: they share data and compiled programs and, where that is faster, are trained
-at once (`fer_jax.stack`). The plan is printed first; --plan prints it alone. Each member has an ordinary run directory:
-finished ones are not touched when the command is given again, one cut short is resumed, and one that fails (a loss that
-is not finite) does not stop the others. --halving=3 stops two of three members early, and two of three of those left
-later (Jamieson & Talwalkar 2016), by their validation scores so far.
+at once (`fer_jax.stack`). The plan is printed first; --plan prints it alone. With --quick the members are those of the
+file's `quick()`, which are over in minutes on a CPU: to see that all is there, not for a table to publish. Each member
+has an ordinary run directory: finished ones are not touched when the command is given again, one cut short is resumed,
+and one that fails (a loss that is not finite) does not stop the others. --halving=3 stops two of three members early,
+and two of three of those left later (Jamieson & Talwalkar 2016), by their validation scores so far. --cluster=ray
+spreads the members over the machines of a Ray cluster (`fer_jax.cluster`).
 """
 
-import ast
 import dataclasses
-import importlib.util
-import itertools
+import functools
 import json
 import sys
 import time
@@ -28,71 +28,7 @@ from fer_jax import config as config_lib
 from fer_jax import main as command
 from fer_jax import process, sweep_table
 from fer_jax.errors import UserError
-
-
-@dataclasses.dataclass(frozen=True)
-class Member:
-    """One run of a sweep."""
-
-    overrides: dict
-    config: ConfigDict
-
-    @property
-    def name(self) -> str:
-        """Of its run directory: the overrides, made fit for a file system."""
-        parts = (f"{field}={value}" for field, value in self.overrides.items())
-        name = ",".join(parts).replace("/", "_").replace(" ", "").replace("'", "") or "base"
-        return name[:200]
-
-    @property
-    def cell(self) -> str:
-        """The line of the table that it belongs to: the overrides apart from those that only repeat it."""
-        parts = (f"{field}={value}" for field, value in self.overrides.items() if field not in sweep_table.REPEATS)
-        return ", ".join(parts) or "base"
-
-
-def members(config: ConfigDict, axes: Sequence[Sequence[dict]]) -> list[Member]:
-    """Every combination of one set of overrides from each axis.
-
-    Raises:
-      UserError: a field that the config lacks, two members alike.
-    """
-    found = []
-    if not all(axes):
-        raise UserError("the sweep has no members: sweep() of the config, or a --set, gives no values")
-    for choice in itertools.product(*axes):
-        overrides = {field: value for part in choice for field, value in part.items()}
-        member = Member(overrides, config_lib.overridden(config, overrides))
-        config_lib.validate(member.config)
-        found.append(member)
-    names = [member.name for member in found]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise UserError(f"two members of the sweep are alike: {sorted(twice)[0]}")
-    return found
-
-
-def read_axis(text: str) -> list[dict]:
-    """The overrides of `--set=field=value,value`.
-
-    Raises:
-      UserError: no field or no values.
-    """
-    field, _, values = text.partition("=")
-    if not field or not values:
-        raise UserError(f"--set={text}: expected field=value,value, e.g. --set=optim.learning_rate=1e-3,3e-3")
-    try:
-        parsed = ast.literal_eval(f"({values},)")
-    except (ValueError, SyntaxError):
-        parsed = tuple(values.split(","))  # names, e.g. --set=model.name=shallow,deep
-    return [{field: value} for value in parsed]
-
-
-def declared(path: Path) -> list[dict]:
-    """What `sweep()` of a config file returns; [{}], the config as it is, for a file without one."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return list(module.sweep()) if hasattr(module, "sweep") else [{}]
+from fer_jax.sweep_members import Member, check, declared, members, read_axis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +68,22 @@ class Group:
         )
 
 
+def unfinished(planned: Sequence[Member], workdir: Path) -> list[list[Member]]:
+    """The unfinished members, those of one structure together, their run directories claimed.
+
+    Raises:
+      UserError: a member's directory holds a run of another config.
+    """
+    from fer_jax import run, stack
+
+    kinds: dict[str, list[Member]] = {}
+    for member in planned:
+        run.claim_workdir(workdir / member.name, member.config)
+        if not (workdir / member.name / "results.json").exists():
+            kinds.setdefault(stack.structure(member.config), []).append(member)
+    return list(kinds.values())
+
+
 def plan(planned: Sequence[Member], workdir: Path, *, form: str = "auto", data_dir: str | None = None) -> list[Group]:
     """The unfinished members in groups of one structure, each with the form that a measurement found the fastest.
 
@@ -143,18 +95,13 @@ def plan(planned: Sequence[Member], workdir: Path, *, form: str = "auto", data_d
     """
     from fer_jax import run, stack
 
-    kinds: dict[str, list[Member]] = {}
-    for member in planned:
-        run.claim_workdir(workdir / member.name, member.config)
-        if not (workdir / member.name / "results.json").exists():
-            kinds.setdefault(stack.structure(member.config), []).append(member)
     groups = []
-    for members in kinds.values():
-        experiment = run.build(members[0].config, data_dir)
-        cost = stack.choose(experiment, len(members), form)
+    for alike in unfinished(planned, workdir):
+        experiment = run.build(alike[0].config, data_dir)
+        cost = stack.choose(experiment, len(alike), form)
         seconds = cost.seconds * experiment.total_steps
         megabytes = stack.bytes_a_member(experiment) / 1e6
-        groups.append(Group(tuple(members), cost.form, cost.at_once, seconds, megabytes))
+        groups.append(Group(tuple(alike), cost.form, cost.at_once, seconds, megabytes))
     return groups
 
 
@@ -245,11 +192,55 @@ def run_members(
             going.sort(key=lambda member: -scores[member.name])
             outcomes |= {member.name: Stopped(epochs, scores[member.name]) for member in going[keep:]}
             going = going[:keep]
-    for member in going:
-        results = workdir / member.name / "results.json"
-        if results.exists():
-            outcomes[member.name] = json.loads(results.read_text())
-    return outcomes
+    return outcomes | finished(going, workdir)
+
+
+def finished(planned: Sequence[Member], workdir: Path) -> dict[str, Outcome]:
+    """The results of the members that have any."""
+    paths = {member.name: workdir / member.name / "results.json" for member in planned}
+    return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
+
+
+def run_members_on_cluster(
+    planned: Sequence[Member],
+    workdir: Path,
+    *,
+    form: str = "auto",
+    halving: int = 0,
+    data_dir: str | None = None,
+    cpus: int = 0,
+    only_plan: bool = False,
+) -> dict[str, Outcome]:
+    """As `run_members`, with the members spread over a Ray cluster; `halving` waits for none of them there.
+
+    Args:
+      cpus: see `cluster.share`.
+
+    Raises:
+      UserError: as `run_members`; no Ray, no cluster, one whose machines are too small.
+      train.Interrupted: stopped by SIGTERM or Ctrl-C after saving; the same call goes on.
+    """
+    try:
+        from fer_jax import cluster
+    except ImportError as error:
+        raise UserError(f"--cluster=ray needs Ray Tune: pip install 'fer_jax[cluster]' ({error})") from error
+    rungs = [epochs for epochs, _ in stops(planned, halving)[:-1]]
+    groups = unfinished(planned, workdir)
+    told = "with asynchronous halving" if rungs else "to the end"
+    print(f"{len(planned)} members {told}, {sum(map(len, groups))} unfinished, in {workdir}:", file=sys.stderr)
+    failed, stopped = cluster.run_members(
+        groups,
+        workdir,
+        form=form,
+        halving=halving,
+        rungs=rungs,
+        data_dir=data_dir,
+        cpus=cpus,
+        only_plan=only_plan,
+    )
+    outcomes = {name: Failed(reason) for name, reason in failed.items()}
+    outcomes |= {name: Stopped(*reached) for name, reached in stopped.items()}
+    return outcomes | finished(planned, workdir)
 
 
 def stops(planned: Sequence[Member], halving: int) -> list[tuple[int | None, int]]:
@@ -291,17 +282,31 @@ def best_until(folder: Path, config: ConfigDict, epochs: int) -> float:
     return max(selection_score(config, row) for row in rows if row["epoch"] <= epochs)
 
 
-def tabulate(planned: Sequence[Member], outcomes: dict[str, Outcome]) -> list[sweep_table.Cell]:
-    """The cells in the order of the plan, by accuracy."""
+def compared_by(planned: Sequence[Member], outcomes: dict[str, Outcome]) -> sweep_table.Measure:
+    """By what the members are compared: what all their runs were selected by if it is the RMSE, else the accuracy."""
+    from fer_jax.course import selection_score
+
+    scored = [(member.config, outcomes[member.name]) for member in planned if member.name in outcomes]
+    scored = [(config, outcome["metrics"]) for config, outcome in scored if isinstance(outcome, dict)]
+    if all(selection_score(config, metrics) == -metrics.get("rmse", float("nan")) for config, metrics in scored):
+        return sweep_table.RMSE
+    return sweep_table.ACCURACY
+
+
+def tabulate(
+    planned: Sequence[Member], outcomes: dict[str, Outcome], by: sweep_table.Measure
+) -> list[sweep_table.Cell]:
+    """The cells in the order of the plan."""
     cells: dict[str, list[Outcome]] = {}
     for member in planned:
         cells.setdefault(member.cell, []).append(outcomes[member.name])
     return [
         sweep_table.Cell(
             name,
-            tuple(each["metrics"]["accuracy"] for each in found if isinstance(each, dict)),
+            tuple(each["metrics"][by.metric] for each in found if isinstance(each, dict)),
             failed=sum(isinstance(each, Failed) for each in found),
             stopped=sum(isinstance(each, Stopped) for each in found),
+            accuracies=tuple(each["metrics"]["accuracy"] for each in found if isinstance(each, dict)),
         )
         for name, found in cells.items()
     ]
@@ -315,16 +320,30 @@ def _duration(seconds: float) -> str:
 def main(_argv: Sequence[str]) -> None:
     """Runs the sweep and prints its table; exit codes as of `fer_jax.main`."""
     process.set_up()
-    from fer_jax import train
-
+    if _CLUSTER_CPUS.value and not _CLUSTER.value:
+        raise UserError("--cluster_cpus is for --cluster=ray")
     path, _, _ = flags.FLAGS["config"].config_filename.partition(":")
-    axes = [declared(Path(path)), *map(read_axis, _SET.value)]
+    smaller, declared_members = declared(Path(path), quick=_QUICK.value)
+    given = flags.FLAGS["config"].override_values  # on the command line, which has the last word
+    config = config_lib.overridden(
+        flags.FLAGS.config, {field: value for field, value in smaller.items() if field not in given}
+    )
+    axes = [declared_members, *map(read_axis, _SET.value)]
     if _SEEDS.value:
         axes.append(config_lib.seeds(_SEEDS.value))
-    planned = members(flags.FLAGS.config, axes)
-    workdir = Path(flags.FLAGS.workdir or Path("runs") / f"sweep-{Path(path).stem}")
+    planned = members(config, axes)
+    import jax  # only now: a mistake in the sweep is told without waiting for JAX
+
+    from fer_jax import train
+
+    if _CLUSTER.value:
+        jax.config.update("jax_platforms", "cpu")  # this machine's accelerator, if any, is for a trial
+    name = f"sweep-{Path(path).stem}{'-quick' if _QUICK.value else ''}"
+    workdir = Path(flags.FLAGS.workdir or Path("runs") / name)
+    check(planned, flags.FLAGS.data_dir)
+    run = functools.partial(run_members_on_cluster, cpus=_CLUSTER_CPUS.value) if _CLUSTER.value else run_members
     try:
-        outcomes = run_members(
+        outcomes = run(
             planned,
             workdir,
             form=_FORM.value,
@@ -340,11 +359,12 @@ def main(_argv: Sequence[str]) -> None:
     splits = {outcome["split"] for outcome in outcomes.values() if isinstance(outcome, dict)}
     if splits <= {None}:
         raise UserError("no member has a score: all failed, or the data set has no split to evaluate on")
-    cells = tabulate(planned, outcomes)
-    print(sweep_table.write_tables(cells, "/".join(sorted(filter(None, splits))), workdir))
-    scores = {name: each["metrics"]["accuracy"] for name, each in outcomes.items() if isinstance(each, dict)}
+    by = compared_by(planned, outcomes)
+    cells = tabulate(planned, outcomes, by)
+    print(sweep_table.write_tables(cells, "/".join(sorted(filter(None, splits))), workdir, by))
+    scores = {name: each["metrics"][by.metric] for name, each in outcomes.items() if isinstance(each, dict)}
     pictures = sweep_table.draw(
-        [(member.overrides, scores[member.name]) for member in planned if member.name in scores], workdir
+        [(member.overrides, scores[member.name]) for member in planned if member.name in scores], workdir, by
     )
     print(f"tables: {workdir.resolve()}/table.md, .csv, .tex, .json; pictures: {', '.join(pictures) or 'none'}")
 
@@ -357,6 +377,17 @@ if __name__ == "__main__":
     )
     _HALVING = flags.DEFINE_integer(
         "halving", 0, "let one member of so many go on at each stop; 0 = all", lower_bound=0
+    )
+    _QUICK = flags.DEFINE_bool("quick", False, "the members of quick() of the config file: minutes on a CPU")
+    _CLUSTER = flags.DEFINE_enum(
+        "cluster",
+        None,
+        ("ray",),
+        "spread the members over the Ray cluster of RAY_ADDRESS, else this machine; all of its machines must find "
+        "--workdir and --data_dir at the same place",
+    )
+    _CLUSTER_CPUS = flags.DEFINE_integer(
+        "cluster_cpus", 0, "CPUs that a trial on a cluster takes; 0 = one beside a GPU, else up to four", lower_bound=0
     )
     _PLAN = flags.DEFINE_bool("plan", False, "print the plan, train nothing")
     command.entry(main, command.parse_flags)

@@ -19,13 +19,44 @@ LEVEL = 0.95  # of the intervals, and 1 - LEVEL is where a difference counts as 
 
 
 @dataclasses.dataclass(frozen=True)
+class Measure:
+    """By what members are compared."""
+
+    metric: str  # its key in results.json
+    heading: str
+    unit: str  # in brackets after the heading
+    scale: float  # from results.json to the table
+    decimals: int
+    higher_is_better: bool
+
+    @property
+    def title(self) -> str:
+        """Of a column or an axis."""
+        return f"{self.heading} ({self.unit})" if self.unit else self.heading
+
+    def text(self, score: float) -> str:
+        """As the table shows it, without its unit."""
+        return f"{self.scale * score:.{self.decimals}f}"
+
+
+ACCURACY = Measure("accuracy", "accuracy", "%", 100, 2, higher_is_better=True)
+RMSE = Measure("rmse", "RMSE", "", 1, 4, higher_is_better=False)  # of intensities, in 0..1
+
+
+def cell_name(overrides: dict) -> str:
+    """Of the cell that runs with these overrides are repetitions of."""
+    return ", ".join(f"{field}={value}" for field, value in overrides.items() if field not in REPEATS) or "base"
+
+
+@dataclasses.dataclass(frozen=True)
 class Cell:
     """A line of the table: the members that differ in `REPEATS` alone."""
 
     name: str
-    scores: tuple[float, ...]  # of the finished members
+    scores: tuple[float, ...]  # of the finished members, by the sweep's Measure
     failed: int
     stopped: int = 0  # by successive halving
+    accuracies: tuple[float, ...] = ()  # of the same members
 
     @property
     def mean(self) -> float:
@@ -43,29 +74,31 @@ class Cell:
         return float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * self.deviation / n**0.5) if n > 1 else float("nan")
 
 
-def significantly_best(cells: Sequence[Cell]) -> Cell | None:
-    """The cell with the highest mean, if by Welch's t-test it is above every other one; None otherwise.
+def significantly_best(cells: Sequence[Cell], measure: Measure = ACCURACY) -> Cell | None:
+    """The cell with the best mean, if by Welch's t-test it is better than every other one; None otherwise.
 
     The tests are corrected for their number (Holm 1979); a cell of one score cannot be compared.
     """
-    ranked = sorted((cell for cell in cells if cell.scores), key=lambda cell: -cell.mean)
+    sign = 1 if measure.higher_is_better else -1
+    ranked = sorted((cell for cell in cells if cell.scores), key=lambda cell: -sign * cell.mean)
     if len(ranked) < 2 or any(len(cell.scores) < 2 for cell in ranked):
         return None
     best, *others = ranked
-    chances = sorted(_chance(best, other) for other in others)
+    chances = sorted(_chance(sign * np.array(best.scores), sign * np.array(other.scores)) for other in others)
     return best if all(p < (1 - LEVEL) / (len(chances) - i) for i, p in enumerate(chances)) else None
 
 
-def _chance(best: Cell, other: Cell) -> float:
-    """The one-sided p-value of Welch's test that `best` has no higher mean."""
-    if best.deviation == other.deviation == 0:
-        return 0.0 if best.mean > other.mean else 1.0
-    return float(stats.ttest_ind(best.scores, other.scores, equal_var=False, alternative="greater").pvalue)
+def _chance(best: np.ndarray, other: np.ndarray) -> float:
+    """The one-sided p-value of Welch's test that the scores `best` have no higher mean."""
+    if np.ptp(best) == np.ptp(other) == 0:
+        return 0.0 if best.mean() > other.mean() else 1.0
+    return float(stats.ttest_ind(best, other, equal_var=False, alternative="greater").pvalue)
 
 
-def write_tables(cells: Sequence[Cell], split: str, folder: Path) -> str:
+def write_tables(cells: Sequence[Cell], split: str, folder: Path, measure: Measure = ACCURACY) -> str:
     """Writes table.md, .csv, .tex and .json; returns the Markdown."""
-    best = significantly_best(cells)
+    best = significantly_best(cells, measure)
+    with_accuracy = measure is not ACCURACY
     rows = [
         {
             "cell": cell.name,
@@ -77,83 +110,99 @@ def write_tables(cells: Sequence[Cell], split: str, folder: Path) -> str:
             "stopped": cell.stopped,
             "significantly_best": cell is best,
         }
+        | ({"accuracy": float(np.mean(cell.accuracies)) if cell.accuracies else None} if with_accuracy else {})
         for cell in cells
     ]
     plain = [{name: None if value != value else value for name, value in row.items()} for row in rows]  # nan
-    (folder / "table.json").write_text(json.dumps({"split": split, "rows": plain}, indent=2, allow_nan=False) + "\n")
+    content = {"split": split, "measure": measure.metric, "rows": plain}
+    (folder / "table.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
     with (folder / "table.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(plain)
-    head = ["", "n", f"accuracy, {split} (%)", "mean, 95 % interval"]
+    title = dataclasses.replace(measure, heading=f"{measure.heading}, {split}").title
+    head = ["", "n", title, "mean, 95 % interval", *(["accuracy (%)"] if with_accuracy else [])]
     markdown = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    latex = [r"\begin{tabular}{lrrr}", " & ".join(head).replace("%", r"\%") + r" \\ \hline"]
+    columns = "l" + "r" * (len(head) - 1)
+    latex = [rf"\begin{{tabular}}{{{columns}}}", " & ".join(head).replace("%", r"\%") + r" \\ \hline"]
     for row in rows:
-        score, interval = _score(row), _interval(row)
+        score, interval = _score(row, measure), _interval(row, measure)
+        accuracy = []
+        if with_accuracy:
+            accuracy = [ACCURACY.text(row["accuracy"]) if row["n"] else ""]
         lost = ", ".join(f"{row[why]} {why}" for why in ("failed", "stopped") if row[why])
         bold = row["significantly_best"]
         count = f"{row['n']}" + (f" ({lost})" if lost else "")
-        markdown.append(f"| {row['cell']} | {count} | {f'**{score}**' if bold else score} | {interval} |")
+        fields = [row["cell"], count, f"**{score}**" if bold else score, interval, *accuracy]
+        markdown.append(f"| {' | '.join(fields)} |")
         name = row["cell"].replace("_", r"\_")
         score = (rf"\textbf{{{score}}}" if bold else score).replace("±", r"$\pm$")
-        latex.append(f"{name} & {count} & {score} & {interval} " + r"\\")
+        latex.append(" & ".join([name, count, score, interval, *accuracy]) + r" \\")
     text = "\n".join(markdown) + "\n"
     (folder / "table.md").write_text(text)
     (folder / "table.tex").write_text("\n".join([*latex, r"\end{tabular}"]) + "\n")
     return text
 
 
-def _score(row: dict) -> str:
+def _score(row: dict, measure: Measure) -> str:
     if not row["n"]:
         return "none finished"
-    return f"{100 * row['mean']:.2f}" + (f" ± {100 * row['std']:.2f}" if row["n"] > 1 else "")
+    return measure.text(row["mean"]) + (f" ± {measure.text(row['std'])}" if row["n"] > 1 else "")
 
 
-def _interval(row: dict) -> str:
+def _interval(row: dict, measure: Measure) -> str:
     if row["n"] < 2:
         return "one run"
-    low, high = (100 * (row["mean"] + side * row["half_width"]) for side in (-1, 1))
-    return f"{low:.2f} to {high:.2f}"
+    low, high = (measure.text(row["mean"] + side * row["half_width"]) for side in (-1, 1))
+    return f"{low} to {high}"
 
 
-def draw(runs: Sequence[tuple[dict, float]], folder: Path) -> list[str]:
+def draw(runs: Sequence[tuple[dict, float]], folder: Path, measure: Measure = ACCURACY) -> list[str]:
     """Draws how the score of finished runs depends on what was varied; returns the names of the files in `folder`.
 
-    effects.png: for each field the mean over all runs with a value, and its interval over them. parallel.png, where
-    two fields or more vary: a line for each run through its values, coloured by its score.
+    Where all runs override the same fields: effects.png, for each field the mean over all runs with a value, and its
+    interval over them, and where two fields or more vary parallel.png, a line for each run through its values, coloured
+    by its score. Otherwise, where the fields' values do not cross and their means would compare unlike runs: cells.png,
+    the scores of each cell.
 
     Args:
-      runs: the overrides of each run and its accuracy in 0..1.
+      runs: the overrides of each run and its score.
     """
+    scores = np.array([score for _, score in runs])
+    if len({frozenset(overrides) for overrides, _ in runs}) > 1:
+        names = [cell_name(overrides) for overrides, _ in runs]
+        of_cells = {name: scores[[other == name for other in names]] for name in dict.fromkeys(names)}
+        figures.cell_scores(of_cells, LEVEL, folder / "cells.png", measure)
+        return ["cells.png"]
     factors = _factors([overrides for overrides, _ in runs])
     if not factors:
         return []
-    scores = np.array([score for _, score in runs])
     figures.factor_effects(
         {
-            field: [(value, scores[[overrides.get(field) == value for overrides, _ in runs]]) for value in values]
+            field: [(value, scores[[overrides[field] == value for overrides, _ in runs]]) for value in values]
             for field, values in factors.items()
         },
         LEVEL,
         folder / "effects.png",
+        measure,
     )
     if len(factors) < 2:
         return ["effects.png"]
-    places = [[values.index(overrides.get(field)) for field, values in factors.items()] for overrides, _ in runs]
-    figures.parallel_coordinates(factors, np.array(places), scores, folder / "parallel.png")
+    places = [[values.index(overrides[field]) for field, values in factors.items()] for overrides, _ in runs]
+    figures.parallel_coordinates(factors, np.array(places), scores, folder / "parallel.png", measure)
     return ["effects.png", "parallel.png"]
 
 
 def _factors(overrides: Sequence[dict]) -> dict[str, list]:
-    """The fields but REPEATS of which runs have several values, and these, sorted; None = not overridden."""
-    fields = dict.fromkeys(field for each in overrides for field in each if field not in REPEATS)
+    """The fields but REPEATS of which runs, which all override the same, have several values, and these, sorted."""
     values = {}
-    for field in fields:
+    for field in overrides[0]:
         found = []
         for each in overrides:
-            if each.get(field) not in found:
-                found.append(each.get(field))
+            if each[field] not in found:
+                found.append(each[field])
         if all(isinstance(value, int | float) for value in found):
             found.sort()
-        values[field] = found
-    return {field: found for field, found in values.items() if len(found) > 1}
+        if len(found) > 1 and field not in REPEATS:
+            values[field] = found
+    return values

@@ -58,6 +58,9 @@ def test_every_config_says_where_it_comes_from_and_how_to_run_it(path):
         ("data.normalization", "zscore", r"unit, symmetric, per_channel, mean_image"),
         ("model.dtype", "float16", r"auto, float32, bfloat16"),
         ("model.input_shape", (48, 48, 2), r"channels 1 or 3"),
+        ("data.limit", -1, r"data\.limit = -1 must be 0 \(all\) or above"),
+        ("data.fold_by", "picture", r"data\.fold_by = 'picture' is unknown: use one of subject, image"),
+        ("data.align", "eyes", r"data\.align = 'eyes' is unknown: use one of '', none, rotation, landmarks"),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(field, value, message):

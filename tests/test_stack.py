@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fer_jax import config as config_lib
-from fer_jax import logs, ops, recognizer, run, stack, sweep
+from fer_jax import logs, ops, recognizer, run, stack, sweep, sweep_members
 from fer_jax.course import Course
 from fer_jax.errors import UserError
 from tests import tiny_config
@@ -182,7 +182,7 @@ def test_streamed_data_cannot_be_stacked(data, tmp_path):
 
 def test_successive_halving_stops_most_members_early(data, tmp_path):
     base = small_config(**{"train.epochs": 2})
-    planned = sweep.members(base, [config_lib.product(optim__learning_rate=(1e-9, 5e-3)), config_lib.seeds(1)])
+    planned = sweep_members.members(base, [config_lib.product(optim__learning_rate=(1e-9, 5e-3)), config_lib.seeds(1)])
     assert sweep.stops(planned, 2) == [(1, 1), (None, 2)]
     outcomes = sweep.run_members(planned, tmp_path, form="grouped", halving=2, data_dir=data)
     finished = [name for name, outcome in outcomes.items() if isinstance(outcome, dict)]
@@ -195,7 +195,7 @@ def test_successive_halving_stops_most_members_early(data, tmp_path):
     again = sweep.run_members(planned, tmp_path, form="grouped", halving=2, data_dir=data)
     assert again == outcomes  # the same are stopped, and nothing is trained anew
     with pytest.raises(UserError, match=r"train\.epochs must not differ"):
-        sweep.stops(sweep.members(base, [config_lib.product(train__epochs=(2, 4))]), 2)
+        sweep.stops(sweep_members.members(base, [config_lib.product(train__epochs=(2, 4))]), 2)
 
 
 @pytest.mark.parametrize(("size", "strides", "padding"), [(1, 2, "SAME"), (3, 1, "VALID"), (5, 2, "SAME")])

@@ -1,6 +1,6 @@
 """Sweeps: which members there are, tables against known statistics, and a sweep of tiny runs that is cut short."""
 
-import importlib
+import dataclasses
 import json
 import os
 import subprocess
@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from fer_jax import config as config_lib
-from fer_jax import sweep, sweep_table
+from fer_jax import sweep, sweep_members, sweep_table
 from fer_jax.errors import UserError
 from tests import tiny_config
 from tests.faces import write_fer2013
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_members_are_every_combination_in_order_with_a_name_each():
     axes = [config_lib.product(optim__learning_rate=(1e-3, 1e-2)), config_lib.seeds(2)]
-    planned = sweep.members(tiny_config.get_config(), axes)
+    planned = sweep_members.members(tiny_config.get_config(), axes)
     assert [member.overrides for member in planned] == [
         {"optim.learning_rate": rate, "seed": seed} for rate in (1e-3, 1e-2) for seed in (0, 1)
     ]
@@ -34,7 +34,7 @@ def test_members_are_every_combination_in_order_with_a_name_each():
         "optim.learning_rate=0.001,seed=1",
     ]
     assert {member.cell for member in planned} == {"optim.learning_rate=0.001", "optim.learning_rate=0.01"}
-    assert sweep.members(tiny_config.get_config(), [[{}]])[0].name == "base"
+    assert sweep_members.members(tiny_config.get_config(), [[{}]])[0].name == "base"
     assert tiny_config.get_config().optim.learning_rate == 0.05  # the base is left as it was
 
 
@@ -44,26 +44,96 @@ def test_members_are_every_combination_in_order_with_a_name_each():
         ({"optim.learning_rat": 0.1}, r"unknown config field 'optim.learning_rat'. Did you mean 'optim.learning_rate'"),
         ({"optim.learning_rate": "fast"}, r"optim\.learning_rate = 'fast'"),
         ({"augment.flip": 2.0}, r"augment\.flip = 2\.0 must lie in 0\.\.1"),
+        ({"seed": 1.5}, r"seed = 1\.5 must be of type int, as 0 is"),
+        ({"seed": True}, r"seed = True must be of type int"),
+        ({"optim.learning_rate": None}, r"optim\.learning_rate = None must be of type float"),
+        ({"model.input_shape": 48}, r"model\.input_shape = 48 must be of type tuple, as \(48, 48, 1\) is"),
+        ({"model.options.hidden.width": 48}, r"unknown config field 'model\.options\.hidden\.width'"),
+        ({"optim": 3}, r"unknown config field 'optim'"),
     ],
 )
 def test_wrong_overrides_are_refused_by_name(overrides, message):
     with pytest.raises(UserError, match=message):
-        sweep.members(tiny_config.get_config(), [[overrides]])
+        sweep_members.members(tiny_config.get_config(), [[overrides]])
 
 
 def test_members_alike_are_refused():
     with pytest.raises(UserError, match="two members of the sweep are alike: seed=0"):
-        sweep.members(tiny_config.get_config(), [[{"seed": 0}, {"seed": 0}]])
+        sweep_members.members(tiny_config.get_config(), [[{"seed": 0}, {"seed": 0}]])
+    with pytest.raises(UserError, match=r"'a b'.* and .*'ab'.*, which have one run directory: data.exclude=ab"):
+        sweep_members.members(tiny_config.get_config(), [[{"data.exclude": "a b"}, {"data.exclude": "ab"}]])
+
+
+@pytest.mark.parametrize("field", sweep_members.WITHOUT_EFFECT)
+def test_members_that_can_only_have_the_same_scores_are_refused(field):
+    value = "stream" if field == "data.residence" else 7
+    pattern = rf"the same run, base and {field}={value}: they differ in nothing that changes a score"
+    with pytest.raises(UserError, match=pattern):
+        sweep_members.members(tiny_config.get_config(), [[{}, {field: value}]])
+    # Beside something else such a field may be set.
+    assert len(sweep_members.members(tiny_config.get_config(), [[{"seed": 1}, {"seed": 2, field: value}]])) == 2
+
+
+def test_an_override_with_the_value_that_the_config_has_is_refused_beside_the_config():
+    with pytest.raises(UserError, match=r"the same run, base and optim.learning_rate=0.05"):
+        sweep_members.members(tiny_config.get_config(), [[{}, {"optim.learning_rate": 0.05}]])
+
+
+def test_directories_of_names_too_long_are_refused_and_not_cut():
+    with pytest.raises(UserError, match=r"more than 200 bytes: data\.exclude=x"):
+        sweep_members.members(tiny_config.get_config(), [[{"data.exclude": "x" * 190}]])
+
+
+def test_what_gives_no_overrides_is_refused():
+    with pytest.raises(UserError, match=r"sweep\(\) of the config must give dicts .* 'seed' is none"):
+        sweep_members.members(tiny_config.get_config(), [["seed"]])
+
+
+def test_quick_is_of_the_config_file(tmp_path):
+    path = tmp_path / "some.py"
+    path.write_text("def sweep():\n    return [{'seed': 1}]\n")
+    assert sweep_members.declared(path) == ({}, [{"seed": 1}])
+    with pytest.raises(UserError, match=r"--quick: .*some\.py has no quick\(\)"):
+        sweep_members.declared(path, quick=True)
+    path.write_text("def quick():\n    return {'train.epochs': 1}, [{'seed': 2}]\n")
+    assert sweep_members.declared(path, quick=True) == ({"train.epochs": 1}, [{"seed": 2}])
+    assert sweep_members.declared(path) == ({}, [{}])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"model.name": "shalow"}, r"unknown model 'shalow'. Did you mean 'shallow'"),
+        ({"model.options.widths": (8,)}, r"shallow has no options \['widths'\]; it has: filters"),
+        ({"model.options.strides": "a"}, r"model\.options\.strides=a: shallow cannot be made with .*'strides': 'a'"),
+        ({"model.options.kernels": (3,)}, r"kernels = \(3,\) has 1 items, filters has 2"),
+        ({"head.name": "intensities"}, r"head\.name = 'intensities' is unknown"),
+        ({"optim.name": "adamm"}, r"optim\.name = 'adamm' is unknown"),
+        ({"data.name": "fer2014"}, r"unknown data set 'fer2014'"),
+        ({"data.emotions": ("happy", "bored")}, r"unknown emotion 'bored'"),
+        ({"train.batch_size": 71}, r"70 examples, fewer than one batch of 71"),
+    ],
+)
+def test_mistakes_in_the_last_member_are_found_before_the_first_is_compiled(overrides, message, tmp_path, monkeypatch):
+    from fer_jax import train
+
+    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(train, "compile_step", lambda *_: pytest.fail("a step was compiled"))
+    data = write_fer2013(tmp_path / "raw")
+    planned = sweep_members.members(tiny_config.get_config(), [[{}, overrides]])
+    sweep_members.check(planned[:1], str(data))
+    with pytest.raises(UserError, match=message):
+        sweep_members.check(planned, str(data))
 
 
 def test_a_sweep_without_members_is_refused():
     with pytest.raises(UserError, match="the sweep has no members"):
-        sweep.members(tiny_config.get_config(), [[], config_lib.seeds(2)])
+        sweep_members.members(tiny_config.get_config(), [[], config_lib.seeds(2)])
 
 
 def test_successive_halving_multiplies_the_epochs_of_those_that_go_on():
     config = config_lib.overridden(tiny_config.get_config(), {"train.epochs": 27})
-    planned = sweep.members(config, [config_lib.seeds(9)])
+    planned = sweep_members.members(config, [config_lib.seeds(9)])
     assert sweep.stops(planned, 3) == [(3, 3), (9, 1), (None, 9)]
     assert sweep.stops(planned, 0) == [(None, 9)]
     assert sweep.stops(planned[:2], 3) == [(None, 2)]
@@ -76,32 +146,29 @@ def test_the_effect_of_each_factor_is_drawn(tmp_path):
     assert sweep_table.draw(searched, tmp_path) == ["effects.png", "parallel.png"]
     assert all(cv2.imread(str(tmp_path / name)).std() > 5 for name in ("effects.png", "parallel.png"))
     assert sweep_table.draw([({"seed": 0}, 0.5), ({"seed": 1}, 0.6)], tmp_path) == []
-    # Fields that only some runs override: the others have what is in the config.
-    assert sweep_table._factors([{"a": 1}, {"b": True}, {}]) == {"a": [1, None], "b": [None, True]}
+    # Fields that only some runs override: their means would compare unlike runs, so the cells are drawn.
+    apart = [({"model.name": "deep"}, 0.5), ({"optim.weight_decay": 0.0, "seed": 1}, 0.6)]
+    apart += [({"optim.weight_decay": 0.0, "seed": 2}, 0.7), ({"seed": 1}, 0.4)]
+    assert sweep_table.draw(apart, tmp_path) == ["cells.png"]
+    assert cv2.imread(str(tmp_path / "cells.png")).std() > 5
+    # The best on top, whichever way is better: the same picture but for the names of the scores.
+    for name, measure, sign in (("up", sweep_table.ACCURACY, 1), ("down", sweep_table.RMSE, -1)):
+        measure = dataclasses.replace(measure, heading="", unit="", scale=0, decimals=0)
+        (tmp_path / name).mkdir()
+        sweep_table.draw([(overrides, sign * score) for overrides, score in searched], tmp_path / name, measure)
+    up, down = (cv2.imread(str(tmp_path / name / "parallel.png")) for name in ("up", "down"))
+    assert np.abs(up.astype(int) - down).mean() < 0.1
 
 
 def test_axes_are_read_from_the_command_line():
-    assert sweep.read_axis("optim.learning_rate=1e-3,3e-3") == [
+    assert sweep_members.read_axis("optim.learning_rate=1e-3,3e-3") == [
         {"optim.learning_rate": 1e-3},
         {"optim.learning_rate": 3e-3},
     ]
-    assert sweep.read_axis("model.name=shallow,deep") == [{"model.name": "shallow"}, {"model.name": "deep"}]
-    assert sweep.read_axis("model.options.global_pool=True") == [{"model.options.global_pool": True}]
+    assert sweep_members.read_axis("model.name=shallow,deep") == [{"model.name": "shallow"}, {"model.name": "deep"}]
+    assert sweep_members.read_axis("model.options.global_pool=True") == [{"model.options.global_pool": True}]
     with pytest.raises(UserError, match="expected field=value,value"):
-        sweep.read_axis("optim.learning_rate")
-
-
-@pytest.mark.parametrize("name", ["cmu", "lviv", "stanford", "xu"])
-def test_the_ablations_of_the_papers_are_valid(name):
-    from fer_jax import models
-
-    path = ROOT / "configs" / "ablations" / f"{name}.py"
-    module = importlib.import_module(f"configs.ablations.{name}")
-    assert f"--config=configs/ablations/{name}.py" in module.__doc__
-    planned = sweep.members(module.get_config(), [sweep.declared(path), config_lib.seeds(3)])
-    assert len({member.cell for member in planned}) == len(planned) / 3 >= 4
-    for member in planned[::3]:
-        models.create(member.config.model.name, num_outputs=7, **config_lib.model_options(member.config))
+        sweep_members.read_axis("optim.learning_rate")
 
 
 def test_cells_have_mean_deviation_and_students_interval():
@@ -122,6 +189,33 @@ def test_the_best_is_marked_only_where_it_is_significantly_so():
     assert sweep_table.significantly_best([low, clear, close]) is None
     assert sweep_table.significantly_best([clear]) is None
     assert sweep_table.significantly_best([clear, sweep_table.Cell("one run", (0.1,), 0)]) is None
+    assert sweep_table.significantly_best([low, clear, near], sweep_table.RMSE) is low
+    assert sweep_table.significantly_best([clear, close], sweep_table.RMSE) is None
+
+
+def test_intensity_heads_are_compared_by_the_rmse_that_their_runs_are_selected_by(tmp_path):
+    intensity = {"head.name": "intensity"}
+    axes = [config_lib.product(optim__learning_rate=(1e-3, 1e-2)), config_lib.seeds(3)]
+    planned = sweep_members.members(config_lib.overridden(tiny_config.get_config(), intensity), axes)
+    rmse = dict(zip([member.name for member in planned], (0.2, 0.21, 0.2, 0.1, 0.11, 0.1), strict=True))
+    outcomes = {name: {"split": "test", "metrics": {"accuracy": 3 * x, "rmse": x}} for name, x in rmse.items()}
+    by = sweep.compared_by(planned, outcomes)
+    assert by is sweep_table.RMSE
+    cells = sweep.tabulate(planned, outcomes, by)
+    text = sweep_table.write_tables(cells, "test", tmp_path, by)
+    assert text.splitlines()[0] == "|  | n | RMSE, test | mean, 95 % interval | accuracy (%) |"
+    assert "| optim.learning_rate=0.001 | 3 | 0.2033 ± 0.0058 |" in text
+    assert "| optim.learning_rate=0.01 | 3 | **0.1033 ± 0.0058** | 0.0890 to 0.1177 | 31.00 |" in text  # lower, better
+    assert json.loads((tmp_path / "table.json").read_text())["measure"] == "rmse"
+    assert (tmp_path / "table.csv").read_text().splitlines()[0].endswith("significantly_best,accuracy")
+    assert r"\begin{tabular}{lrrrr}" in (tmp_path / "table.tex").read_text()
+    # Of data without intensities, or beside a classification head, the accuracy is what all have.
+    without = {name: {"metrics": {"accuracy": x}} for name, x in rmse.items()}
+    assert sweep.compared_by(planned, without) is sweep_table.ACCURACY
+    mixed = sweep_members.members(tiny_config.get_config(), [[{}, intensity]])
+    outcomes = {member.name: {"metrics": {"accuracy": 0.5, "rmse": 0.1}} for member in mixed}
+    assert sweep.compared_by(mixed, outcomes) is sweep_table.ACCURACY
+    assert sweep.compared_by(mixed[1:], outcomes) is sweep_table.RMSE
 
 
 def test_tables_say_how_many_failed_and_hold_no_nan(tmp_path):
@@ -140,6 +234,28 @@ def execute(workdir, data, cache, *extra):
     environment = os.environ | {"XLA_FLAGS": "", "FER_JAX_CACHE": str(cache)}
     command = [sys.executable, "-m", "fer_jax.sweep", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set=optim.learning_rat=0.1"], "unknown config field 'optim.learning_rat'. Did you mean"),
+        (["--set=optim.learning_rate=fast,slow"], "optim.learning_rate = 'fast' must be of type float, as 0.05 is"),
+        (["--set=optim.learning_rate="], "expected field=value,value"),
+        (["--set=data.residence=device,stream"], "the same run, data.residence=device and data.residence=stream"),
+        (["--set=optim.learning_rate=1e-3,0.001"], "two members of the sweep are alike"),
+        (["--quick"], "tests/tiny_config.py has no quick()"),
+        (["--set=model.name=shallow,shalow"], "unknown model 'shalow'"),
+    ],
+)
+def test_wrong_sweeps_are_answered_in_a_line_and_leave_nothing(arguments, message, tmp_path):
+    result = execute(tmp_path / "sweep", write_fer2013(tmp_path / "raw"), tmp_path / "cache", *arguments)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_a_sweep_runs_its_members_as_if_alone_survives_a_failure_and_goes_on(tmp_path):

@@ -3,6 +3,7 @@
 Paper: Kaskun et al., Lviv, section 3 and figure 5. The net is a `conv_affine` of four 3x3 convolutions, in which both
 are switches; configs/mini_xception.py has model.options.separable as well.
 Command: python -m fer_jax.sweep --config=configs/ablations/lviv.py:fer2013 --data_dir=PATH --seeds=5
+Quick: the same with --quick
 """
 
 from ml_collections import ConfigDict
@@ -13,6 +14,7 @@ from fer_jax.config import default_config, product, use_dataset
 def get_config(dataset: str = "fer2013") -> ConfigDict:
     config = use_dataset(default_config(), dataset or "fer2013")
     config.model.name = "deep"
+    config.model.options.filters = (64, 128, 512, 512)
     config.model.options.kernels = 3
     config.model.options.global_pool = False
     config.model.options.separable = False
@@ -30,3 +32,8 @@ def sweep() -> list[dict]:
     rates = {"adam": 1e-3, "sgd": 0.02, "rmsprop": 1e-3, "adagrad": 0.01}
     others = [{"optim.name": name, "optim.learning_rate": rate} for name, rate in rates.items() if name != "adam"]
     return nets + others
+
+
+def quick() -> tuple[dict, list[dict]]:
+    narrow = {"model.options.filters": (16, 32, 64, 64), "model.input_shape": (32, 32, 1)}
+    return narrow | {"data.limit": 2000, "train.epochs": 2}, sweep()

@@ -1,8 +1,8 @@
 """What the augmentation brings to the small VGG-S: none, brightness, blur, and the 28 variants in both.
 
-Paper: Xu et al., Purdue/HP, "Data Augmentation". The paper's comparison of alignments is one of data sets: align the
-photographs once by each `python -m fer_jax.data.align --method=...`, and give this command each result as --data_dir.
+Paper: Xu et al., Purdue/HP, "Data Augmentation". Its other comparisons are in xu_alignment.py and xu_networks.py.
 Command: python -m fer_jax.sweep --config=configs/ablations/xu.py:fer2013 --data_dir=PATH --seeds=3
+Quick: the same with --quick
 """
 
 from ml_collections import ConfigDict
@@ -32,3 +32,7 @@ def sweep() -> list[dict]:
         {"augment.blur": 0.75},  # as often as among the 28, where one of four is not blurred
         {"augment.variant": 0.2},
     ]
+
+
+def quick() -> tuple[dict, list[dict]]:
+    return {"model.input_shape": (64, 64, 3), "data.limit": 2000, "train.epochs": 2}, sweep()

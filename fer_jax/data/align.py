@@ -23,6 +23,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -31,6 +32,9 @@ from tqdm import tqdm
 from fer_jax.data import runners
 from fer_jax.data.detect import DETECTORS, Detector, Face, Supplied, make_detector
 from fer_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from fer_jax.data.datasets.base import Picture
 
 METHODS = ("landmarks", "rotation", "none")
 SEVERAL = ("largest", "all", "refuse")
@@ -115,6 +119,7 @@ class Settings:
     detector: str = "dlib"
     model: Path | None = None  # of yunet
     landmarks: Path | None = None  # supplied with the data: no detector then
+    detections: Path | None = None  # the file that keeps them; None: detections.jsonl in the output
 
 
 def align_image(path: str, known: dict | None, *, settings: Settings, detector: Detector | None) -> tuple[dict, list]:
@@ -201,19 +206,26 @@ def find_images(source: Path, output: Path) -> list[str]:
     images = sorted(path.relative_to(source).as_posix() for path in paths if output not in path.parents)
     if not images:
         raise UserError(f"--input={source} has no images ({', '.join(SUFFIXES)})")
-    stems = Counter(str(Path(image).with_suffix("")) for image in images)
-    if same := [stem for stem, count in stems.items() if count > 1]:
-        raise UserError(f"several images under {source} are named {same[0]}.*: their crops would be the same file")
+    _refuse_same_crops(images, source)
     return images
 
 
-def align_tree(settings: Settings, *, runner: str = "processes", workers: int | None = None) -> list[dict]:
-    """Aligns every image of a tree; returns the rows of faces.csv, which it writes. See `runners.each`.
+def _refuse_same_crops(images: Sequence[str], source: Path) -> None:
+    stems = Counter(str(Path(image).with_suffix("")) for image in images)
+    if same := [stem for stem, count in stems.items() if count > 1]:
+        raise UserError(f"several images under {source} are named {same[0]}.*: their crops would be the same file")
+
+
+def align_tree(
+    settings: Settings, images: Sequence[str] | None = None, *, runner: str = "processes", workers: int | None = None
+) -> list[dict]:
+    """Aligns images of a tree, all unless named; returns the rows of faces.csv, which it writes. See `runners.each`.
 
     Raises:
       UserError: no images, a detector that cannot be had, crops of other settings in the output.
     """
-    images = find_images(settings.source, settings.output)
+    if images is None:
+        images = find_images(settings.source, settings.output)
     settings.output.mkdir(parents=True, exist_ok=True)
     if settings.landmarks is None:
         make_detector(settings.detector, settings.model)  # fails here, not in every worker
@@ -222,7 +234,7 @@ def align_tree(settings: Settings, *, runner: str = "processes", workers: int | 
     known = _known_detections(settings)
     rows = []
     with (
-        (settings.output / "detections.jsonl").open("a") as log,
+        _detections(settings).open("a") as log,
         tqdm(total=len(images), unit=" images", smoothing=0.05, disable=None) as bar,
     ):
         work = ((image, known.get(image)) for image in images)
@@ -242,9 +254,13 @@ def align_tree(settings: Settings, *, runner: str = "processes", workers: int | 
     return rows
 
 
+def _detections(settings: Settings) -> Path:
+    return settings.detections or settings.output / "detections.jsonl"
+
+
 def _known_detections(settings: Settings) -> dict[str, dict]:
     """The lines of detections.jsonl that hold for the files as they are and for this detector."""
-    path = settings.output / "detections.jsonl"
+    path = _detections(settings)
     known = {}
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -262,6 +278,60 @@ def _aligner(settings: Settings) -> Callable[[tuple[str, dict | None]], tuple[di
     cv2.setNumThreads(1)  # the workers are the parallelism
     detector = None if settings.landmarks else make_detector(settings.detector, settings.model)
     return lambda work: align_image(*work, settings=settings, detector=detector)
+
+
+def align_pictures(
+    pictures: Sequence["Picture"],
+    root: Path,
+    folder: Path,
+    method: str,
+    *,
+    landmarks: bool = False,
+    runner: str = "processes",
+    workers: int | None = None,
+) -> tuple[list["Picture"], list[tuple[str, str]]]:
+    """The pictures of a data set with aligned crops in their places, and (path, reason) of those that stay as they are.
+
+    Of several faces the largest is taken; where the data say where the face is, it must lie there.
+
+    Args:
+      root: the folder that they all lie in.
+      folder: of the crops, in a folder for each method, and of the detections, which serve all methods.
+      landmarks: whether they lie beside the pictures (`landmarks_beside`); otherwise dlib finds the faces.
+
+    Raises:
+      UserError: a video among them, two whose crops would be the same file, no detector.
+    """
+    paths = [picture.path.resolve().relative_to(root) for picture in pictures]
+    images = sorted({path.as_posix() for path in paths})
+    if videos := [image for image in images if Path(image).suffix.lower() not in SUFFIXES]:
+        raise UserError(f"{root / videos[0]} cannot be aligned, only images can ({', '.join(SUFFIXES)}): leave it out")
+    _refuse_same_crops(images, root)
+    supplied = root if landmarks else None
+    settings = Settings(root, folder / method, method, landmarks=supplied, detections=folder / "detections.jsonl")
+    rows = {row["path"]: row for row in align_tree(settings, images, runner=runner, workers=workers)}
+    aligned, reasons = [], []
+    for picture, path in zip(pictures, paths, strict=True):
+        row = rows[path.as_posix()]
+        if row["status"] != "ok":
+            reasons.append((row["path"], f"{row['status']}, {row['reason']}"))
+        elif picture.box and not _holds_centre(picture.box, row):
+            reasons.append((row["path"], "the face found is not the annotated one"))
+        else:
+            picture = picture._replace(path=settings.output / row["output"], box=None)
+        aligned.append(picture)
+    return aligned, reasons
+
+
+def landmarks_beside(pictures: Sequence["Picture"]) -> bool:
+    """Whether beside each picture lies a file of its landmarks, as `detect.Supplied` reads them."""
+    return all(Supplied(picture.path.parent)(Path(picture.path.name)) for picture in pictures)
+
+
+def _holds_centre(box: tuple[float, float, float, float], face: dict) -> bool:
+    """Whether the centre of a face, a row of faces.csv, lies in a box x, y, width, height."""
+    across, down = face["x"] + face["width"] / 2 - box[0], face["y"] + face["height"] / 2 - box[1]
+    return 0 <= across <= box[2] and 0 <= down <= box[3]
 
 
 def preview(settings: Settings, rows: Sequence[dict], path: Path, count: int = 24) -> None:

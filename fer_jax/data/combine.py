@@ -1,6 +1,7 @@
-"""Selections that a config asks for: some emotions only, a fold of the subjects, several data sets joined.
+"""Selections that a config asks for: some emotions or images only, a fold, several data sets joined.
 
     config.data.emotions = ("happy", "sad", "neutral")             # the rest is left out
+    config.data.limit = 2000                                       # of the training images, for learning curves
     config.data.folds, config.data.fold = 5, 0                     # cross-validation: sweep over data.fold
     config.data.name = "xu"                                        # a name for what is joined
     config.data.train = ({"name": "mug"}, {"name": "ckplus"})
@@ -43,7 +44,8 @@ def fold(dataset: Dataset, folds: int, held_out: int) -> Selection:
     if any((names == "").any() for names in named.values()):
         raise UserError(
             f"{dataset.name} does not tell who is shown in its images, so it cannot be divided into folds of subjects: "
-            f"set data.folds = 0, or choose a data set that does (ckplus, jaffe, kdef, mug, csv with a column subject)"
+            f"set data.folds = 0 or data.fold_by = 'image', or choose a data set that does (ckplus, jaffe, kdef, mug, "
+            f"csv with a column subject)"
         )
     chosen = subjects.folds(np.concatenate(list(named.values())).tolist(), folds)[held_out]
     inside = {split: np.isin(names, sorted(chosen)) for split, names in named.items()}
@@ -53,6 +55,63 @@ def fold(dataset: Dataset, folds: int, held_out: int) -> Selection:
     }
     picks = {role: tuple(pick for pick in members if pick.size) for role, members in picks.items()}
     return select(dataset, picks, fingerprint=f"{dataset.fingerprint}-fold{held_out}of{folds}")
+
+
+def fold_images(dataset: Dataset, folds: int, held_out: int) -> Selection:
+    """`fold` for data that do not tell who is shown: of the images of the training split, each emotion alike.
+
+    The other splits are left out, so that what is chosen by these folds can still be tested on them.
+
+    Raises:
+      UserError: no training split, or an emotion has fewer images than there are folds.
+    """
+    from fer_jax.data.datasets import subjects
+
+    labels = dataset.labels("train")
+    held = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        if len(members) < folds:
+            raise UserError(
+                f"{folds} folds of the {len(members)} training images of {dataset.emotions[label]} in {dataset.name}: "
+                f"lower data.folds"
+            )
+        held[list(subjects.folds(members.tolist(), folds)[held_out])] = True
+    if left_out := [split for split in dataset.splits if split != "train"]:
+        log.info("data: folds of the training split by image; left out: %s", ", ".join(left_out))
+    picks = {
+        "train": (Pick(dataset, "train", np.flatnonzero(~held)),),
+        "validation": (Pick(dataset, "train", np.flatnonzero(held)),),
+    }
+    return select(dataset, picks, fingerprint=f"{dataset.fingerprint}-image-fold{held_out}of{folds}")
+
+
+def limit(dataset: Dataset, most: int, splits: Sequence[str] = ("train",)) -> Dataset:
+    """The data set with at most so many images in these splits together, each emotion in its share.
+
+    A function of the labels and of `most` alone, whatever the seed of a run; the images of a smaller choice are among
+    those of a larger one, as a learning curve wants them.
+    """
+    labels = np.concatenate([dataset.labels(split) for split in splits])
+    if len(labels) <= most:
+        return dataset
+    rng = np.random.Generator(np.random.Philox(0))
+    # The highest averages (Sainte-Laguë 1910): by the place within the emotion, as a share of it.
+    places = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        places[rng.permutation(members)] = (np.arange(len(members)) + 0.5) / len(members)
+    chosen = np.zeros(len(labels), bool)
+    chosen[np.argsort(places, kind="stable")[:most]] = True
+    picks = {split: (Pick(dataset, split),) for split in dataset.splits}
+    start = 0
+    for split in splits:
+        inside = np.flatnonzero(chosen[start : start + dataset.splits[split]])
+        picks[split] = (Pick(dataset, split, inside),)
+        start += dataset.splits[split]
+    picks = {split: members for split, members in picks.items() if members[0].size}
+    log.info("data: %d of %d images of %s are taken (data.limit)", most, len(labels), " and ".join(splits))
+    return select(dataset, picks, fingerprint=f"{dataset.fingerprint}-limit{most}")
 
 
 def restrict(dataset: Dataset, emotions: Sequence[str]) -> Selection:

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import hashlib
 import io
+import itertools
 import json
 import logging
 import os
@@ -26,6 +27,7 @@ import cv2
 import numpy as np
 
 from fer_jax.config import cache_directory
+from fer_jax.data import align as align_lib
 from fer_jax.data import combine
 from fer_jax.data.dataset import Dataset
 from fer_jax.errors import UserError, unknown
@@ -39,6 +41,7 @@ def load(
     name: str,
     *,
     variant: str | None = None,
+    align: str = "",
     data_dir: str | Path | None = None,
     cache_dir: str | Path | None = None,
     runner: str = "threads",
@@ -49,15 +52,18 @@ def load(
     Args:
       name: a key of `datasets.DATASETS`.
       variant: of the data set; None is its default.
+      align: a method of `align.METHODS` by which its photographs are aligned first, or '' for photographs as they are.
+        One without a face stays as it is, and is listed.
       data_dir: where the raw data lie. Without it the one prepared before is taken, if there is exactly one.
       cache_dir: default `$FER_JAX_CACHE`, else `~/.cache/fer_jax`.
       runner: what reads picture files, see `runners.each`.
       workers: how many threads or Ray actors; None: one a core.
 
     Raises:
-      UserError: unknown name or variant, raw data missing or wrong (with file and line), no space.
+      UserError: unknown name, variant or method, raw data missing or wrong (with file and line), no space.
     """
     from fer_jax.data.datasets import DATASETS
+    from fer_jax.data.datasets.base import PictureBuilder
 
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
@@ -66,15 +72,23 @@ def load(
     if variant not in builder_class.VARIANTS:
         known = ", ".join(repr(known) for known in builder_class.VARIANTS)
         raise UserError(f"{name} has no variant {variant!r}; it has: {known}")
+    if align and align not in align_lib.METHODS:
+        raise unknown("method of alignment", align, align_lib.METHODS)
+    if align and not issubclass(builder_class, PictureBuilder):
+        photographs = ", ".join(name for name, builder in DATASETS.items() if issubclass(builder, PictureBuilder))
+        raise UserError(
+            f"{name} cannot be aligned: its images are crops of faces already, not photographs. Set data.align = '', "
+            f"or use one of {photographs}"
+        )
     cache = Path(cache_dir or cache_directory()) / "datasets"
-    stem = _stem(name, variant)
+    stem = _stem(name, variant, align)
     if data_dir is None and (before := _prepared_before(cache, stem, builder_class)):
         return _read(before)
     raw = builder_class.find_raw(Path(data_dir).expanduser() if data_dir is not None else None)
-    directory = cache / f"{stem}-{_raw_key(builder_class, variant, raw)}"
+    directory = cache / f"{stem}-{_raw_key(builder_class, variant, raw, align)}"
     if not (directory / _RECORD).exists():
         try:
-            _prepare(builder_class, variant, raw, directory, runner=runner, workers=workers)
+            _prepare(builder_class, variant, raw, directory, align=align, runner=runner, workers=workers)
         except PermissionError as error:
             raise UserError(
                 f"cannot write to {directory}: set FER_JAX_CACHE to a folder that you can write to"
@@ -85,8 +99,9 @@ def load(
 def load_configured(data: Mapping[str, Any], data_dir: str | Path | None = None) -> Dataset:
     """What the fields `data` of a config, or of the config.json of a run, ask for.
 
-    That is a data set as `load` gives it or several joined (`data.train`, ...), of which only some emotions may be
-    kept (`data.emotions`) or one fold of the subjects be held out (`data.folds`); see `combine`.
+    That is a data set as `load` gives it or several joined (`data.train`, ...), of which only some emotions
+    (`data.emotions`) or training images (`data.limit`) may be kept or one fold be held out (`data.folds`): see
+    `combine`.
 
     Args:
       data_dir: where the raw data lie; of joined data sets the folder with a folder for each.
@@ -97,25 +112,30 @@ def load_configured(data: Mapping[str, Any], data_dir: str | Path | None = None)
     roles = {role: [combine.read_part(part, role) for part in data.get(role, ())] for role in combine.ROLES}
     roles = {role: parts for role, parts in roles.items() if parts}
     if roles:
-        loaded = {role: [_load_part(part, data_dir) for part in parts] for role, parts in roles.items()}
+        align = data.get("align", "")
+        loaded = {role: [_load_part(part, data_dir, align) for part in parts] for role, parts in roles.items()}
         dataset = combine.combine(data["name"], loaded)
     else:
-        dataset = load(data["name"], variant=data["variant"] or None, data_dir=data_dir)
+        dataset = load(data["name"], variant=data["variant"] or None, align=data.get("align", ""), data_dir=data_dir)
     if emotions := data.get("emotions", ()):
         dataset = combine.restrict(dataset, emotions)
-    if folds := data.get("folds", 0):
-        dataset = combine.fold(dataset, folds, data["fold"])
+    folds, by_image = data.get("folds", 0), data.get("fold_by") == "image"
+    if most := data.get("limit", 0):
+        # What is divided into folds is trained on in its turn.
+        dataset = combine.limit(dataset, most, tuple(dataset.splits) if folds and not by_image else ("train",))
+    if folds:
+        dataset = (combine.fold_images if by_image else combine.fold)(dataset, folds, data["fold"])
     return dataset
 
 
-def _load_part(part: dict, data_dir: str | Path | None) -> tuple[Dataset, Sequence[str]]:
+def _load_part(part: dict, data_dir: str | Path | None, align: str) -> tuple[Dataset, Sequence[str]]:
     folder = Path(data_dir).expanduser() / part["folder"] if data_dir is not None else None
-    dataset = load(part["name"], variant=part["variant"] or None, data_dir=folder)
+    dataset = load(part["name"], variant=part["variant"] or None, align=align, data_dir=folder)
     return dataset, part["splits"] or tuple(dataset.splits)
 
 
-def _stem(name: str, variant: str) -> str:
-    return "-".join(part for part in (name, variant) if part)
+def _stem(name: str, variant: str, align: str) -> str:
+    return "-".join(part for part in (name, variant, align and f"align_{align}") if part)
 
 
 def _prepared_before(cache: Path, stem: str, builder_class) -> Path | None:
@@ -128,9 +148,10 @@ def _prepared_before(cache: Path, stem: str, builder_class) -> Path | None:
     return prepared[0] if len(prepared) == 1 else None
 
 
-def _raw_key(builder_class, variant: str, raw: tuple[Path, ...]) -> str:
+def _raw_key(builder_class, variant: str, raw: tuple[Path, ...], align: str) -> str:
     """A digest of what decides on the prepared content: the raw files, the builder and, for drawn faces, OpenCV."""
     digest = hashlib.sha256(f"{builder_class.__name__} {builder_class.VERSION} {variant}".encode())
+    digest.update(align.encode())
     if builder_class.SYNTHETIC:
         from fer_jax.data import facs, portrait, synthetic
 
@@ -156,7 +177,14 @@ def _listing(folder: Path) -> bytes:
 
 
 def _prepare(
-    builder_class, variant: str, raw: tuple[Path, ...], directory: Path, *, runner: str, workers: int | None
+    builder_class,
+    variant: str,
+    raw: tuple[Path, ...],
+    directory: Path,
+    *,
+    align: str,
+    runner: str,
+    workers: int | None,
 ) -> None:
     """Writes the records into a folder beside `directory`, which it becomes when all is there.
 
@@ -172,6 +200,7 @@ def _prepare(
     # Crops are OpenCV's: what another version has read is not gone on from.
     partial = directory.with_name(f".{directory.name}-opencv-{cv2.__version__}.partial")
     records, readings, options = partial / "records", partial / "readings", {}
+    unaligned: list[tuple[str, str]] = []
     if issubclass(builder_class, PictureBuilder):
         options = {"readings": Readings(readings), "runner": runner, "workers": workers}
     elif runner == "ray":
@@ -188,8 +217,12 @@ def _prepare(
             # TFDS announces on stdout what is announced above.
             with contextlib.redirect_stdout(io.StringIO()):
                 builder = builder_class(raw=raw, variant=variant, data_dir=str(records), **options)
+                if align:
+                    unaligned = _align(builder, align, directory.parents[1] / "aligned", runner=runner, workers=workers)
                 builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=records))
-            (records / _RECORD).write_text(json.dumps(_record(builder, name, variant, raw), indent=2) + "\n")
+            (records / _RECORD).write_text(
+                json.dumps(_record(builder, name, variant, raw, align, unaligned), indent=2) + "\n"
+            )
             records.rename(directory)
         except BaseException as error:
             go_on = readings.exists() and not isinstance(error, UserError)
@@ -198,10 +231,39 @@ def _prepare(
         shutil.rmtree(partial)
     for note in builder.notes:
         log.info("data: %s", note)
+    for path, reason in unaligned[:8]:
+        log.warning("data: not aligned: %s: %s", path, reason)
     if builder.quarantined:
         log.warning("data: %d images cannot be used and are left out:", len(builder.quarantined))
         for path, reason in sorted(builder.quarantined):
             log.warning("data:   %s: %s", path, reason)
+
+
+def _align(builder, method: str, folder: Path, *, runner: str, workers: int | None) -> list[tuple[str, str]]:
+    """Puts aligned crops in the places of a builder's photographs; (path, reason) of those that stay as they are.
+
+    Crops and detections are kept in `folder`: one cut short goes on, and another method detects no face again.
+
+    Raises:
+      UserError: videos, or no detector.
+    """
+    by_split = builder.pictures()
+    pictures = [picture for of_split in by_split.values() for picture in of_split]
+    if not pictures:
+        return []
+    root = Path(os.path.commonpath([picture.path.resolve().parent for picture in pictures]))
+    folder /= f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:12]}"
+    landmarks = align_lib.landmarks_beside(pictures)
+    where = {"landmarks": landmarks, "runner": "ray" if runner == "ray" else "processes", "workers": workers}
+    with _alone(folder / ".lock"):
+        aligned, reasons = align_lib.align_pictures(pictures, root, folder, method, **where)
+    of_picture = iter(aligned)
+    by_split = {split: list(itertools.islice(of_picture, len(of_split))) for split, of_split in by_split.items()}
+    builder.pictures = lambda: by_split
+    crops = len(pictures) - len(reasons)
+    by = "the landmarks beside them" if landmarks else "dlib"
+    builder.notes.append(f"align={method}: {crops:,} of {len(pictures):,} photographs, by {by}; crops are in {folder}")
+    return reasons
 
 
 @contextlib.contextmanager
@@ -228,7 +290,9 @@ def _alone(lock: Path) -> Iterator[None]:
                 return
 
 
-def _record(builder, name: str, variant: str, raw: tuple[Path, ...]) -> dict:
+def _record(
+    builder, name: str, variant: str, raw: tuple[Path, ...], align: str, unaligned: Sequence[tuple[str, str]]
+) -> dict:
     """What is known of a prepared data set.
 
     Raises:
@@ -241,7 +305,7 @@ def _record(builder, name: str, variant: str, raw: tuple[Path, ...]) -> dict:
         if not sum(count):
             raise UserError(f"{name}: the {split} split is empty: none of its images can be used")
     return {
-        "stem": _stem(name, variant),
+        "stem": _stem(name, variant, align),
         "name": name,
         "variant": variant,
         "emotions": builder.EMOTIONS,
@@ -255,6 +319,7 @@ def _record(builder, name: str, variant: str, raw: tuple[Path, ...]) -> dict:
         "opencv": cv2.__version__,
         "quarantined": sorted(builder.quarantined),
         "notes": builder.notes,
+        "unaligned": unaligned,
     }
 
 
@@ -266,6 +331,8 @@ def _read(directory: Path) -> Dataset:
             len(record["quarantined"]),
             directory / _RECORD,
         )
+    if unaligned := record.get("unaligned"):
+        log.info("data: %d photographs stay unaligned (listed in %s)", len(unaligned), directory / _RECORD)
     return Dataset(
         name=record["name"],
         variant=record["variant"],
@@ -320,6 +387,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("name", help=", ".join(DATASETS))
     parser.add_argument("--data_dir", type=Path, help="where the raw data lie")
     parser.add_argument("--variant", help="of the data set, e.g. majority of ferplus")
+    parser.add_argument("--align", default="", choices=align_lib.METHODS, help="align the photographs first")
     parser.add_argument("--runner", choices=("threads", "ray"), default="threads", help="ray: on a cluster")
     parser.add_argument("--workers", type=int, help="threads, or Ray actors (default: one a core)")
     parser.add_argument("--preview", type=Path, metavar="FILE", help="draw some faces of each emotion")
@@ -330,6 +398,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         dataset = load(
             options.name,
             variant=options.variant,
+            align=options.align,
             data_dir=options.data_dir,
             runner=options.runner,
             workers=options.workers,

@@ -96,7 +96,9 @@ def _ray(start: Callable[[], Function], workers: int | None) -> Iterator[tuple[S
         raise UserError("--runner=ray needs Ray: pip install 'fer_jax[cluster]', or leave --runner out") from None
     own = not ray.is_initialized()
     if own:
-        ray.init(log_to_driver=False, include_dashboard=False, logging_level="warning")
+        # Said outright: by itself Ray would also join what a cluster that died here once left behind.
+        address = os.environ.get("RAY_ADDRESS") or "local"
+        ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level="warning")
     workers = workers or int(ray.cluster_resources()["CPU"])
     actors = [ray.remote(_Actor).remote(start) for _ in range(workers)]
     turn = itertools.cycle(actors)

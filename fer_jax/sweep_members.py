@@ -1,0 +1,156 @@
+"""The members of a sweep: what a config file and the command line ask for, checked before anything is compiled."""
+
+import ast
+import dataclasses
+import functools
+import importlib.util
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from fer_jax import config as config_lib
+from fer_jax import sweep_table
+from fer_jax.errors import UserError
+
+LONGEST_NAME = 200  # of a run directory, in bytes; file systems take 255
+# Fields that change no score, only how it is come by: the same batches in the same order, the same weights.
+WITHOUT_EFFECT = ("data.residence", "data.workers", "eval.batch_size", "train.log_every", "train.keep_every")
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One run of a sweep."""
+
+    overrides: dict
+    config: ConfigDict
+
+    @property
+    def name(self) -> str:
+        """Of its run directory: the overrides, made fit for a file system."""
+        parts = (f"{field}={value}" for field, value in self.overrides.items())
+        return ",".join(parts).replace("/", "_").replace(" ", "").replace("'", "") or "base"
+
+    @property
+    def cell(self) -> str:
+        """The line of the table that it belongs to: the overrides apart from those that only repeat it."""
+        return sweep_table.cell_name(self.overrides)
+
+
+def members(config: ConfigDict, axes: Sequence[Sequence[dict]]) -> list[Member]:
+    """Every combination of one set of overrides from each axis.
+
+    Raises:
+      UserError: a field that the config lacks, a wrong value, or two members that are one run or want one directory.
+    """
+    found = []
+    if not all(axes):
+        raise UserError("the sweep has no members: sweep() of the config, or a --set, gives no values")
+    for choice in itertools.product(*axes):
+        if wrong := [part for part in choice if not isinstance(part, dict)]:
+            raise UserError(
+                f"sweep() of the config must give dicts of overrides such as {{'seed': 1}}: {wrong[0]!r} is none"
+            )
+        overrides = {field: value for part in choice for field, value in part.items()}
+        member = Member(overrides, config_lib.overridden(config, overrides))
+        config_lib.validate(member.config)
+        found.append(member)
+    _refuse_one_run_twice(found)
+    return found
+
+
+def _refuse_one_run_twice(found: Sequence[Member]) -> None:
+    """Raises a UserError where two members have one directory, or would end in the same scores."""
+    by_name, by_run = {}, {}
+    for member in found:
+        if len(member.name.encode()) > LONGEST_NAME:
+            raise UserError(
+                f"a member's run directory would have a name of more than {LONGEST_NAME} bytes: {member.name}; "
+                f"override less in the sweep and more in the config"
+            )
+        if (other := by_name.setdefault(member.name, member)) is not member:
+            same = other.overrides == member.overrides
+            why = "alike" if same else f"{other.overrides} and {member.overrides}, which have one run directory"
+            raise UserError(f"two members of the sweep are {why}: {member.name}")
+        fields = config_lib.flatten(member.config.to_dict())
+        run = json.dumps({field: value for field, value in fields.items() if field not in WITHOUT_EFFECT})
+        if (other := by_run.setdefault(run, member)) is not member:
+            raise UserError(
+                f"two members of the sweep are the same run, {other.name} and {member.name}: they differ in nothing "
+                f"that changes a score ({', '.join(WITHOUT_EFFECT)} do not)"
+            )
+
+
+def read_axis(text: str) -> list[dict]:
+    """The overrides of `--set=field=value,value`.
+
+    Raises:
+      UserError: no field or no values.
+    """
+    field, _, values = text.partition("=")
+    if not field or not values:
+        raise UserError(f"--set={text}: expected field=value,value, e.g. --set=optim.learning_rate=1e-3,3e-3")
+    try:
+        parsed = ast.literal_eval(f"({values},)")
+    except (ValueError, SyntaxError):
+        parsed = tuple(values.split(","))  # names, e.g. --set=model.name=shallow,deep
+    return [{field: value} for value in parsed]
+
+
+def declared(path: Path, *, quick: bool = False) -> tuple[dict, list[dict]]:
+    """What a config file declares: overrides of its config, and the members.
+
+    They are those of `quick()` if asked for, else none and what `sweep()` returns, or [{}] in a file without one.
+
+    Raises:
+      UserError: the file has no `quick()`.
+    """
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if quick and not hasattr(module, "quick"):
+        raise UserError(f"--quick: {path} has no quick(); those in configs/ablations have, or leave --quick out")
+    if quick:
+        overrides, members = module.quick()
+        return overrides, list(members)
+    return {}, list(module.sweep()) if hasattr(module, "sweep") else [{}]
+
+
+def check(planned: Sequence[Member], data_dir: str | None = None) -> None:
+    """Prepares the data of all members and makes their networks' shapes, so that mistakes show before a long wait.
+
+    Nothing is compiled.
+
+    Raises:
+      UserError: of one of them, as `run.build`.
+    """
+    import jax
+
+    from fer_jax import run, stack
+    from fer_jax.data import pipeline, prepare
+
+    datasets = {}
+    for member in {stack.structure(member.config): member for member in planned}.values():
+        config, data = member.config, member.config.data
+        asked = json.dumps(data.to_dict())
+        if asked not in datasets:
+            datasets[asked] = prepare.load_configured(data, data_dir)
+        dataset = datasets[asked]
+        dataset.require("train")
+        images, batch_size = dataset.splits["train"], config.train.batch_size
+        if images < batch_size:
+            pipeline.train_order(images, batch_size, config.seed)  # says what is wrong
+        recipe = run.make_recipe(config, dataset, images // batch_size)
+        image = jax.ShapeDtypeStruct((1, *recipe.input_shape), "float32")
+        try:
+            jax.eval_shape(functools.partial(recipe.model.init, train=False), jax.random.key(0), image)
+        except (TypeError, ValueError, ZeroDivisionError) as error:  # an option of another type, images too small
+            if isinstance(error, UserError):
+                raise
+            options = config.model.options.to_dict()
+            raise UserError(
+                f"{member.name}: {config.model.name} cannot be made with {options} for images of {recipe.input_shape}: "
+                f"{error}"
+            ) from error
