@@ -1,10 +1,9 @@
-"""A VGG for FER2013, for the field's table of single networks without outside data.
+"""The VGG of configs/vgg8.py on FER2013, for the field's table of single networks without outside data.
 
-Eight convolutions in four stages of 64 to 512 filters, each stage pooled, and two affine layers of 4,096, as Khaireddin
-& Chen 2021 (arXiv:2105.03588: 73.28 % of PrivateTest, tuned on that), with their augmentation, SGD with Nesterov
-momentum and 300 epochs; label smoothing, the cosine schedule and the moving average of the weights are ours. Selected
-on PublicTest alone. Aim: 73.5 % of it; not trained yet, for it takes a GPU. The ensemble is of three seeds or more:
+With more augmentation, label smoothing, a warm-up and a moving average of the weights, which are ours. Selected on
+PublicTest alone. Aim: 73.5 % of it; not trained yet, for it takes a GPU. For the ensemble train three seeds or more:
 `python -m fer_jax.evaluate --workdir=RUN --ensemble RUN RUN --tta flip`.
+Paper: Khaireddin & Chen 2021 (arXiv:2105.03588), 73.28 % of FER2013's PrivateTest, tuned on that split.
 Command: python -m fer_jax.main --config=configs/fer2013_best.py --data_dir=PATH
 """
 

@@ -59,9 +59,7 @@ MODELS: dict[str, ModelEntry] = {
     "resnet18": ModelEntry(ResNet18, ResNet18, f"{_DIKSHIT}; He et al. 2016, table 1", _RGB, 11_180_103),
     "l2svm": ModelEntry(L2SVM, L2SVM, f"{_COMPARED}: Tang 2013, section 3.1", (42, 42, 1), 5_008_295),
     "alexnet": ModelEntry(AlexNet, AlexNet, f"{_COMPARED}: Krizhevsky 2014", _RGB, 57_032_519),
-    "vgg8": ModelEntry(
-        conv_affine.vgg8, ConvAffine, f"{_COMPARED}: Khaireddin & Chen 2021, section 3", _GREY, 40_374_599
-    ),
+    "vgg8": ModelEntry(conv_affine.vgg8, ConvAffine, f"{_COMPARED}: Khaireddin & Chen 2021", _GREY, 40_374_599),
     "vgg16": ModelEntry(VGG16, VGG16, f"{_COMPARED}: Simonyan & Zisserman 2015, table 1", _RGB, 134_289_223),
     "inception_v3": ModelEntry(
         InceptionV3, InceptionV3, f"{_COMPARED}: Szegedy et al. 2016, table 1", (299, 299, 3), 21_799_911
