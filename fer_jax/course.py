@@ -36,12 +36,12 @@ class Course:
         if jax.process_index() > 0:
             self._thrown_away = tempfile.TemporaryDirectory(prefix="fer_jax")
             self.workdir = Path(self._thrown_away.name)
-        logs.write_json(self.workdir / "environment.json", logs.environment())
         self.last = checkpoint.Checkpoints(workdir / "checkpoints/last", keep=2)
         self.best = checkpoint.Checkpoints(workdir / "checkpoints/best", keep=1)
         self.start, self._meta, self.key = _begin(experiment, self.last, workdir)
         self.step = int(self.start.step)
         self.window = train.Window(self._meta.pop("window"), self.step)
+        logs.write_json(self.workdir / "environment.json", logs.environment())
         self._log = None
 
     @property

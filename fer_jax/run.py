@@ -323,7 +323,7 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            if lines := config_lib.difference(json.loads(path.read_text()), content):
+            if lines := config_lib.difference(config_lib.completed(json.loads(path.read_text())), content):
                 changes = "\n  ".join(lines)
                 raise UserError(
                     f"{workdir} holds a run of another config:\n  {changes}\n"
