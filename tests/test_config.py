@@ -1,6 +1,7 @@
 """Configs: every file is valid, overrides and refusals, and the command line's answers."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -87,6 +88,18 @@ def test_too_small_images_and_unknown_names_are_refused_before_training(tmp_path
             config.update_from_flattened_dict({field: value})
         with pytest.raises(UserError, match=message):
             run.build(config, str(data))
+
+
+def test_fields_that_a_run_did_not_know_yet_have_their_defaults():
+    stored = json.loads(json.dumps(config_lib.default_config().to_dict()))
+    del stored["data"]["limit"], stored["augment"]
+    stored["seed"], stored["model"]["options"] = 3, {"dropout": 0.1}
+    completed = config_lib.completed(stored)
+    assert completed["data"]["limit"] == 0
+    assert completed["augment"] == config_lib.default_config().augment.to_dict()
+    assert completed["seed"] == 3
+    assert completed["model"]["options"] == {"dropout": 0.1}
+    assert completed.keys() == config_lib.default_config().keys()
 
 
 def test_differences_are_named_field_by_field():
