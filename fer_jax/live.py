@@ -4,7 +4,8 @@
     python -m fer_jax.live --source=video.mp4 --output=out.mp4 --table=out.csv
 
 Frames are read, recognised and drawn at the same time, by three threads. All faces of a frame are one batch, padded to
-sizes that were compiled before the first frame. A live source drops the frames that nobody has time for; of a file
+sizes that were compiled before the first frame. Of most frames only the surroundings of the faces that the last one
+showed are searched (`following`, --detect_every). A live source drops the frames that nobody has time for; of a file
 each one is recognised. Without --output and --table a window shows them, where there is a display.
 
 Of a program of one's own: `Analyzer` takes images and returns faces, `picture` draws them.
@@ -24,13 +25,14 @@ import cv2
 import jax
 import numpy as np
 
-from fer_jax import overlay, process, recognizer
+from fer_jax import checkpoint, overlay, process, recognizer
 from fer_jax.data import align as alignment
 from fer_jax.data.datasets import DATASETS
 from fer_jax.data.datasets.base import square
 from fer_jax.data.detect import DETECTORS, Detector, Face, ShapePredictor, make_detector
 from fer_jax.data.emotions import expressed
 from fer_jax.errors import UserError
+from fer_jax.following import EVERY, Follower
 from fer_jax.recognizer import Recognizer
 from fer_jax.recording import Closed, Output, Scene, TrackedFace, Window, has_display, open_output, open_table
 from fer_jax.tracking import Tracker
@@ -50,16 +52,25 @@ class Analyzer:
     faces = analyzer.faces(image, time)
     """
 
-    def __init__(self, network: Recognizer, detector: Detector, *, align: str = "box", smoothing: float = 0.5):
+    def __init__(
+        self,
+        network: Recognizer,
+        detector: Detector,
+        *,
+        align: str = "box",
+        smoothing: float = 0.5,
+        detect_every: int = 1,
+    ):
         """Args:
         align: how a face is cut out, as in the network's training data: `box`, the square around the detector's box
           (FER2013, FER+, and what was prepared without alignment); `rotation`, the eyes levelled before; `landmarks`,
           by 68 landmarks (Xu et al.; what `fer_jax.data.align` wrote). The last two need a detector that finds these.
         smoothing: time constant in seconds of the average over a person's answers; 0: none.
+        detect_every: n, see `Follower`: of every n-th image the whole is searched, of the others what must be.
         """
         self.network = network
         self.unaligned = 0  # faces whose landmarks could not be used; they are left out
-        self._detector, self._align = detector, align
+        self._find, self._align = Follower(detector, every=detect_every), align
         self._tracker = Tracker(smoothing=smoothing)
         # Of the crops: the side that the pictures had which it was trained on, from which it resizes them itself.
         trained_on = DATASETS.get(network.dataset)
@@ -68,13 +79,13 @@ class Analyzer:
     def faces(self, image: np.ndarray, time: float) -> list[TrackedFace]:
         """The faces of an image uint8 [H, W, 3], RGB, `time` seconds after the start."""
         boxes, crops = [], []
-        for face in self._detector(image):
+        for face in self._find(image):
             try:
                 crops.append(crop(image, face, side=self.side, align=self._align))
                 boxes.append(face.box)
             except ValueError:  # landmarks that span no rectangle, as of a face in profile
                 self.unaligned += 1
-        answer = self.network.predict(np.stack(crops) if crops else self._nobody(0), batch_size=BATCH)
+        answer = self.network.predict(np.array(crops) if crops else self._nobody(0), batch_size=BATCH)
         measured = np.concatenate([answer.probabilities, answer.intensities], 1)
         numbers, smoothed = self._tracker.update(boxes, measured, time)
         classes = len(self.network.emotions)
@@ -85,6 +96,7 @@ class Analyzer:
 
     def forget(self) -> None:
         """The next image shows something else: nobody in it was seen before."""
+        self._find.forget()
         self._tracker.forget()
 
     def warm_up(self, faces: int) -> None:
@@ -144,6 +156,9 @@ class Tally:
 def run(source: Source, analyzer: Analyzer, outputs: Sequence[Output] = (), *, tally: Tally | None = None) -> Tally:
     """Recognises the frames of a source, draws them, and gives them to the outputs, which it closes in any case.
 
+    What it will need is compiled first, while a live source is read already: frames that wait in its buffers would be
+    old. Times count from the first frame that is recognised.
+
     Args:
       tally: is counted in, and so is known too when this raises.
 
@@ -152,13 +167,17 @@ def run(source: Source, analyzer: Analyzer, outputs: Sequence[Output] = (), *, t
     """
     tally = tally or Tally()
     emotions, draws = analyzer.network.emotions, any(output.draws for output in outputs)
-    rate, started = FrameRate(), time.perf_counter()
     with contextlib.ExitStack() as stack:
         for output in outputs:
             stack.callback(output.close)
         frames = Ahead(source, depth=1 if source.live else 4, newest=source.live)
+        stack.callback(frames.close)
+        for size in () if source.stills else BATCH_SIZES:
+            with undisturbed():
+                analyzer.warm_up(size)
+        rate, started = FrameRate(), time.perf_counter()
         scenes = Ahead(_scenes(frames, analyzer, stills=source.stills), depth=1)
-        # In this order: the second thread may be waiting for the first.
+        # The first thread's end comes first: the second may be waiting for it.
         stack.callback(scenes.close)
         stack.callback(frames.close)
         try:
@@ -179,9 +198,12 @@ def run(source: Source, analyzer: Analyzer, outputs: Sequence[Output] = (), *, t
 
 
 def _scenes(frames: Ahead, analyzer: Analyzer, *, stills: bool) -> Iterator[Scene]:
+    start = None
     for frame in frames:
         if stills:
             analyzer.forget()
+        start = frame.time if start is None else start
+        frame = frame._replace(time=frame.time - start)
         yield Scene(frame, analyzer.faces(frame.image, frame.time))
 
 
@@ -246,6 +268,28 @@ def undisturbed() -> Iterator[None]:
         os.kill(os.getpid(), pending[0][0])
 
 
+def load(weights: str) -> Recognizer:
+    """The network of `recognizer.load`, and JAX, which must not have computed anything yet, prepared for it.
+
+    On a CPU a small network's program runs in the thread that asks for it and in no other: for a face or two it takes
+    longer to hand the parts over to other threads than to compute them, most of all where OpenCV's threads, and those
+    that read and draw, are about (mini_xception's time for one face: 20 % less, and a quarter on a busy machine).
+
+    Raises:
+      UserError: see `recognizer.load`.
+    """
+    variables, metadata = checkpoint.load_weights(weights)
+    if recognizer.is_small(variables):
+        call_directly()
+    return recognizer.assemble(variables, metadata, weights)
+
+
+def call_directly() -> None:
+    """Before JAX starts: what it computes on CPUs is computed at once, by the thread that asks for it."""
+    os.environ.setdefault("PJRT_NPROC", "1")  # threads of XLA's CPU client
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
 def check(options: argparse.Namespace) -> None:
     """Raises:
     UserError: options that make no sense, or ask for landmarks that cannot be had.
@@ -296,6 +340,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--detector", choices=DETECTORS, default="haar")
     parser.add_argument("--model", type=Path, help="the ONNX file of yunet")
     parser.add_argument("--min_face", type=int, default=SMALLEST_FACE, help="pixels, for haar (default: %(default)s)")
+    parser.add_argument(
+        "--detect_every",
+        type=int,
+        metavar="N",
+        help="search the whole of every N-th frame, of those between only the places of known faces, unless one is "
+        f"lost; 1: of every frame (default: {EVERY}; of yunet 1)",
+    )
     parser.add_argument("--align", choices=ALIGNMENTS, default="box", help="how faces are cut out (default: box)")
     parser.add_argument("--smoothing", type=float, default=0.5, help="seconds (default: %(default)s), 0: none")
     options = parser.parse_args(arguments)
@@ -308,18 +359,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with stoppable():
             check(options)
-            network = recognizer.load(options.weights)
+            network = load(options.weights)
             aligned = options.align != "box"
             detector = make_detector(
                 options.detector, options.model, landmarks=aligned, smallest=options.min_face, equalize=False
             )
-            analyzer = Analyzer(network, detector, align=options.align, smoothing=options.smoothing)
+            every = options.detect_every
+            if every is None:  # tried with the others only: YuNet's network prepares itself for each size of image
+                every = 1 if options.detector == "yunet" else EVERY
+            analyzer = Analyzer(network, detector, align=options.align, smoothing=options.smoothing, detect_every=every)
             source = open_source(options.source)
             outputs = open_outputs(options, source, network.emotions)
-            if not source.stills:
-                for size in BATCH_SIZES:
-                    with undisturbed():
-                        analyzer.warm_up(size)
             run(source, analyzer, outputs, tally=tally)
         print(tally)
     except Stopped as stopped:

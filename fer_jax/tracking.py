@@ -5,6 +5,7 @@ Times are in seconds, and what fades does so in seconds: the frame rate makes no
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,8 +30,8 @@ class _Track:
 class Tracker:
     """Numbers the faces of successive frames, and smooths what is measured on each.
 
-    Boxes are matched with those last seen so that the sum of their intersections over unions is greatest (Kuhn's
-    Hungarian method); what overlaps by less than OVERLAP is somebody else, and gets a number that was never used.
+    Boxes are matched with those last seen (`match`); what matches none is somebody else, and gets a number that was
+    never used.
     """
 
     def __init__(self, *, smoothing: float = 0.5):
@@ -54,10 +55,10 @@ class Tracker:
           time: in seconds, not before that of the last frame.
         """
         self._tracks = [track for track in self._tracks if time - track.time <= MEMORY]
-        known = dict(self._match(boxes))
+        known = dict(match(boxes, [track.box for track in self._tracks]))
         tracks = []
         for i, (box, answer) in enumerate(zip(boxes, answers, strict=True)):
-            track = known.get(i)
+            track = self._tracks[known[i]] if i in known else None
             if track is None:
                 track = _Track(next(self._numbers), box, time, answer)
                 self._tracks.append(track)
@@ -70,20 +71,27 @@ class Tracker:
 
     def _weight(self, elapsed: float) -> float:
         """Of the newest answer in the average, `elapsed` seconds after the last one."""
-        return float(1 - np.exp(-elapsed / self._smoothing)) if self._smoothing > 0 else 1.0
+        return 1 - math.exp(-elapsed / self._smoothing) if self._smoothing > 0 else 1.0
 
-    def _match(self, boxes: Sequence[Box]) -> list[tuple[int, _Track]]:
-        if not self._tracks or not boxes:
-            return []
-        overlaps = intersection_over_union(np.array(boxes), np.array([track.box for track in self._tracks]))
-        pairs = zip(*linear_sum_assignment(overlaps, maximize=True), strict=True)
-        return [(int(i), self._tracks[j]) for i, j in pairs if overlaps[i, j] >= OVERLAP]
+
+def match(first: Sequence[Box], second: Sequence[Box]) -> list[tuple[int, int]]:
+    """Which boxes are of the same face: pairs of places in the two lists, none of them twice.
+
+    The sum of their intersections over unions is the greatest possible (Kuhn's Hungarian method); boxes that overlap
+    by less than OVERLAP are of different faces.
+    """
+    if not first or not second:
+        return []
+    overlaps = intersection_over_union(np.array(first), np.array(second))
+    pairs = zip(*linear_sum_assignment(overlaps, maximize=True), strict=True)
+    return [(int(i), int(j)) for i, j in pairs if overlaps[i, j] >= OVERLAP]
 
 
 def intersection_over_union(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Of every box in float [n, 4] with every one in float [m, 4] (x, y, width, height): float [n, m] in 0..1."""
     corner = np.maximum(first[:, None, :2], second[None, :, :2])
     opposite = np.minimum((first[:, :2] + first[:, 2:])[:, None], (second[:, :2] + second[:, 2:])[None])
-    common = np.clip(opposite - corner, 0, None).prod(-1)
-    union = first[:, 2:].prod(-1)[:, None] + second[:, 2:].prod(-1)[None] - common
+    sides = np.maximum(opposite - corner, 0)
+    common = sides[..., 0] * sides[..., 1]
+    union = (first[:, 2] * first[:, 3])[:, None] + (second[:, 2] * second[:, 3])[None] - common
     return common / np.maximum(union, 1e-9)

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 USUAL_FPS = 25.0  # of what does not say its own
+SILENCE = 10_000  # milliseconds after which a stream that says nothing is given up; OpenCV waits for 30 s
 CLOSING = 5.0  # seconds that a thread gets to end; one that waits for a dead network may take longer
 
 
@@ -49,7 +50,9 @@ class Video:
         """
         self.name = name
         self.live = isinstance(address, int) or "://" in address
-        self._capture = cv2.VideoCapture(address)
+        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, SILENCE, cv2.CAP_PROP_READ_TIMEOUT_MSEC, SILENCE]
+        stream = self.live and not isinstance(address, int)
+        self._capture = cv2.VideoCapture(address, cv2.CAP_ANY, limits) if stream else cv2.VideoCapture(address)
         if not self._capture.isOpened():
             reason = (
                 "is it there, and used by no other program?"

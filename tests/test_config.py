@@ -99,7 +99,7 @@ def test_fields_that_a_run_did_not_know_yet_have_their_defaults():
     assert completed["augment"] == config_lib.default_config().augment.to_dict()
     assert completed["seed"] == 3
     assert completed["model"]["options"] == {"dropout": 0.1}
-    assert completed.keys() == config_lib.default_config().keys()
+    assert set(completed) == set(config_lib.default_config().keys())
 
 
 def test_differences_are_named_field_by_field():

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from fer_jax import checkpoint, heads, live, models, recording, video
+from fer_jax import checkpoint, following, heads, live, models, recording, video
 from fer_jax.data import align, synthetic
 from fer_jax.data.datasets.base import square
 from fer_jax.data.detect import Face, ShapePredictor, make_detector
@@ -28,6 +28,8 @@ SHAPE = (48, 48, 1)
 def bare_process(monkeypatch):
     """The commands leave this process's logging and memory alone, and find no display."""
     monkeypatch.setattr(live.process, "set_up", lambda: None)
+    monkeypatch.setattr(live, "call_directly", lambda: None)
+    monkeypatch.setattr(following, "PIXELS_OF_A_FACE", 500)  # these frames are small: they are no crowds
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
 
@@ -55,6 +57,8 @@ def network(variables):
     model = models.create("shallow", num_outputs=7, filters=(4, 4), hidden=(8,))
     made = Counting(model, heads.make_head("classification", BASIC7), variables, BASIC7, SHAPE, "fer2013")
     object.__setattr__(made, "traced", traced)
+    for size in live.BATCH_SIZES:  # at once, for a camera doesn't wait
+        made.predict(np.zeros((size, 48, 48, 3), np.uint8), batch_size=live.BATCH)
     return made
 
 
@@ -73,8 +77,8 @@ def patch(number: int, side: int) -> np.ndarray:
     return cv2.resize(coarse, (side, side), interpolation=cv2.INTER_NEAREST)
 
 
-def bright_patches(image: np.ndarray) -> list[Face]:
-    """A detector of patches on a black ground."""
+def bright_patches(image: np.ndarray, sizes=None) -> list[Face]:
+    """A detector of patches on a black ground, of any size."""
     mask = (image.min(-1) > 60).astype(np.uint8)
     _, _, boxes, _ = cv2.connectedComponentsWithStats(mask)
     return [Face(tuple(map(float, box[:4]))) for box in boxes[1:] if box[4] > 300]
@@ -159,8 +163,8 @@ class Collect:
         self.closed = True
 
 
-def analyzer(network, detector=bright_patches, **options):
-    return live.Analyzer(network, detector, **options)
+def analyzer(network, detector=bright_patches, *, detect_every=3, **options):
+    return live.Analyzer(network, detector, detect_every=detect_every, **options)
 
 
 # The same answers
@@ -183,7 +187,9 @@ def test_a_face_has_the_same_answer_in_a_crowd_and_nothing_is_compiled_for_it(ne
         np.testing.assert_allclose(face.probabilities, alone.probabilities[0], atol=1e-5)
         np.testing.assert_allclose(face.intensities, alone.intensities[0], atol=1e-5)
     assert np.ptp([face.probabilities for face in found.values()], axis=0).max() > 0.2  # they do differ
+    assert {face.box for face in live_.faces(crowd, 0.1)} == set(found)  # found again, around their places
     for count in (0, 1, 3, 99):
+        live_.forget()
         assert len(live_.faces(frame_of(places[:count], side=side, size=(480, 640)), 1.0)) == count
     assert len(network.traced) == compiled
 
@@ -229,7 +235,7 @@ def test_a_face_without_usable_landmarks_is_counted(network):
 def test_every_frame_of_a_file_however_slow_the_recognition(network, tmp_path):
     source = video.open_source(str(write_video(tmp_path / "in.mp4", moving(25))))
 
-    def slow(image):
+    def slow(image, sizes=None):
         time.sleep(0.01)
         return bright_patches(image)
 
@@ -250,8 +256,8 @@ def test_a_camera_drops_frames_and_the_newest_wins(network, monkeypatch):
     capture = Capture(moving(40), pause=0.005)
     source, kept, tally = camera(monkeypatch, capture), Collect(), live.Tally()
 
-    def slow(image):
-        time.sleep(0.05)
+    def slow(image, sizes=None):
+        time.sleep(0.05 if sizes is None else 0.025)  # two known faces: two parts are searched
         return bright_patches(image)
 
     with pytest.raises(UserError, match="camera 0 gave no more frames after 40"):
@@ -264,14 +270,34 @@ def test_a_camera_drops_frames_and_the_newest_wins(network, monkeypatch):
     assert kept.closed
     assert capture.released
     times = [scene.frame.time for scene in kept.scenes]
+    assert times[0] == 0
     assert times == sorted(times)
-    assert times[-1] >= 40 * 0.005
+    assert times[-1] >= 35 * 0.005
+
+
+def test_what_a_camera_shows_while_programs_are_compiled_is_dropped(network, monkeypatch):
+    source, kept = camera(monkeypatch, Capture(moving(40), pause=0.01)), Collect()
+    compiled = []
+
+    def warm_up(faces):
+        compiled.append(faces)
+        time.sleep(0.02)
+
+    live_ = analyzer(network)
+    monkeypatch.setattr(live_, "warm_up", warm_up)
+    with pytest.raises(UserError, match="gave no more frames after 40"):
+        live.run(source, live_, [kept])
+    assert compiled == list(live.BATCH_SIZES)
+    first = kept.scenes[0].frame
+    assert first.number >= 5
+    assert first.time == 0
 
 
 def test_a_camera_that_vanishes_leaves_a_file_that_plays(weights, tmp_path, monkeypatch, capsys):
     real, capture = cv2.VideoCapture, Capture(moving(12), pause=0.03)
     monkeypatch.setattr(video.cv2, "VideoCapture", lambda address: capture if address == 0 else real(address))
     monkeypatch.setattr(live, "make_detector", lambda *_, **__: bright_patches)
+    monkeypatch.setattr(live.Analyzer, "warm_up", lambda *_: None)  # it would be gone before that is done
     with pytest.raises(SystemExit, match="error: camera 0 gave no more frames after 12"):
         live.main([f"--weights={weights}", "--source=0", f"--output={tmp_path}/a/out.mp4", f"--table={tmp_path}/t.csv"])
     frames, fps = read_video(tmp_path / "a" / "out.mp4")
@@ -308,11 +334,11 @@ def test_every_container_holds_all_frames_at_their_rate(suffix, tmp_path):
 def test_whatever_ends_it_the_video_so_far_plays(network, weights, tmp_path, monkeypatch, capsys, broken):
     path, calls = write_video(tmp_path / "in.mp4", moving(30)), []
 
-    def detector(image):
-        calls.append(1)
-        if len(calls) == 10 and broken == "analysis":
+    def detector(image, sizes=None):
+        calls.append(1 if sizes is None else 0.5)  # two known faces: two parts of an image are searched
+        if sum(calls) == 10 and broken == "analysis":
             raise RuntimeError("a bug")
-        if len(calls) == 10 and broken == "signal":
+        if sum(calls) == 10 and broken == "signal":
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.2)
         return bright_patches(image)
@@ -419,6 +445,27 @@ def test_a_face_in_a_video_end_to_end(weights, tmp_path):
     assert len(read_video(tmp_path / "o.mp4")[0]) == 6
 
 
+def test_a_video_gives_the_same_table_each_time_and_who_enters_is_in_it(weights, tmp_path):
+    face = cv2.resize(synthetic.example(0, 1, 1).image, (140, 140))
+    frames = []
+    for i in range(12):
+        frame = np.full((480, 640, 3), 120, np.uint8)
+        frame[40:180, 20 + 8 * i : 160 + 8 * i] = face
+        if i >= 2:
+            frame[250:390, 400:540] = face
+        frames.append(frame)
+    path = write_video(tmp_path / "in.mp4", frames)
+    tables = [tmp_path / f"{name}.csv" for name in ("one", "two", "each")]
+    for table, options in zip(tables, ([], [], ["--detect_every=1"]), strict=True):
+        live.main([f"--weights={weights}", f"--source={path}", f"--table={table}", *options])
+    one, two, each = map(read_rows, tables)
+    assert one == two
+    for rows, first in ((one, following.EVERY), (each, 2)):
+        shown = {name: [int(row["frame"]) for row in rows if row["face"] == name] for name in ("1", "2")}
+        assert shown == {"1": list(range(12)), "2": list(range(first, 12))}
+        assert len(rows) == 24 - first
+
+
 def test_pictures_are_drawn_under_their_names(weights, tmp_path, caplog, capsys):
     source, output = tmp_path / "in", tmp_path / "deep" / "out"
     source.mkdir()
@@ -462,6 +509,7 @@ def wrong_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "no folder": ([source, f"--output={whole}/o.mp4"], "cannot be written: Not a directory|File exists"),
         "table": ([source, f"--table={folder}/empty/../empty"], "name it"),
         "smoothing": ([source, out, "--smoothing=-1"], "--smoothing must not be negative"),
+        "detect_every": ([source, out, "--detect_every=0"], "--detect_every must be at least 1"),
         "network": (["--weights=nowhere", source, out], "there are no weights at nowhere"),
         "yunet": ([source, out, "--detector=yunet"], "yunet needs its ONNX file"),
     }
@@ -473,6 +521,16 @@ def test_wrong_input_is_named(weights, tmp_path):
             live.main([f"--weights={weights}", *arguments])
         assert str(ended.value.code).startswith("error: "), name
         assert pytest.raises(UserError, match=message).matches(UserError(ended.value.code)), (name, ended.value.code)
+
+
+def test_only_a_small_network_is_called_directly(weights, monkeypatch):
+    called = []
+    monkeypatch.setattr(live, "call_directly", lambda: called.append(True))
+    assert live.load(weights).emotions == BASIC7
+    assert called == [True]
+    monkeypatch.setattr(live.recognizer, "SMALL", 100)
+    live.load(weights)
+    assert called == [True]
 
 
 def test_alignment_without_landmarks_is_refused_at_once(weights, tmp_path, monkeypatch):

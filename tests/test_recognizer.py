@@ -77,6 +77,18 @@ def test_weights_of_the_package_are_small_documented_and_answer(path):
     assert prediction.probabilities.std() > 0.01
 
 
+def test_variables_answer_alike_as_constants_and_as_arguments(monkeypatch):
+    faces = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 1), np.uint8)
+    expected = fer_jax.load_pretrained("mini_xception_fer2013").predict(faces)
+    monkeypatch.setattr(recognizer, "SMALL", 0)
+    network = fer_jax.load_pretrained("mini_xception_fer2013")
+    assert not recognizer.is_small(network.variables)
+    found = network.predict(faces)
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-6)
+    np.testing.assert_allclose(found.intensities, expected.intensities, atol=1e-6)
+    found.probabilities[:] = 0  # the caller's own
+
+
 def test_unknown_weights_are_refused_with_those_there_are():
     assert PACKAGED
     with pytest.raises(UserError, match=r"no weights at mini_xeption; those of the package are: mini_xception_fer2013"):

@@ -38,14 +38,22 @@ class Face:
         eyes = np.stack([landmarks[LEFT_EYE].mean(0), landmarks[RIGHT_EYE].mean(0)])
         return cls(tuple(map(float, box)), landmarks, eyes)
 
+    def moved(self, right: float, down: float) -> "Face":
+        """The face with everything in it moved: as it lies in the image that a part of was searched."""
+        x, y, width, height = self.box
+        points = (None if each is None else each + (right, down) for each in (self.landmarks, self.eyes))
+        return Face((x + right, y + down, width, height), *points)
 
-Detector = Callable[[np.ndarray], list[Face]]
+
+# Of an image uint8 [H, W, 3], RGB; those of `make_detector` take `sizes` too: the least and the greatest side in pixels
+# that the faces in it can have. Haar takes less time then, the others find what they find.
+Detector = Callable[..., list[Face]]
 
 
 def make_detector(
     name: str, model: Path | None = None, *, landmarks: bool = True, smallest: int = 24, equalize: bool = True
 ) -> Detector:
-    """The detector of that name: a function of an image uint8 [H, W, 3], RGB, that returns its faces.
+    """The detector of that name: a function of an image uint8 [H, W, 3], RGB, that returns its faces; see `Detector`.
 
     Args:
       model: the ONNX file of YuNet (face_detection_yunet_*.onnx of the OpenCV model zoo).
@@ -109,7 +117,7 @@ class Dlib:
         self._detect = dlib.get_frontal_face_detector()
         self._complete = _completion(landmarks)
 
-    def __call__(self, image: np.ndarray) -> list[Face]:
+    def __call__(self, image: np.ndarray, sizes: tuple[float, float] | None = None) -> list[Face]:
         found = self._detect(image, 0) or self._detect(image, 1)
         boxes = [tuple(map(float, (b.left(), b.top(), b.width(), b.height()))) for b in found]
         return [self._complete(image, Face(box)) for box in boxes]
@@ -120,13 +128,14 @@ class Haar:
 
     def __init__(self, *, landmarks: bool = True, smallest: int = 24, equalize: bool = True):
         self._cascade = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_default.xml")
-        self._smallest, self._equalize = (smallest, smallest), equalize
+        self._smallest, self._equalize = smallest, equalize
         self._complete = _completion(landmarks)
 
-    def __call__(self, image: np.ndarray) -> list[Face]:
+    def __call__(self, image: np.ndarray, sizes: tuple[float, float] | None = None) -> list[Face]:
+        least, most = (self._smallest, 0) if sizes is None else (max(self._smallest, int(sizes[0])), round(sizes[1]))
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         grey = cv2.equalizeHist(grey) if self._equalize else grey
-        boxes = self._cascade.detectMultiScale(grey, 1.1, 5, minSize=self._smallest)
+        boxes = self._cascade.detectMultiScale(grey, 1.1, 5, minSize=(least, least), maxSize=(most, most))
         return [self._complete(image, Face(tuple(map(float, box)))) for box in boxes]
 
 
@@ -142,7 +151,7 @@ class YuNet:
         self._net = cv2.FaceDetectorYN.create(str(model), "", (320, 320), score_threshold=0.7)
         self._complete = _completion(landmarks)
 
-    def __call__(self, image: np.ndarray) -> list[Face]:
+    def __call__(self, image: np.ndarray, sizes: tuple[float, float] | None = None) -> list[Face]:
         self._net.setInputSize((image.shape[1], image.shape[0]))
         _, found = self._net.detect(image[..., ::-1])
         faces = []
