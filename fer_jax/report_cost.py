@@ -51,13 +51,13 @@ def speed(net: Recognizer, images: np.ndarray) -> dict[str, float | int | str]:
         "latency_p50_ms": 1e3 * float(np.quantile(few, 0.5)),
         "latency_p95_ms": 1e3 * float(np.quantile(few, 0.95)),
         "latency_rounds": len(few),
-        "device": _device(),
+        "device": device_name(),
         "cores": os.cpu_count() or 1,
         "jax": jax.__version__,
     }
 
 
-def _device() -> str:
+def device_name() -> str:
     """The accelerator's name, or the processor's where Linux tells it."""
     device, processors = jax.devices()[0], Path("/proc/cpuinfo")
     if device.platform == "cpu" and processors.exists():

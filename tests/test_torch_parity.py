@@ -14,6 +14,7 @@ from tests import torch_nets  # noqa: E402
 NETS = [
     ("deep", (4, 48, 48, 1), {"dropout": 0.0, "conv_dropout": 0.0}),
     ("mini_xception", (4, 48, 48, 1), {}),
+    ("fcn_gap", (4, 48, 48, 1), {"dropout": 0.0}),
     ("vggs_small", (4, 128, 128, 3), {"dropout": 0.0}),
     ("resnet18", (4, 64, 64, 3), {}),  # 64 instead of 224: the same layers in a tenth of the time
 ]
