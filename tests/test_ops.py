@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
+from jax import export, lax
 
-from fer_jax import ops, sharding
+from fer_jax import ops, sharding, winograd
 
 
 def value_and_gradients(function, *arguments):
@@ -70,6 +70,8 @@ def test_max_pooling(shape, size, stride, padding):
         ((2, 9, 8, 5), (5, 3, 5, 4), 1, "VALID"),
         ((2, 9, 8, 5), (3, 3, 5, 4), 2, "VALID"),
         ((2, 9, 8, 5), (3, 3, 5, 4), 1, ((0, 2), (1, 0))),
+        ((32, 8, 7, 48), (3, 3, 48, 50), 1, "SAME"),
+        ((32, 7, 8, 50), (5, 5, 50, 48), 1, "SAME"),
     ],
 )
 def test_convolution(shape, kernel, stride, padding):
@@ -84,6 +86,21 @@ def test_convolution(shape, kernel, stride, padding):
         return lax.conv_general_dilated(x, kernel, **options)
 
     assert_equal(ours, reference, x, jax.random.normal(jax.random.key(1), kernel))
+
+
+def test_convolutions_of_many_channels_and_pixels_are_winograds():
+    def applies(shape, kernel, *, strides=(1, 1), side=1, dtype=np.float32):
+        return winograd.applies(shape, kernel, strides, ((side, side),) * 2, dtype)
+
+    assert applies((32, 8, 7, 48), (3, 3, 48, 50))
+    assert applies((32, 7, 8, 50), (5, 5, 50, 48), side=2)
+    assert not applies((1, 8, 7, 48), (3, 3, 48, 50))  # the transformation of the kernel would cost more
+    assert not applies((32, 8, 7, 48), (3, 3, 48, 8))
+    assert not applies((32, 8, 7, 48), (3, 3, 48, 50), strides=(2, 2))
+    assert not applies((32, 8, 7, 48), (3, 3, 48, 50), side=0)
+    assert not applies((32, 8, 7, 48), (3, 3, 48, 50), dtype=jnp.bfloat16)  # would lose digits
+    (images,) = export.symbolic_shape("images")
+    assert not applies((images, 8, 7, 48), (3, 3, 48, 50))
 
 
 def test_dilated_and_grouped_convolutions_are_left_to_xla():

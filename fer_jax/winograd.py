@@ -1,0 +1,71 @@
+"""Convolutions by fewer multiplications, for CPUs: Winograd's minimal filtering.
+
+Lavin & Gray 2016, "Fast Algorithms for Convolutional Neural Networks" (CVPR), section 4.1: two by two values of the
+result at a time, from a tile of (r + 1)^2 values, in as many products where the plain sum takes (2 r)^2: 16 for 36 of
+kernels 3x3, 36 for 100 of kernels 5x5. The products of all tiles are one matrix product for each place in the tile.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Of Toom-Cook; with larger ones, or more values at a time, the result loses digits.
+_POINTS = {3: (0.0, 1.0, -1.0), 5: (0.0, 1.0, -1.0, 2.0, -0.5)}
+_FEWEST_CHANNELS = 48  # below, the transformations cost what the products save
+_FEWEST_TILES = 512  # for them to outweigh the transformation of the kernel
+
+
+def applies(shape: tuple[int, ...], kernel: tuple[int, ...], strides: tuple, sides: tuple, dtype: jnp.dtype) -> bool:
+    """Whether it is faster than XLA's convolution on a CPU, and as exact, for images and a kernel of these shapes."""
+    size = kernel[0]
+    if kernel[0] != kernel[1] or size not in _POINTS or strides != (1, 1) or sides != ((size // 2, size // 2),) * 2:
+        return False
+    if dtype != jnp.float32 or min(kernel[2:]) < _FEWEST_CHANNELS or not isinstance(shape[0], int):  # or symbolic
+        return False
+    return shape[0] * -(-shape[1] // 2) * -(-shape[2] // 2) >= _FEWEST_TILES
+
+
+def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolution with stride 1 and padding SAME: x [B, H, W, C], kernel [r, r, C, F], r = 3 or 5 -> [B, H, W, F]."""
+    images, height, width, channels = x.shape
+    size, filters = kernel.shape[0], kernel.shape[-1]
+    of_kernel, of_tile, of_products = _matrices(_POINTS[size])
+    down, across = -(-height // 2), -(-width // 2)  # tiles
+    half = size // 2
+    x = jnp.pad(x, ((0, 0), (half, half + 2 * down - height), (half, half + 2 * across - width), (0, 0)))
+    kernels = jnp.einsum("ai,ijcf,bj->abcf", of_kernel, kernel, of_kernel)
+
+    rows = _combine(of_tile, [x[:, i : i + 2 * down - 1 : 2] for i in range(size + 1)])
+    products = []
+    for row, some in zip(rows, kernels, strict=True):
+        values = _combine(of_tile, [row[:, :, j : j + 2 * across - 1 : 2] for j in range(size + 1)])
+        products.append([value.reshape(-1, channels) @ each for value, each in zip(values, some, strict=True)])
+    columns = [_combine(of_products, column) for column in zip(*products, strict=True)]
+    # [tiles of an image, across, filters] for each place (row, column) of the two by two
+    places = [_combine(of_products, row) for row in zip(*columns, strict=True)]
+    together = jnp.stack([jnp.stack(row, 1) for row in places], 1)  # [B * down * across, 2, 2, F]
+    together = together.reshape(images, down, across, 2, 2, filters).swapaxes(2, 3)
+    return together.reshape(images, 2 * down, 2 * across, filters)[:, :height, :width]
+
+
+def _matrices(points: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """G, B^T and A^T of the paper's equation 8, from the points at which polynomials are evaluated, and infinity."""
+    count, size = len(points) + 1, len(points)
+    of_kernel, of_tile, of_products = np.zeros((count, size)), np.zeros((count, count)), np.zeros((2, count))
+    for i, point in enumerate(points):
+        others = [other for other in points if other != point]
+        of_kernel[i] = point ** np.arange(size) / np.prod([point - other for other in others])
+        of_tile[i, :size] = np.poly(others)[::-1]
+        of_products[:, i] = point ** np.arange(2)
+    of_kernel[-1, -1] = of_products[-1, -1] = 1
+    of_tile[-1] = np.poly(points)[::-1]
+    return tuple(matrix.astype(np.float32) for matrix in (of_kernel, of_tile, of_products))
+
+
+def _combine(matrix: np.ndarray, arrays: list[jax.Array]) -> list[jax.Array]:
+    """matrix @ arrays, written out, for most of its entries are 0 or 1."""
+    combined = []
+    for row in matrix:
+        terms = [array if weight == 1 else weight * array for weight, array in zip(row, arrays, strict=True) if weight]
+        combined.append(sum(terms[1:], terms[0]))
+    return combined
