@@ -98,6 +98,9 @@ def default_config() -> ConfigDict:
                 "epochs": 10,
                 "ema_decay": 0.0,  # of an exponential moving average of the weights, used for evaluation; 0 = none
                 "log_every": 50,  # steps a row of metrics.jsonl
+                # The share of the time that writing checkpoints may take: where epochs are short, not each of them ends
+                # with one, and a kill costs some epochs; 0 = no limit
+                "saving_share": 0.1,
                 "keep_every": 0,  # epochs after which the weights are kept for `fer_jax.visualize`; 0 = never
             },
             "eval": {
@@ -201,6 +204,7 @@ def validate(config: ConfigDict) -> None:
             raise UserError(f"{field} = {value} must be above 0 (--config.{field}=...)")
     fractions = {
         "train.ema_decay": config.train.ema_decay,
+        "train.saving_share": config.train.saving_share,
         "head.label_smoothing": config.head.label_smoothing,
         "eval.variants": config.eval.variants,
     }

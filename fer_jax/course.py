@@ -3,14 +3,18 @@
 `run.fit` takes one course to its end, `stack.fit` several at once; what each leaves in its run directory is the same.
 """
 
+import contextlib
 import logging
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
+import numpy as np
 from flax import traverse_util
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from fer_jax import __version__, checkpoint, logs, train
@@ -88,13 +92,15 @@ class Course:
         self._meta |= {"best_step": self.step, "best_score": score}
         return True
 
-    def save(self, state: train.TrainState) -> None:
-        """Keeps the state to resume from, with the metrics that no row holds yet."""
-        self.last.save(state, self._meta | {"window": self.window.read()})
+    def save(self, state: train.TrainState, best: train.TrainState | None = None) -> None:
+        """Keeps the state to resume from, with the metrics that no row holds yet.
 
-    def save_best(self, state: train.TrainState) -> None:
-        """Keeps the state that `judge` found to be the best."""
-        self.best.save(state, self._meta | {"window": []})
+        Args:
+          best: the state that `judge` found to be the best, where that is not saved yet.
+        """
+        if best is not None:
+            self.best.save(best, self._meta | {"window": []})
+        self.last.save(state, self._meta | {"window": self.window.read()})
 
     def keep_weights(self, state: train.TrainState) -> None:
         """Keeps the weights of this epoch to look at, where `train.keep_every` asks for them."""
@@ -146,6 +152,28 @@ def fresh_state(experiment: "Experiment") -> tuple[train.TrainState, jax.Array]:
     same_outputs = metadata["emotions"] and tuple(metadata["emotions"]) == experiment.dataset.emotions
     state = train.init_state(recipe, init_key, pretrained["normalizer"], mesh, ema=ema)
     return _begin_with(state, pretrained, recipe, keep_output=bool(same_outputs)), step_key
+
+
+class SavingPace:
+    """When a run's checkpoints are due: as often as their writing takes no more than a share of the time."""
+
+    def __init__(self, share: float):
+        """`share`: in 0..1; 0: no limit."""
+        self._share = share
+        self._saved, self._took = -float("inf"), 0.0
+
+    def due(self) -> bool:
+        """The same in every process."""
+        late = not self._share or time.perf_counter() - self._saved >= self._took / self._share
+        return bool(multihost_utils.broadcast_one_to_all(np.array(late))) if jax.process_count() > 1 else late
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """Around the writing."""
+        began = time.perf_counter()
+        yield
+        self._saved = time.perf_counter()
+        self._took = self._saved - began
 
 
 class Clock:

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from fer_jax import checkpoint, figures, heads, logs, metrics, models, optim, sharding, train
 from fer_jax import config as config_lib
-from fer_jax.course import Clock, Course, weights_metadata
+from fer_jax.course import Clock, Course, SavingPace, weights_metadata
 from fer_jax.data import audit, normalization, pipeline, prepare
 from fer_jax.errors import UserError
 from fer_jax.evaluate import Evaluator
@@ -199,7 +199,8 @@ def fit(
         mesh=experiment.mesh,
         stop=stop,
     )
-    clock = Clock(started)
+    clock, pace = Clock(started), SavingPace(config.train.saving_share)
+    best, saved = None, None  # a state that was the best and is not saved yet; the step of the last checkpoint
     with (
         train.Interruption() as interruption,
         logs.ProgressBar(total=stop * order.batch_size, done=course.step * order.batch_size) as bar,
@@ -217,17 +218,22 @@ def fit(
                 bar.show(loss=course.write())
             if epoch_ends:
                 clock.trained()
+                due = course.step == stop or pace.due()
                 if "validation" in experiment.splits:
                     summary, _ = experiment.evaluate(state.variables, "validation")
                     if course.judge(summary):
-                        course.save_best(state)
+                        # A copy, for the next step takes the state's own memory.
+                        best = state if due else jax.tree.map(jax.numpy.copy, state)
                     bar.show(validation_accuracy=summary["accuracy"])
                 course.keep_weights(state)
-                course.save(state)
+                if due:
+                    with pace.saving():
+                        course.save(state, best)
+                    best, saved = None, course.step
                 course.log.timing(clock.epoch(course.step))
             if interruption.agreed(together=row_ends) and course.step < stop:
-                if not epoch_ends:
-                    course.save(state)
+                if saved != course.step:
+                    course.save(state, best)
                 course.close()
                 raise train.Interrupted(interruption.signum, course.step)
     course.close()

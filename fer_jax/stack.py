@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 
 from fer_jax import config as config_lib
 from fer_jax import logs, metrics, ops, sharding, train
-from fer_jax.course import Clock, Course, fresh_state
+from fer_jax.course import Clock, Course, SavingPace, fresh_state
 from fer_jax.data.pipeline import EvalOrder, ResidentSplit, device_memory, gather
 from fer_jax.errors import UserError, unknown
 from fer_jax.evaluate import eval_step
@@ -40,7 +40,6 @@ SWITCHED = ("train.ema_decay", *(f"model.options.{name}" for name in train.RATES
 SEQUENTIAL = "sequential"  # one member after another, with one compiled step for all
 FORMS = (SEQUENTIAL, *ops.CONVOLUTIONS)
 MEMORY_SHARE = 0.8  # of a device's memory that a stack may take
-SAVING_SHARE = 0.1  # of the time that writing checkpoints may take
 
 _MEASURED_STEPS = 20
 _ROUNDS = 3
@@ -208,9 +207,8 @@ class _Crew:
             except UserError as error:
                 self.failed[k] = str(error)
                 continue
-            if self._unsaved[k]:
-                course.save_best(self._stack.member(self._best, k))
-            course.save(self._stack.member(state, k))
+            best = self._stack.member(self._best, k) if self._unsaved[k] else None
+            course.save(self._stack.member(state, k), best)
         self._unsaved[:] = False
 
     def timing(self, row: dict) -> None:
@@ -246,7 +244,7 @@ def fit(courses: Sequence[Course], form: str, *, started: float, until: int | No
     state = stack.join([course.start for course in courses])
     keys = stack.join([course.key for course in courses])
     crew = _Crew(courses, stack, state)
-    clock, saved_at, save_seconds = Clock(started), 0.0, 0.0
+    clock, pace = Clock(started), SavingPace(experiment.config.train.saving_share)
     with (
         train.Interruption() as interruption,
         logs.ProgressBar(total=stop * images_a_step, done=step * images_a_step) as bar,
@@ -269,12 +267,9 @@ def fit(courses: Sequence[Course], form: str, *, started: float, until: int | No
                     crew.judge(summaries, state)
                     bar.show(validation_accuracy=max(summary["accuracy"] for summary in summaries))
                 crew.keep_weights(state)
-                now = time.perf_counter()
-                # A stack's epochs may be shorter than the writing of its checkpoints.
-                if step == stop or now - saved_at >= save_seconds / SAVING_SHARE:
-                    crew.save(state)
-                    saved_at = time.perf_counter()
-                    save_seconds = saved_at - now
+                if step == stop or pace.due():
+                    with pace.saving():
+                        crew.save(state)
                 crew.timing(clock.epoch(step))
             if interruption.signum and step < stop:
                 crew.save(state)

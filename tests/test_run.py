@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from fer_jax import checkpoint, logs, run
+from fer_jax import checkpoint, course, logs, run
 from fer_jax.data import audit, prepare
 from fer_jax.errors import UserError
 from tests import tiny_config
@@ -27,6 +27,7 @@ OVERRIDES = (
     "--config.train.batch_size=16",
     "--config.eval.batch_size=16",
     "--config.train.log_every=3",
+    "--config.train.saving_share=0",
 )
 
 
@@ -178,6 +179,31 @@ def test_sigterm_saves_in_mid_epoch_and_the_resumed_run_ends_in_the_same_bits(
 
 def count_lines(path):
     return path.read_text().count("\n") if path.exists() else 0
+
+
+@RESIDENT
+def test_checkpoints_far_between_change_nothing_else(uninterrupted, data_dir, environment, tmp_path):
+    whole, residence, _ = uninterrupted
+    result = execute(environment, data_dir, tmp_path / "run", residence, "--config.train.saving_share=1e-9")
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in (tmp_path / "run/checkpoints/last").iterdir()) == ["32", "8"]
+    for name in ("metrics.jsonl", "weights.safetensors"):  # of the best epoch, which may be one between
+        assert (tmp_path / "run" / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_checkpoints_take_no_more_than_their_share_of_the_time(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(course.time, "perf_counter", lambda: now)
+    pace, always = course.SavingPace(0.1), course.SavingPace(0.0)
+    assert pace.due()
+    for each in (always, pace):
+        with each.saving():
+            now += 2
+    now += 19.9
+    assert not pace.due()
+    assert always.due()
+    now += 0.2
+    assert pace.due()
 
 
 @RESIDENT
