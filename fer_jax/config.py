@@ -7,7 +7,7 @@ result from `get_config`. Any field can be overridden on the command line: `--co
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -129,8 +129,24 @@ def product(**fields: Sequence) -> list[dict]:
 
     `product(optim__learning_rate=(1e-3, 3e-3), seed=range(3))` are six sets of overrides.
     """
+    return _overrides(fields, itertools.product(*fields.values()))
+
+
+def zipped(**fields: Sequence) -> list[dict]:
+    """The first values of some fields together, the second ones, and so on, for `sweep()`; names as of `product`.
+
+    Raises:
+      UserError: the fields differ in how many values they have.
+    """
+    counts = {name.replace("__", "."): len(values) for name, values in fields.items()}
+    if len(set(counts.values())) > 1:
+        raise UserError(f"zipped(...) takes as many values of each field, not {counts}")
+    return _overrides(fields, zip(*fields.values(), strict=True))
+
+
+def _overrides(fields: Iterable[str], choices: Iterable[Sequence]) -> list[dict]:
     names = [name.replace("__", ".") for name in fields]
-    return [dict(zip(names, values, strict=True)) for values in itertools.product(*fields.values())]
+    return [dict(zip(names, values, strict=True)) for values in choices]
 
 
 def seeds(count: int) -> list[dict]:

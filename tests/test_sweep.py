@@ -21,6 +21,16 @@ from tests.faces import write_fer2013
 ROOT = Path(__file__).parents[1]
 
 
+def test_fields_may_go_together_instead_of_crossing():
+    together = config_lib.zipped(optim__name=("sgd", "adam"), optim__learning_rate=(0.02, 1e-3))
+    assert together == [
+        {"optim.name": "sgd", "optim.learning_rate": 0.02},
+        {"optim.name": "adam", "optim.learning_rate": 1e-3},
+    ]
+    with pytest.raises(UserError, match=r"as many values of each field, not .*'optim.learning_rate': 1"):
+        config_lib.zipped(optim__name=("sgd", "adam"), optim__learning_rate=(0.02,))
+
+
 def test_members_are_every_combination_in_order_with_a_name_each():
     axes = [config_lib.product(optim__learning_rate=(1e-3, 1e-2)), config_lib.seeds(2)]
     planned = sweep_members.members(tiny_config.get_config(), axes)

@@ -8,7 +8,7 @@ Quick: the same with --quick
 
 from ml_collections import ConfigDict
 
-from fer_jax.config import default_config, product, use_dataset
+from fer_jax.config import default_config, product, use_dataset, zipped
 
 
 def get_config(dataset: str = "fer2013") -> ConfigDict:
@@ -29,9 +29,7 @@ def get_config(dataset: str = "fer2013") -> ConfigDict:
 
 def sweep() -> list[dict]:
     nets = product(model__options__global_pool=(False, True), model__options__separable=(False, True))
-    rates = {"adam": 1e-3, "sgd": 0.02, "rmsprop": 1e-3, "adagrad": 0.01}
-    others = [{"optim.name": name, "optim.learning_rate": rate} for name, rate in rates.items() if name != "adam"]
-    return nets + others
+    return nets + zipped(optim__name=("sgd", "rmsprop", "adagrad"), optim__learning_rate=(0.02, 1e-3, 0.01))
 
 
 def quick() -> tuple[dict, list[dict]]:
