@@ -101,18 +101,6 @@ def ratios(ours: Sequence[float], *theirs: Sequence[float]) -> dict[str, float |
     return spread([min(others) / own for own, *others in zip(ours, *theirs, strict=True)])
 
 
-def forward_flops(module, input_shape: tuple[int, int, int]) -> float:
-    """Operations of one image's forward pass, a multiplication and an addition being two.
-
-    Counted by XLA on the program before optimisation, as in `python -m fer_jax.models`. A training step counts as three
-    of them: forward, gradient by the activations, gradient by the weights (Chowdhery et al. 2022, PaLM, appendix B).
-    """
-    image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
-    lowered = jax.jit(lambda v, x: module.apply(v, x, train=False)).lower(variables, image)
-    return lowered.cost_analysis()["flops"]
-
-
 def compile_anew(lowered) -> tuple[object, float]:
     """The compiled program, and the seconds that it took without the compilation cache on disk."""
     folder = jax.config.jax_compilation_cache_dir

@@ -12,12 +12,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fer_jax import config as config_lib
-from fer_jax import run, sharding, train
+from fer_jax import models, run, sharding, train
 from fer_jax.benchmark_measure import (
     alternate,
     alternate_calls,
     compile_anew,
-    forward_flops,
     peak_bytes,
     program_bytes,
     ratios,
@@ -177,7 +176,8 @@ def train_suite(settings: Settings) -> Iterator[dict]:
             for form, rival in rivals.items():
                 works |= {f"{form} step": rival.take_steps, f"{form} epoch": rival.take_epoch_steps}
             times = alternate(works, rounds=settings.rounds, seconds=settings.seconds)
-            flops = 3 * forward_flops(experiment.recipe.model, experiment.recipe.input_shape)
+            # Forward, gradient by the activations, gradient by the weights (Chowdhery et al. 2022, appendix B).
+            flops = 3 * models.forward_flops(experiment.recipe.model, experiment.recipe.input_shape)
             speed = speeds(times["step"], batch)
             row = {
                 **_identity("train", name, dtype, batch),
@@ -219,7 +219,7 @@ def infer_suite(settings: Settings) -> Iterator[dict]:
             calls |= {form: rival.answer_one for form, rival in rivals.items()}
             times = alternate(works, rounds=settings.rounds, seconds=settings.seconds)
             each = alternate_calls(calls, rounds=settings.rounds, count=-(-LATENCY_CALLS // settings.rounds))
-            flops = forward_flops(net.model, net.input_shape)
+            flops = models.forward_flops(net.model, net.input_shape)
             speed = speeds(times["ours"], batch)
             row = {
                 **_identity("infer", name, dtype, batch),

@@ -194,6 +194,7 @@ def test_input_measures_each_way_to_the_device(tiny_configs, raw):
     assert all(is_spread(row["images_per_second"]) for row in rows)
 
 
+@pytest.mark.slow
 def test_end_to_end_sets_epochs_and_runs_beside_the_step(tiny_configs, raw, monkeypatch):
     monkeypatch.setattr(benchmark_run, "first_steps", lambda *_: iter(()))  # processes: the slow test
     arguments = ("--suite", "end_to_end", "--dataset", "fer2013", f"--data_dir={raw}", "--epochs", "2")

@@ -157,6 +157,7 @@ def test_killed_at_random_steps_a_run_ends_in_the_same_bits(uninterrupted, data_
     assert_same_run(whole, workdir)
 
 
+@RESIDENT
 def test_sigterm_saves_in_mid_epoch_and_the_resumed_run_ends_in_the_same_bits(
     uninterrupted, data_dir, environment, tmp_path
 ):

@@ -95,12 +95,14 @@ def test_a_member_takes_the_steps_that_it_would_take_alone(experiment, alone, tm
     assert results["metrics"]["loss"] == pytest.approx(reference["metrics"]["loss"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_by_columns_it_takes_the_same_steps(experiment, alone, tmp_path):
     stack.fit(open_courses(experiment, tmp_path, NUMBERS), "columns", started=0.0, until=16)
     for number in range(4):
         np.testing.assert_allclose(losses(tmp_path / str(number)), losses(alone / str(number))[:16], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_stack_that_is_cut_short_goes_on_in_the_same_bits(experiment, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     stack.fit(open_courses(experiment, whole, NUMBERS[:2]), "grouped", started=0.0, until=16)

@@ -76,7 +76,7 @@ def test_members_alike_are_refused():
 
 @pytest.mark.parametrize("field", sweep_members.WITHOUT_EFFECT)
 def test_members_that_can_only_have_the_same_scores_are_refused(field):
-    value = "stream" if field == "data.residence" else 7
+    value = {"data.residence": "stream", "train.saving_share": 1.0}.get(field, 7)
     pattern = rf"the same run, base and {field}={value}: they differ in nothing that changes a score"
     with pytest.raises(UserError, match=pattern):
         sweep_members.members(tiny_config.get_config(), [[{}, {field: value}]])

@@ -104,3 +104,14 @@ def create(
     if strange := set(model_options) - set(options(name)):
         raise UserError(f"{name} has no options {sorted(strange)}; it has: {', '.join(options(name))}")
     return MODELS[name].make(num_outputs=num_outputs, dtype=dtype, axis_name=axis_name, **model_options)
+
+
+def forward_flops(module: nn.Module, input_shape: tuple[int, int, int]) -> float:
+    """Operations of one face's forward pass, a multiplication and an addition being two.
+
+    Counted by XLA on the program before optimisation.
+    """
+    image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+    variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
+    lowered = jax.jit(lambda variables, x: module.apply(variables, x, train=False)).lower(variables, image)
+    return lowered.cost_analysis()["flops"]
