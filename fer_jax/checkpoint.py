@@ -84,6 +84,11 @@ class Checkpoints:
             raise UserError(f"every checkpoint in {self.directory} is damaged: delete the folder to start anew")
         return None
 
+    def drop_after(self, step: int) -> None:
+        """Deletes the checkpoints of later steps: of a run that was killed, and now goes on from this one."""
+        for later in [each for each in self._manager.all_steps() if each > step]:
+            self._delete(later)
+
     def _delete(self, step: int) -> None:
         if jax.process_index() == 0:
             shutil.rmtree(self.directory / str(step))

@@ -44,6 +44,7 @@ class Course:
         self.best = checkpoint.Checkpoints(workdir / "checkpoints/best", keep=1)
         self.start, self._meta, self.key = _begin(experiment, self.last, workdir)
         self.step = int(self.start.step)
+        self.best.drop_after(self.step)
         self.window = train.Window(self._meta.pop("window"), self.step)
         logs.write_json(self.workdir / "environment.json", logs.environment())
         self._log = None

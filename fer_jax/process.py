@@ -34,6 +34,8 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
     Raises:
       UserError: some of the three are missing and nothing else tells them, or the others do not come.
     """
+    # It would catch SIGTERM, and leave it at that; we save and end.
+    os.environ["JAX_ENABLE_PREEMPTION_SERVICE"] = "false"
     import jax
 
     try:

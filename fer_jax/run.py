@@ -279,6 +279,8 @@ def finish(course: Course, state: train.TrainState) -> dict:
     if DEDUPLICATED in experiment.splits:
         summary, _ = experiment.evaluate(state.variables, DEDUPLICATED)
         results[DEDUPLICATED] = {"examples": experiment.splits[DEDUPLICATED].length, "metrics": summary}
+    if jax.process_index() > 0:
+        return results  # written by the first process
     figures.learning_curves(logs.read_rows(workdir / "metrics.jsonl"), workdir / "learning_curves.png")
     told = {key: results[key] for key in ("dataset", "split", "selected_on", "examples", "step")}
     metadata = weights_metadata(experiment) | {"results": told}

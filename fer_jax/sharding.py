@@ -90,6 +90,11 @@ def wait_for_all(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
+def least(value: float) -> float:
+    """The smallest of the processes' values, of several to about seven digits."""
+    return float(multihost_utils.process_allgather(np.float32(value)).min()) if jax.process_count() > 1 else value
+
+
 def check_alike(what: str, content) -> None:
     """Refuses JSON content that differs among the processes.
 

@@ -340,7 +340,8 @@ def main(_argv: Sequence[str]) -> None:
         jax.config.update("jax_platforms", "cpu")  # this machine's accelerator, if any, is for a trial
     name = f"sweep-{Path(path).stem}{'-quick' if _QUICK.value else ''}"
     workdir = Path(flags.FLAGS.workdir or Path("runs") / name)
-    check(planned, flags.FLAGS.data_dir)
+    done = finished(planned, workdir)
+    check([member for member in planned if member.name not in done], flags.FLAGS.data_dir)
     run = functools.partial(run_members_on_cluster, cpus=_CLUSTER_CPUS.value) if _CLUSTER.value else run_members
     try:
         outcomes = run(

@@ -270,7 +270,9 @@ class Interruption:
         if jax.process_count() > 1:
             if not together:
                 return False
-            self.signum = int(multihost_utils.process_allgather(np.int32(self.signum)).max())
+            told = int(multihost_utils.process_allgather(np.int32(self.signum)).max())
+            self.signum = told or self.signum  # which may have come meanwhile: the others hear of it the next time
+            return bool(told)
         return bool(self.signum)
 
     def _remember(self, signum, _frame):

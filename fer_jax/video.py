@@ -200,6 +200,8 @@ class Ahead(Iterator[T]):
     def close(self) -> None:
         """Ends the thread, and whoever waits for an item."""
         with self._changed:
+            if self._closed:
+                return
             self._closed = True
             self._changed.notify_all()
         self._thread.join(CLOSING)

@@ -46,6 +46,13 @@ def test_the_newest_is_restored_with_its_meta_on_the_devices_of_the_target(folde
     assert sorted(path.name for path in folder.iterdir()) == ["10", "15"]
 
 
+def test_those_of_later_steps_than_a_run_goes_on_from_are_dropped(folder):
+    checkpoint.Checkpoints(folder, keep=2).drop_after(10)
+    state, _ = reopen(folder)
+    assert int(state.step) == 10
+    assert [path.name for path in folder.iterdir()] == ["10"]
+
+
 def test_an_empty_folder_restores_nothing(tmp_path):
     assert reopen(tmp_path / "none") is None
 

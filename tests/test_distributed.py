@@ -140,6 +140,10 @@ def test_all_stop_when_one_is_told_to_and_resume_to_the_same_end(data_dir, envir
     assert codes == [0, 0], outputs
     assert "resuming" in outputs[0]
     assert_same_run(alone, workdir)
+    (workdir / "results.json").unlink()  # as if killed in the last evaluation
+    codes, outputs = finish(start_both(data_dir, workdir, environment))
+    assert codes == [0, 0], outputs
+    assert (workdir / "results.json").exists()
 
 
 @pytest.mark.slow

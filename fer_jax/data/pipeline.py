@@ -188,7 +188,7 @@ def choose_residence(requested: str, dataset: Dataset, mesh: Mesh) -> str:
     if requested != "auto":
         return requested
     needed = sum(dataset.splits.values()) * int(np.prod(dataset.image_shape))
-    available = device_memory(mesh.local_devices[0])
+    available = sharding.least(device_memory(mesh.local_devices[0]))  # all processes choose the same
     choice = "device" if needed <= RESIDENT_SHARE * available else "stream"
     log.info("data: %.0f MB of %.0f MB memory: %s", needed / 1e6, available / 1e6, choice)
     return choice
