@@ -47,7 +47,9 @@ def test_the_newest_is_restored_with_its_meta_on_the_devices_of_the_target(folde
 
 
 def test_those_of_later_steps_than_a_run_goes_on_from_are_dropped(folder):
-    checkpoint.Checkpoints(folder, keep=2).drop_after(10)
+    checkpoints = checkpoint.Checkpoints(folder, keep=2)
+    checkpoints.drop_after(10)
+    checkpoints.close()
     state, _ = reopen(folder)
     assert int(state.step) == 10
     assert [path.name for path in folder.iterdir()] == ["10"]
