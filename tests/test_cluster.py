@@ -259,6 +259,7 @@ def test_a_command_killed_or_interrupted_goes_on(cluster, tmp_path, monkeypatch)
     planned, data, workdir = plan(8, 0.05), write_fer2013(tmp_path / "raw"), tmp_path / "cluster"
     command = [sys.executable, "-m", "fer_jax.sweep", "--config=tests/tiny_config.py", f"--data_dir={data}"]
     command += ["--config.train.epochs=8", "--config.train.batch_size=16", "--config.eval.batch_size=16"]
+    command += ["--config.train.saving_share=0"]  # after every epoch, so that the run has gone on when epochs are added
     command += ["--set=optim.learning_rate=0.05", "--seeds=2", f"--workdir={workdir}", "--cluster=ray"]
     environment = os.environ | {"XLA_FLAGS": ""}
     environment.pop("RAY_ADDRESS", None)
@@ -275,7 +276,10 @@ def test_a_command_killed_or_interrupted_goes_on(cluster, tmp_path, monkeypatch)
     wait_for(lambda: reached() >= 2)
     killed.kill()
     killed.communicate()
-    interrupted, before = start(), reached()
+    interrupted = start()
+    while "begins" not in interrupted.stderr.readline():  # until then the killed one's workers may still be about
+        assert interrupted.poll() is None
+    before = reached()
     wait_for(lambda: reached() > before)
     interrupted.terminate()
     _, told = interrupted.communicate(timeout=300)
