@@ -175,7 +175,7 @@ def run(source: Source, analyzer: Analyzer, outputs: Sequence[Output] = (), *, t
         for size in () if source.stills else BATCH_SIZES:
             with undisturbed():
                 analyzer.warm_up(size)
-        rate, started, unseen = FrameRate(), time.perf_counter(), frames.dropped
+        rate, started = FrameRate(), time.perf_counter()
         scenes = Ahead(_scenes(frames, analyzer, stills=source.stills), depth=1)
         # The first thread's end comes first: the second may be waiting for it.
         stack.callback(scenes.close)
@@ -192,7 +192,7 @@ def run(source: Source, analyzer: Analyzer, outputs: Sequence[Output] = (), *, t
         except Closed:
             pass
         finally:
-            tally.dropped, tally.unaligned = frames.dropped - unseen, analyzer.unaligned
+            tally.dropped, tally.unaligned = frames.dropped, analyzer.unaligned
             tally.seconds = time.perf_counter() - started
     return tally
 
