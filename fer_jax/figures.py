@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from scipy import stats
+
+from fer_jax import statistics
 
 if TYPE_CHECKING:
     from fer_jax.sweep_table import Measure
@@ -123,7 +124,7 @@ def factor_effects(
             scores = measure.scale * scores
             axes.plot(np.full(len(scores), place), scores, "o", color=TRAIN, alpha=0.6, markersize=4)
             if len(scores) > 1:
-                half = _half_width(scores, level)
+                half = statistics.mean_half_width(scores, level)
                 axes.errorbar(place + 0.12, scores.mean(), half, fmt="D", color=VALIDATION, capsize=4, markersize=5)
         axes.set_xticks(range(len(values)), [_value(value) for value, _ in values], rotation=25, ha="right")
         axes.set_xlim(-0.6, len(values) - 0.4)
@@ -147,7 +148,7 @@ def cell_scores(cells: dict[str, np.ndarray], level: float, path: Path, measure:
         scores = measure.scale * scores
         axes.plot(scores, np.full(len(scores), row), "o", color=TRAIN, alpha=0.6, markersize=5)
         if len(scores) > 1:
-            half = _half_width(scores, level)
+            half = statistics.mean_half_width(scores, level)
             axes.errorbar(scores.mean(), row + 0.18, xerr=half, fmt="D", color=VALIDATION, capsize=3, markersize=4)
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.set_ylim(len(labels) - 0.5, -0.5)
@@ -158,11 +159,6 @@ def cell_scores(cells: dict[str, np.ndarray], level: float, path: Path, measure:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     figure.savefig(path)
-
-
-def _half_width(scores: np.ndarray, level: float) -> float:
-    """Of Student's interval of the mean of two scores or more."""
-    return stats.t.ppf((1 + level) / 2, len(scores) - 1) * scores.std(ddof=1) / len(scores) ** 0.5
 
 
 def parallel_coordinates(

@@ -4,6 +4,7 @@ What is undefined (the recall of a class without examples) is NaN, never 0; no e
 """
 
 import numpy as np
+from scipy import stats
 
 MOST_LEVELS = 6  # of intensity in a box plot: that of most scales, 0 to 5
 _BOX = (5, 25, 50, 75, 95)  # per cent
@@ -30,6 +31,12 @@ def bootstrap_interval(
     counts = np.random.default_rng(seed).binomial(len(correct), correct.mean(), repeats)
     low, high = np.quantile(counts / len(correct), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def mean_half_width(scores: np.ndarray, level: float) -> float:
+    """Half of Student's interval of the mean of scores [n]; NaN for fewer than two."""
+    n = len(scores)
+    return float(stats.t.ppf((1 + level) / 2, n - 1) * np.std(scores, ddof=1) / n**0.5) if n > 1 else float("nan")
 
 
 def cluster_interval(

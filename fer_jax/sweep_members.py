@@ -17,8 +17,10 @@ from fer_jax.errors import UserError
 
 LONGEST_NAME = 200  # of a run directory, in bytes; file systems take 255
 # Fields that change no score, only how it is come by: the same batches in the same order, the same weights.
-WITHOUT_EFFECT = ("data.residence", "data.workers", "eval.batch_size")
-WITHOUT_EFFECT += ("train.log_every", "train.keep_every", "train.saving_share")
+WITHOUT_EFFECT = (
+    *("data.residence", "data.workers", "eval.batch_size"),
+    *("train.log_every", "train.keep_every", "train.saving_share"),
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from fer_jax import figures
+from fer_jax import figures, statistics
 
 REPEATS = ("seed", "data.fold")  # fields whose values are repetitions of one cell
 LEVEL = 0.95  # of the intervals, and 1 - LEVEL is where a difference counts as significant
@@ -70,8 +70,7 @@ class Cell:
     @property
     def half_width(self) -> float:
         """Of the interval of the mean by Student's t, nan for fewer than two scores."""
-        n = len(self.scores)
-        return float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * self.deviation / n**0.5) if n > 1 else float("nan")
+        return statistics.mean_half_width(np.array(self.scores), LEVEL)
 
 
 def significantly_best(cells: Sequence[Cell], measure: Measure = ACCURACY) -> Cell | None:

@@ -19,6 +19,7 @@ from fer_jax.data.detect import Face, ShapePredictor, make_detector
 from fer_jax.data.emotions import BASIC7
 from fer_jax.errors import UserError
 from fer_jax.recognizer import Recognizer
+from tests.clips import bright_patches, frame_of, moving, read_video, write_video
 
 MODEL = {"name": "shallow", "options": {"filters": [4, 4], "hidden": [8]}, "dtype": "float32"}
 SHAPE = (48, 48, 1)
@@ -69,48 +70,6 @@ def weights(variables, tmp_path_factory):
     metadata = {"emotions": BASIC7, "input_shape": SHAPE, "model": MODEL, "results": {"dataset": "fer2013"}}
     checkpoint.save_weights(path, variables, metadata)
     return path
-
-
-def patch(number: int, side: int) -> np.ndarray:
-    """A face for `bright_patches`: uint8 [side, side, 3], coarse bright noise."""
-    coarse = np.random.default_rng(number).integers(110, 256, (6, 6, 3), dtype=np.uint8)
-    return cv2.resize(coarse, (side, side), interpolation=cv2.INTER_NEAREST)
-
-
-def bright_patches(image: np.ndarray, sizes=None) -> list[Face]:
-    """A detector of patches on a black ground, of any size."""
-    mask = (image.min(-1) > 60).astype(np.uint8)
-    _, _, boxes, _ = cv2.connectedComponentsWithStats(mask)
-    return [Face(tuple(map(float, box[:4]))) for box in boxes[1:] if box[4] > 300]
-
-
-def frame_of(places, side=60, size=(240, 320)) -> np.ndarray:
-    """A black frame with patch number i at places[i] (x, y)."""
-    image = np.zeros((*size, 3), np.uint8)
-    for number, (x, y) in enumerate(places):
-        image[y : y + side, x : x + side] = patch(number, side)
-    return image
-
-
-def moving(count: int) -> list[np.ndarray]:
-    """Frames in which two patches pass each other."""
-    return [frame_of([(10 + 5 * i, 20), (240 - 5 * i, 140)]) for i in range(count)]
-
-
-def write_video(path: Path, frames, fps=20.0) -> Path:
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, frames[0].shape[1::-1])
-    for frame in frames:
-        writer.write(frame[..., ::-1])
-    writer.release()
-    return path
-
-
-def read_video(path: Path) -> tuple[list[np.ndarray], float]:
-    capture = cv2.VideoCapture(str(path))
-    frames, fps = [], capture.get(cv2.CAP_PROP_FPS)
-    while (read := capture.read())[0]:
-        frames.append(read[1][..., ::-1])
-    return frames, fps
 
 
 def read_rows(path: Path) -> list[dict]:
@@ -308,28 +267,6 @@ def test_a_camera_that_vanishes_leaves_a_file_that_plays(weights, tmp_path, monk
     assert f"{len(rows)} faces" in capsys.readouterr().out
 
 
-def test_a_live_recording_keeps_time(tmp_path):
-    output = recording.VideoFile(tmp_path / "out.mp4", fps=10, live=True)
-    for number, when in enumerate((0.0, 0.52, 0.55, 2.0)):
-        image = np.full((48, 64 + 16 * number, 3), 60 * number, np.uint8)  # a stream may change its size
-        output.write(recording.Scene(video.Frame(number, when, image), []), image)
-    output.close()
-    frames, _ = read_video(tmp_path / "out.mp4")
-    assert [round(frame.mean() / 60) for frame in frames] == [0] + [1] * 5 + [3] * 15
-
-
-@pytest.mark.parametrize("suffix", list(recording.CODECS))
-def test_every_container_holds_all_frames_at_their_rate(suffix, tmp_path):
-    output = recording.VideoFile(tmp_path / f"out{suffix}", fps=30000 / 1001, live=False)
-    for number in range(7):
-        image = np.full((47, 65, 3), 30 * number, np.uint8)  # odd sides
-        output.write(recording.Scene(video.Frame(number, number / 30, image), []), image)
-    output.close()
-    frames, fps = read_video(tmp_path / f"out{suffix}")
-    assert len(frames) == 7
-    assert fps == pytest.approx(29.97, abs=0.01)
-
-
 @pytest.mark.parametrize("broken", ["analysis", "output", "signal"])
 def test_whatever_ends_it_the_video_so_far_plays(network, weights, tmp_path, monkeypatch, capsys, broken):
     path, calls = write_video(tmp_path / "in.mp4", moving(30)), []
@@ -392,38 +329,6 @@ def test_frames_without_faces_are_counted(network, tmp_path):
         ("5", "1", "20.0", "60.0"),
         ("6", "1", "20.0", "60.0"),
     ]
-
-
-def test_reading_ahead_hands_errors_over_after_the_items_before_them():
-    def items():
-        yield 1
-        yield 2
-        raise UserError("the end")
-
-    ahead, taken = video.Ahead(items(), depth=2), []
-    with pytest.raises(UserError, match="the end"):
-        for item in ahead:
-            taken.append(item)
-    assert taken == [1, 2]
-    ahead.close()
-
-
-def test_closing_ends_a_thread_that_waits_for_room_and_its_generator():
-    closed = []
-
-    def forever():
-        try:
-            while True:
-                yield 0
-        finally:
-            closed.append(True)
-
-    ahead = video.Ahead(forever(), depth=2)
-    assert next(ahead) == 0
-    ahead.close()
-    assert not ahead._thread.is_alive()
-    assert closed == [True]
-    assert list(ahead) == []
 
 
 # The command

@@ -258,8 +258,7 @@ def _align(builder, method: str, folder: Path, *, runner: str, workers: int | No
     with _alone(folder / ".lock"):
         aligned, reasons = align_lib.align_pictures(pictures, root, folder, method, **where)
     of_picture = iter(aligned)
-    by_split = {split: list(itertools.islice(of_picture, len(of_split))) for split, of_split in by_split.items()}
-    builder.pictures = lambda: by_split
+    builder.aligned = {split: list(itertools.islice(of_picture, len(each))) for split, each in by_split.items()}
     crops = len(pictures) - len(reasons)
     by = "the landmarks beside them" if landmarks else "dlib"
     builder.notes.append(f"align={method}: {crops:,} of {len(pictures):,} photographs, by {by}; crops are in {folder}")

@@ -167,6 +167,7 @@ class PictureBuilder(FaceBuilder, skip_registration=True):
     """
 
     IMAGE_SHAPE = (SIDE, SIDE, 3)
+    aligned: dict[str, list[Picture]] | None = None  # what is read in the place of `pictures`, where that is to be
 
     def __init__(self, *, readings: Readings, runner: str = "threads", workers: int | None = None, **options):
         self._kept, self._runner, self._workers = readings, runner, workers
@@ -194,7 +195,7 @@ class PictureBuilder(FaceBuilder, skip_registration=True):
         return {"source": tfds.features.Text(), "subject": tfds.features.Text()}
 
     def examples(self):
-        by_split = self.pictures()
+        by_split = self.pictures() if self.aligned is None else self.aligned
         total = sum(map(len, by_split.values()))
         return {
             split: functools.partial(self._labelled, split, pictures, total) for split, pictures in by_split.items()

@@ -1,0 +1,62 @@
+"""Video files hold every frame when it was shown, and what is read ahead comes in order and ends when told."""
+
+import numpy as np
+import pytest
+
+from fer_jax import recording, video
+from fer_jax.errors import UserError
+from tests.clips import read_video
+
+
+def test_a_live_recording_keeps_time(tmp_path):
+    output = recording.VideoFile(tmp_path / "out.mp4", fps=10, live=True)
+    for number, when in enumerate((0.0, 0.52, 0.55, 2.0)):
+        image = np.full((48, 64 + 16 * number, 3), 60 * number, np.uint8)  # a stream may change its size
+        output.write(recording.Scene(video.Frame(number, when, image), []), image)
+    output.close()
+    frames, _ = read_video(tmp_path / "out.mp4")
+    assert [round(frame.mean() / 60) for frame in frames] == [0] + [1] * 5 + [3] * 15
+
+
+@pytest.mark.parametrize("suffix", list(recording.CODECS))
+def test_every_container_holds_all_frames_at_their_rate(suffix, tmp_path):
+    output = recording.VideoFile(tmp_path / f"out{suffix}", fps=30000 / 1001, live=False)
+    for number in range(7):
+        image = np.full((47, 65, 3), 30 * number, np.uint8)  # odd sides
+        output.write(recording.Scene(video.Frame(number, number / 30, image), []), image)
+    output.close()
+    frames, fps = read_video(tmp_path / f"out{suffix}")
+    assert len(frames) == 7
+    assert fps == pytest.approx(29.97, abs=0.01)
+
+
+def test_reading_ahead_hands_errors_over_after_the_items_before_them():
+    def items():
+        yield 1
+        yield 2
+        raise UserError("the end")
+
+    ahead, taken = video.Ahead(items(), depth=2), []
+    with pytest.raises(UserError, match="the end"):
+        for item in ahead:
+            taken.append(item)
+    assert taken == [1, 2]
+    ahead.close()
+
+
+def test_closing_ends_a_thread_that_waits_for_room_and_its_generator():
+    closed = []
+
+    def forever():
+        try:
+            while True:
+                yield 0
+        finally:
+            closed.append(True)
+
+    ahead = video.Ahead(forever(), depth=2)
+    assert next(ahead) == 0
+    ahead.close()
+    assert not ahead._thread.is_alive()
+    assert closed == [True]
+    assert list(ahead) == []
