@@ -1,4 +1,7 @@
-"""What the data cost before the network sees them: the suite `input`, on the records of a real data set."""
+"""What the data cost before the network sees them: the suite `input`, on a real data set.
+
+Batches are streamed from decoded arrays in files; what these save is what reading and decoding the records costs.
+"""
 
 import dataclasses
 import itertools
@@ -29,7 +32,7 @@ def input_suite(settings: Settings) -> Iterator[dict]:
     order = train_order(dataset.splits["train"], batch, 0)
     source = dataset.source("train")
     encoded = dataclasses.replace(source, decoders={"image": tfds.decode.SkipDecoding()})
-    streamed = StreamedSplit(source, mesh, workers=0).batches(order, 0, FOREVER)
+    streamed = StreamedSplit(dataset.rows("train"), mesh, workers=0).batches(order, 0, FOREVER)
     works = {
         "device-resident": _arriving(ResidentSplit(dataset.arrays("train"), mesh).batches(order, 0, FOREVER)),
         "streamed": _arriving(streamed),

@@ -46,7 +46,7 @@ def default_config() -> ConfigDict:
                 "validation": (),
                 "test": (),
                 "exclude": "",  # a list of `python -m fer_jax.data.audit --write-clean`: left out of training
-                "workers": 0,  # Grain worker processes when streaming; 0 = threads of this process
+                "workers": 0,  # Grain worker processes when streaming, of use where records are decoded; 0 = threads
             },
             "model": {
                 "name": "vggs_small",  # a key of fer_jax.models.MODELS

@@ -90,7 +90,7 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
         exclude = audit.read_clean(config.data.exclude, whole)
         dataset = whole.without({"train": exclude["train"]})
         log.info("data: %d training images are left out by %s", len(exclude["train"]), config.data.exclude)
-    labels = dataset.arrays("train")["label"] if config.data.sampling == "balanced" else None
+    labels = dataset.labels("train") if config.data.sampling == "balanced" else None
     order = pipeline.train_order(dataset.splits["train"], config.train.batch_size, config.seed, labels=labels)
     recipe = make_recipe(config, dataset, order.steps_per_epoch)
     residence = pipeline.choose_residence(config.data.residence, dataset, mesh)

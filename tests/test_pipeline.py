@@ -5,25 +5,10 @@ import pytest
 
 from fer_jax import sharding
 from fer_jax.data import normalization, pipeline
-from fer_jax.data.prepare import Dataset
+from fer_jax.data.dataset import Dataset
+from fer_jax.data.rows import KeptRows
 from fer_jax.errors import UserError
 from tests.faces import noise_arrays
-
-
-class ArraySource:
-    """Random access over arrays, as a TFDS data source gives it."""
-
-    def __init__(self, arrays):
-        self.arrays = arrays
-
-    def __len__(self):
-        return len(self.arrays["label"])
-
-    def __getitem__(self, index):
-        return {name: array[index] for name, array in self.arrays.items()}
-
-    def __getitems__(self, indices):
-        return [self[i] for i in indices]
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +16,13 @@ def mesh():
     return sharding.make_mesh()
 
 
-def both(arrays, mesh, workers=0):
+def both(arrays, mesh, folder, workers=0):
+    """A split in device memory, and the same streamed from files."""
+    paths = {name: folder / f"{name}.npy" for name in arrays}
+    for name, path in paths.items():
+        np.save(path, arrays[name])
     resident = pipeline.ResidentSplit(arrays, mesh)
-    return resident, pipeline.StreamedSplit(ArraySource(arrays), mesh, workers=workers)
+    return resident, pipeline.StreamedSplit(KeptRows(paths), mesh, workers=workers)
 
 
 def assert_same_batches(first, second):
@@ -47,31 +36,32 @@ def assert_same_batches(first, second):
             assert a[name].sharding == b[name].sharding
 
 
-def test_resident_and_streamed_give_the_same_batches_in_the_same_order_for_two_epochs(mesh):
+def test_resident_and_streamed_give_the_same_batches_in_the_same_order_for_two_epochs(mesh, tmp_path):
     order = pipeline.TrainOrder(length=100, batch_size=16, seed=3)
-    resident, streamed = both(noise_arrays(100), mesh)
+    resident, streamed = both(noise_arrays(100), mesh, tmp_path)
     stop = 2 * order.steps_per_epoch
     assert stop == 12
     assert_same_batches(resident.batches(order, 0, stop), streamed.batches(order, 0, stop))
+    assert_same_batches(resident.batches(order, 7, stop), streamed.batches(order, 7, stop))  # resumed
 
 
-def test_resident_and_streamed_agree_in_evaluation_and_the_padding_is_masked(mesh):
+def test_resident_and_streamed_agree_in_evaluation_and_the_padding_is_masked(mesh, tmp_path):
     order = pipeline.EvalOrder(length=101, batch_size=16)
-    resident, streamed = both(noise_arrays(101), mesh)
+    resident, streamed = both(noise_arrays(101), mesh, tmp_path)
     assert_same_batches(resident.batches(order, 0, order.steps), streamed.batches(order, 0, order.steps))
     masks = [np.asarray(batch["mask"]) for batch in resident.batches(order, 0, order.steps)]
     assert sum(mask.sum() for mask in masks) == 101
     assert [mask.sum() for mask in masks] == [16] * 6 + [5]
 
 
-def test_streaming_with_worker_processes_gives_the_same_batches(mesh):
+def test_streaming_with_worker_processes_gives_the_same_batches(mesh, tmp_path):
     order = pipeline.TrainOrder(length=64, batch_size=16, seed=0)
-    resident, streamed = both(noise_arrays(64), mesh, workers=1)
+    resident, streamed = both(noise_arrays(64), mesh, tmp_path, workers=1)
     assert_same_batches(resident.batches(order, 1, 6), streamed.batches(order, 1, 6))
 
 
 def test_images_reach_the_devices_as_uint8_split_over_all_of_them(mesh):
-    resident, _ = both(noise_arrays(32), mesh)
+    resident = pipeline.ResidentSplit(noise_arrays(32), mesh)
     batch = next(iter(resident.batches(pipeline.TrainOrder(32, 16, 0), 0, 1)))
     assert batch["image"].dtype == np.uint8
     assert len(batch["image"].sharding.device_set) == mesh.size == 8
@@ -138,9 +128,9 @@ def test_residence_is_chosen_by_size_unless_it_is_asked_for(mesh, monkeypatch):
 
 
 @pytest.mark.parametrize("residence", [0, 1])
-def test_normalisation_equals_numpy_over_the_training_split_alone(mesh, residence):
+def test_normalisation_equals_numpy_over_the_training_split_alone(mesh, residence, tmp_path):
     arrays = noise_arrays(75, shape=(24, 24, 3))
-    split = both(arrays, mesh)[residence]
+    split = both(arrays, mesh, tmp_path)[residence]
     images = arrays["image"].astype(np.float64)
     per_channel = normalization.compute("per_channel", split, (24, 24, 3), devices=mesh.size)
     np.testing.assert_allclose(per_channel["mean"], images.mean((0, 1, 2)), rtol=1e-6)

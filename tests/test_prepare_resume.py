@@ -14,6 +14,7 @@ import pytest
 from fer_jax.data import prepare
 from fer_jax.data.datasets import base
 from fer_jax.data.datasets.readings import Reading, Readings, StoredFace
+from fer_jax.data.lock import alone
 from fer_jax.errors import UserError
 from tests import test_paper_datasets as miniatures
 
@@ -147,9 +148,9 @@ def test_what_another_opencv_or_other_raw_data_left_is_not_taken(raw, cache, rea
 HOLDS = """
 import sys, time
 from pathlib import Path
-from fer_jax.data import prepare
+from fer_jax.data.lock import alone
 
-with prepare._alone(Path(sys.argv[1])):
+with alone(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
 """
@@ -169,12 +170,12 @@ def test_two_processes_do_not_prepare_the_same_data_at_once(tmp_path, caplog):
     lock = tmp_path / "x.lock"
     with holder(lock, 30) as other:
         other.kill()  # a lock does not outlive its process
-    with prepare._alone(lock):
+    with alone(lock):
         assert lock.exists()
     assert not lock.exists()
     assert "waiting" not in caplog.text
     with holder(lock, 0.5) as other:
-        with prepare._alone(lock):
+        with alone(lock):
             assert "another process is preparing the same data: waiting" in caplog.text
         assert other.wait(30) == 0
 

@@ -5,6 +5,8 @@ import importlib.util
 import itertools
 import json
 import pickle
+import shutil
+import types
 from pathlib import Path
 
 import cv2
@@ -12,8 +14,9 @@ import numpy as np
 import pytest
 
 from fer_jax import config as config_lib
-from fer_jax import run
+from fer_jax import run, sharding
 from fer_jax.data import combine, pipeline, prepare
+from fer_jax.data.dataset import Selection
 from fer_jax.data.emotions import BASIC7, CANONICAL, expressed
 from fer_jax.errors import UserError
 from tests import test_paper_datasets as miniatures
@@ -56,20 +59,44 @@ def asked(**fields):
 
 
 def examples(dataset, split):
-    return list(dataset.source(split))
+    """The records that a split stands for, one by one, brought to its emotions by name and to its image shape."""
+    if not isinstance(dataset, Selection):
+        return list(dataset.source(split))
+    height, width, _ = dataset.image_shape
+    found = []
+    for pick in dataset.picks[split]:
+        of_split = examples(pick.dataset, pick.split)
+        for example in of_split if pick.index is None else [of_split[i] for i in pick.index]:
+            name = pick.dataset.emotions[example["label"]]
+            shown = dict(zip(expressed(pick.dataset.emotions), example["intensity"], strict=True))
+            shown = shown if dataset.has_intensity else {name: 1}
+            image = cv2.resize(example["image"], (width, height)).reshape(height, width, -1)
+            brought = {
+                "image": np.broadcast_to(image, dataset.image_shape),  # grey is repeated
+                "label": dataset.emotions.index(name),
+                "intensity": np.array([shown.get(other, 0) for other in expressed(dataset.emotions)], np.float32),
+            }
+            found.append(example | brought)
+    return found
 
 
 def source_of(example):
     return example["source"].decode()
 
 
-def assert_arrays_equal_source(dataset):
+def assert_arrays_and_rows_equal_records(dataset):
+    rng = np.random.default_rng(0)
     for split in dataset.splits:
         arrays, found = dataset.arrays(split), examples(dataset, split)
         assert len(found) == dataset.splits[split] == sum(dataset.class_counts[split])
+        rows, index = pickle.loads(pickle.dumps(dataset.rows(split))), rng.integers(0, len(found), 50)
+        taken = rows.take(index)
+        assert len(rows) == len(found)
         for name, array in arrays.items():
             np.testing.assert_array_equal(np.stack([example[name] for example in found]), array)
             assert array.dtype == {"image": np.uint8, "label": np.int32, "intensity": np.float32}[name]
+            np.testing.assert_array_equal(taken[name], array[index])
+            assert taken[name].dtype == array.dtype
         np.testing.assert_array_equal(dataset.labels(split), arrays["label"])
         counts = np.bincount(arrays["label"], minlength=len(dataset.emotions))
         assert tuple(counts) == dataset.class_counts[split]
@@ -87,13 +114,14 @@ def test_subjects_are_those_of_the_examples(jaffe, data_dir):
         jaffe.subjects("dev")
 
 
+def undecoded(dataset, folder):
+    """A copy of a data set's records alone."""
+    shutil.copytree(dataset.directory, folder, ignore=shutil.ignore_patterns("arrays"))
+    return dataclasses.replace(dataset, directory=folder)
+
+
 def test_labels_and_subjects_are_read_without_the_images(jaffe, tmp_path):
-    fresh = dataclasses.replace(jaffe, directory=tmp_path / "moved")
-    jaffe_files = jaffe.directory.glob("*/*/*")
-    for path in jaffe_files:
-        target = fresh.directory / path.relative_to(jaffe.directory)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(path.read_bytes())
+    fresh = undecoded(jaffe, tmp_path / "moved")
     assert (len(fresh.labels("train")), len(fresh.subjects("train"))) == (56, 56)
     assert sorted(path.name for path in (fresh.directory / "arrays").iterdir()) == [
         "train-label.npy",
@@ -105,13 +133,13 @@ def test_folds_hold_every_subject_out_once_and_keep_every_image(jaffe):
     held_out, everything = [], sorted(source_of(e) for split in jaffe.splits for e in jaffe.source(split))
     for number in range(3):
         folded = combine.fold(jaffe, 3, number)
-        assert_arrays_equal_source(folded)
+        assert_arrays_and_rows_equal_records(folded)
         assert list(folded.splits) == ["train", "validation"]
         inside, outside = (set(folded.subjects(split)) for split in ("validation", "train"))
         assert not inside & outside
         assert len(inside | outside) == 10
         held_out.append(inside)
-        sources = [source_of(e) for split in folded.splits for e in folded.source(split)]
+        sources = [source_of(e) for split in folded.splits for e in examples(folded, split)]
         assert sorted(sources) == everything
     assert sorted(itertools.chain(*held_out)) == sorted({name[:2] for name in everything})
     assert [len(names) for names in held_out] == [4, 3, 3]
@@ -174,7 +202,7 @@ def test_some_emotions_are_kept_in_canonical_order(data_dir):
     ckplus = prepare.load("ckplus", data_dir=data_dir / "ckplus")
     kept = combine.restrict(ckplus, ("neutral", "contempt", "angry"))
     assert kept.emotions == ("angry", "neutral", "contempt")
-    assert_arrays_equal_source(kept)
+    assert_arrays_and_rows_equal_records(kept)
     for split in ckplus.splits:
         names = [ckplus.emotions[label] for label in ckplus.labels(split)]
         expected = [name for name in names if name in kept.emotions]
@@ -208,7 +236,7 @@ def test_the_combination_of_xu_et_al(data_dir, caplog):
     joined = prepare.load_configured(config.data, data_dir)
     assert (joined.name, joined.emotions, joined.image_shape) == ("xu_combined", BASIC7, (128, 128, 3))
     assert (joined.has_intensity, joined.synthetic) == (False, False)
-    assert_arrays_equal_source(joined)
+    assert_arrays_and_rows_equal_records(joined)
     parts = {
         "train": [prepare.load(name, data_dir=data_dir / name) for name in ("mug", "ckplus", "jaffe")],
         "validation": [
@@ -273,7 +301,7 @@ def test_where_one_part_has_no_intensities_all_are_one_hot(data_dir, jaffe, capl
     assert "jaffe have no intensities: one-hot vectors" in caplog.text
     arrays = joined.arrays("train")
     np.testing.assert_array_equal(arrays["intensity"], np.eye(7)[arrays["label"]][:, :6])
-    assert_arrays_equal_source(joined)
+    assert_arrays_and_rows_equal_records(joined)
 
 
 def test_images_are_brought_to_the_largest_size(data_dir, jaffe):
@@ -286,15 +314,66 @@ def test_images_are_brought_to_the_largest_size(data_dir, jaffe):
     assert set(joined.subjects("train")[:70]) == {""}
 
 
-def test_resident_and_streamed_batches_of_joined_data_agree(data_dir, jaffe):
+def of_two_emotion_sets(data_dir, jaffe):
     ckplus = prepare.load("ckplus", data_dir=data_dir / "ckplus")
-    joined = combine.combine("both", {"train": [(ckplus, ("train",)), (jaffe, ("train",))]})
-    source, arrays = pickle.loads(pickle.dumps(joined.source("train"))), joined.arrays("train")
-    order = pipeline.train_order(len(source), 16, 0)
-    for step in (0, 4):
-        batch = pipeline.load_rows(source, order, np.arange(order.batch_size), step)
-        for name, array in arrays.items():
-            np.testing.assert_array_equal(batch[name], array[order.step(step)[0]])
+    return combine.combine("both", {"train": [(ckplus, ("train",)), (jaffe, ("train",))]})
+
+
+def of_two_shapes(data_dir, jaffe):
+    """Small grey images joined with large ones, and RGB ones."""
+    fer2013 = prepare.load("fer2013", data_dir=data_dir / "fer2013")
+    kdef = prepare.load("kdef", data_dir=data_dir / "kdef")
+    return combine.combine("three", {"train": [(fer2013, ("train",)), (jaffe, ("train",)), (kdef, ("train",))]})
+
+
+def of_a_fold(_data_dir, jaffe):
+    return combine.fold(jaffe, 3, 1)
+
+
+def of_a_part(_data_dir, jaffe):
+    return jaffe.without({"train": np.array([0, 7, 8, 55])})
+
+
+def of_a_part_of_two(data_dir, jaffe):
+    return of_two_emotion_sets(data_dir, jaffe).without({"train": np.arange(0, 90, 3)})
+
+
+SELECTIONS = [of_two_emotion_sets, of_two_shapes, of_a_fold, of_a_part, of_a_part_of_two]
+
+
+@pytest.mark.parametrize("select", SELECTIONS)
+def test_resident_and_streamed_batches_of_a_selection_agree(data_dir, jaffe, select):
+    dataset, mesh = select(data_dir, jaffe), sharding.make_mesh()
+    assert_arrays_and_rows_equal_records(dataset)
+    resident, streamed = (
+        pipeline.load_split(dataset, "train", mesh, residence=residence, workers=0)
+        for residence in ("device", "stream")
+    )
+    order = pipeline.train_order(dataset.splits["train"], 16, 0)
+    assert resident.length == streamed.length == order.length
+    batches = zip(resident.batches(order, 1, 5), streamed.batches(order, 1, 5), strict=True)
+    for one, other in batches:
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
+
+
+def test_a_selection_is_read_from_records_where_the_disk_is_small(data_dir, jaffe, tmp_path, monkeypatch):
+    """One part has decoded arrays, the other has not."""
+    ckplus = prepare.load("ckplus", data_dir=data_dir / "ckplus")
+    parts = ckplus, undecoded(jaffe, tmp_path / "jaffe")
+    expected = of_two_emotion_sets(data_dir, jaffe).arrays("train")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: types.SimpleNamespace(free=1e5))
+    joined = combine.combine("both", {"train": [(part, ("train",)) for part in parts]})
+    index = np.random.default_rng(0).permutation(joined.splits["train"])
+    for name, array in pickle.loads(pickle.dumps(joined.rows("train"))).take(index).items():
+        np.testing.assert_array_equal(array, expected[name][index])
+    assert not list((tmp_path / "jaffe/arrays").glob("*image*"))
+
+
+def test_a_selection_has_no_records_of_its_own(jaffe):
+    with pytest.raises(NotImplementedError, match="take its rows"):
+        combine.fold(jaffe, 3, 1).source("train")
 
 
 def test_what_joins_no_data_is_refused(data_dir, jaffe, caplog):

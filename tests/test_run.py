@@ -356,10 +356,8 @@ def test_what_an_audit_lists_is_left_out_of_training_and_scored_beside(residence
     seen = {image.tobytes() for image in experiment.dataset.arrays("train")["image"]}
     whole = dataset.arrays("train")["image"]
     assert seen == {image.tobytes() for image in whole} - {whole[3].tobytes(), whole[70].tobytes()}
-    streamed = {
-        example["image"].tobytes() for example in map(experiment.dataset.source("train").__getitem__, range(69))
-    }
-    assert streamed == seen
+    streamed = experiment.dataset.rows("train").take(np.arange(69))
+    assert {image.tobytes() for image in streamed["image"]} == seen
     results = run.run(config, tmp_path / "run", data_dir=raw)
     assert results["examples"] == 23
     assert results["deduplicated"]["examples"] == 22

@@ -1,24 +1,36 @@
 """A prepared data set, and selections from one or more that are read as one.
 
+A split is read whole, as arrays that are decoded once and kept in files beside the records, or by the row, which then
+costs next to nothing; only where the disk is too small for these files rows are decoded from the records each time.
+
 A selection writes nothing: it names examples of prepared data, brought to its emotions and image shape as they are
 read. So a run without copies, a fold of the subjects and several data sets joined cost no second preparation.
 """
 
+import contextlib
 import dataclasses
+import errno
 import functools
 import hashlib
-import tempfile
-from collections.abc import Sequence
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from fer_jax.data.emotions import expressed
+from fer_jax.data.lock import alone
+from fer_jax.data.rows import ARRAYS, Adapter, KeptRows, RecordRows, Rows, SelectedRows, mapped, stacked
 from fer_jax.errors import UserError
 
+log = logging.getLogger(__name__)
+
+# The share of the free disk that decoded images may take.
+DISK_SHARE = 0.5
+
 _READ_AT_ONCE = 1024  # examples
-_ARRAYS = ("image", "label", "intensity")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,27 +56,45 @@ class Dataset:
             )
 
     def source(self, split: str) -> Sequence[dict]:
-        """Random access to decoded examples: image uint8 [H, W, C], label, intensity float32 [E] and extras."""
+        """The records, decoded one by one: image uint8 [H, W, C], label, intensity float32 [E] and extras."""
         self.require(split)
         return self._builder.as_data_source(split=split)
+
+    def rows(self, split: str) -> Rows:
+        """A split to be read by the row: from the decoded arrays, or from the records where the disk is too small."""
+        self.require(split)
+        if not all(path.exists() for path in self._paths(split, ARRAYS).values()):
+            # Where nothing may be written nothing is free.
+            free = shutil.disk_usage(self.directory).free if os.access(self.directory, os.W_OK) else 0
+            if self._decoded_size(split) > DISK_SHARE * free:
+                log.info(
+                    "data: the %s split of %s is read from its records, which takes time: decoded it would be %s, "
+                    "too much for the %s that are free in %s",
+                    *(split, self.name, _megabytes(self._decoded_size(split)), _megabytes(free), self.directory),
+                )
+                return RecordRows(self.source(split))
+        return KeptRows(self._kept(split, ARRAYS))
 
     def arrays(self, split: str) -> dict[str, np.ndarray]:
         """A whole split: image uint8 [n, H, W, C], label int32 [n], intensity float32 [n, E].
 
         Decoded once and kept beside the records, so that a run starts at the speed of the disk.
+
+        Raises:
+          UserError: they cannot be written, as when the disk is full.
         """
-        return self._kept(split, _ARRAYS)
+        return mapped(self._kept(split, ARRAYS))
 
     def labels(self, split: str) -> np.ndarray:
         """The labels of a split, int32 [n], without reading its images."""
-        return self._kept(split, ("label",))["label"]
+        return mapped(self._kept(split, ["label"]))["label"]
 
     def subjects(self, split: str) -> np.ndarray:
         """Who is shown: a name for each example of a split, str [n]; empty where the data do not tell."""
         self.require(split)
         if "subject" not in self._builder.info.features:
             return np.zeros(self.splits[split], str)
-        return self._kept(split, ("subject",))["subject"]
+        return mapped(self._kept(split, ["subject"]))["subject"]
 
     def without(self, exclude: dict[str, np.ndarray]) -> "Selection":
         """The data set without the examples int [n] of each split in `exclude`."""
@@ -73,39 +103,69 @@ class Dataset:
         picks = {split: (Pick(self, split, kept.get(split)),) for split in self.splits}
         return select(self, picks, fingerprint=f"{self.fingerprint}-{digest.hexdigest()[:8]}")
 
-    def _kept(self, split: str, names: Sequence[str]) -> dict[str, np.ndarray]:
-        self.require(split)
-        folder = self.directory / "arrays"
-        paths = {name: folder / f"{split}-{name}.npy" for name in names}
-        if not all(path.exists() for path in paths.values()):
-            folder.mkdir(exist_ok=True)
-            for name, array in self._decode(split, names).items():
-                with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-                    np.save(file, array)
-                Path(file.name).replace(paths[name])
-        return {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
+    def _paths(self, split: str, names: Iterable[str]) -> dict[str, Path]:
+        return {name: self.directory / "arrays" / f"{split}-{name}.npy" for name in names}
 
-    def _decode(self, split: str, names: Sequence[str]) -> dict[str, np.ndarray]:
+    def _decoded_size(self, split: str) -> int:
+        """Bytes."""
+        return self.splits[split] * int(np.prod(self.image_shape))
+
+    def _kept(self, split: str, names: Iterable[str]) -> dict[str, Path]:
+        """The files of these arrays, written first where one is missing: each is whole or not there."""
+        self.require(split)
+        paths = self._paths(split, names)
+        if not all(path.exists() for path in paths.values()):
+            folder, size = self.directory / "arrays", _megabytes(self._decoded_size(split))
+            if "image" in names:
+                log.info("data: decoding the %s split of %s: %s into %s", *(split, self.name, size, folder))
+            try:
+                folder.mkdir(exist_ok=True)
+                with alone(folder / f"{split}.lock"), _emptied(folder / f"{split}.partial") as partial:
+                    if not all(path.exists() for path in paths.values()):  # nobody wrote them in the meantime
+                        self._write(split, paths, partial)
+                        for path in paths.values():
+                            (partial / path.name).replace(path)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+                    raise
+                raise UserError(
+                    f"cannot write the decoded {split} split of {self.name}, {size}, to {folder} ({error.strerror}): "
+                    f"free some space, set FER_JAX_CACHE to a folder with enough, or train with data.residence = "
+                    f"'stream', which can do without"
+                ) from error
+        return paths
+
+    def _write(self, split: str, paths: dict[str, Path], folder: Path) -> None:
+        """Writes arrays under the names of their paths into a folder, a part at a time."""
+        parts = self._read(split, list(paths))
+        if "subject" in paths:  # as wide as the longest
+            np.save(folder / paths["subject"].name, np.concatenate([part["subject"] for part in parts]))
+            return
+        with contextlib.ExitStack() as stack:
+            files = {name: stack.enter_context((folder / path.name).open("wb")) for name, path in paths.items()}
+            for part in parts:
+                for name, array in part.items():
+                    if not files[name].tell():
+                        header = np.lib.format.header_data_from_array_1_0(array)
+                        header["shape"] = (self.splits[split], *array.shape[1:])
+                        np.lib.format.write_array_header_1_0(files[name], header)
+                    files[name].write(array)
+
+    def _read(self, split: str, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+        """The records in order, some at a time, decoded in threads."""
         import tensorflow_datasets as tfds
 
         decoders = None if "image" in names else {"image": tfds.decode.SkipDecoding()}
         source = self._builder.as_data_source(split=split, decoders=decoders)
-        count = len(source)
-        arrays = {
-            "image": lambda: np.empty((count, *self.image_shape), np.uint8),
-            "label": lambda: np.empty(count, np.int32),
-            "intensity": lambda: np.empty((count, len(expressed(self.emotions))), np.float32),
-            "subject": lambda: np.empty(count, object),
-        }
-        arrays = {name: arrays[name]() for name in names}
-        for start in range(0, count, _READ_AT_ONCE):
-            indices = range(start, min(start + _READ_AT_ONCE, count))
-            for index, example in zip(indices, source.__getitems__(list(indices)), strict=True):
-                for name, array in arrays.items():
-                    array[index] = _text(example[name]) if name == "subject" else example[name]
-        if "subject" in arrays:
-            arrays["subject"] = arrays["subject"].astype(str)
-        return arrays
+
+        def read(index: np.ndarray) -> dict[str, np.ndarray]:
+            return stacked(source.__getitems__(index.tolist()), names)
+
+        threads = os.cpu_count() or 1
+        with ThreadPoolExecutor(threads) as pool:
+            for start in range(0, len(source), _READ_AT_ONCE):
+                some = np.arange(start, min(start + _READ_AT_ONCE, len(source)))
+                yield from pool.map(read, np.array_split(some, min(threads, len(some))))
 
     @functools.cached_property
     def _builder(self):
@@ -115,8 +175,19 @@ class Dataset:
         return tfds.builder_from_directory(str(folder))
 
 
-def _text(subject: bytes | int) -> str:
-    return subject.decode() if isinstance(subject, bytes) else str(subject)
+@contextlib.contextmanager
+def _emptied(folder: Path) -> Iterator[Path]:
+    """An empty folder, removed in the end; what a process that was killed had left in it goes first."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,9 +220,12 @@ class Selection(Dataset):
     picks: dict[str, tuple[Pick, ...]] = dataclasses.field(kw_only=True)
 
     def source(self, split):
+        raise NotImplementedError("a selection has no records of its own: take its rows")
+
+    def rows(self, split):
         self.require(split)
-        return _Joined(
-            [pick.dataset.source(pick.split) for pick in self.picks[split]],
+        return SelectedRows(
+            [pick.dataset.rows(pick.split) for pick in self.picks[split]],
             [pick.index if pick.index is not None else np.arange(pick.size) for pick in self.picks[split]],
             [self._adapter(pick.dataset) for pick in self.picks[split]],
         )
@@ -161,17 +235,7 @@ class Selection(Dataset):
         first, *more = self.picks[split]
         if not more and first.index is None and self._adapter(first.dataset).is_identity:
             return first.dataset.arrays(first.split)
-        whole, start = None, 0
-        for pick in self.picks[split]:
-            adapt = self._adapter(pick.dataset)
-            part = adapt({name: pick.of(array) for name, array in pick.dataset.arrays(pick.split).items()})
-            if whole is None:
-                shapes = {name: (self.splits[split], *array.shape[1:]) for name, array in part.items()}
-                whole = {name: np.empty(shape, part[name].dtype) for name, shape in shapes.items()}
-            for name, array in part.items():
-                whole[name][start : start + pick.size] = array
-            start += pick.size
-        return whole
+        return self.rows(split).take(np.arange(self.splits[split]))
 
     def labels(self, split):
         self.require(split)
@@ -206,78 +270,3 @@ def select(dataset: Dataset, picks: dict[str, tuple[Pick, ...]], *, fingerprint:
         **fields | {"splits": sizes, "class_counts": counts, "fingerprint": fingerprint},
         picks=picks,
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Adapter:
-    """Brings examples of one data set to the emotions and the image shape of another: one example, or [n] at once."""
-
-    emotions: tuple[str, ...]
-    target: tuple[str, ...]  # holds every emotion that occurs
-    image_shape: tuple[int, int, int]  # of the result: RGB where either is
-    source_shape: tuple[int, int, int]
-    one_hot: bool  # the result has no intensities, so they are the labels' one-hot vectors
-
-    @property
-    def is_identity(self) -> bool:
-        return self.emotions == self.target and self.image_shape == self.source_shape and not self.one_hot
-
-    def __call__(self, example: dict) -> dict:
-        if self.is_identity:
-            return example
-        label = self.label(example["label"])
-        adapted = {"image": self.image(example["image"]), "label": label}
-        return example | adapted | {"intensity": self.intensity(example["intensity"], label)}
-
-    def label(self, label: np.ndarray) -> np.ndarray:
-        """Labels int [...] by name; those of an emotion that the target lacks become -1."""
-        known = [self.target.index(name) if name in self.target else -1 for name in self.emotions]
-        return np.array(known, np.int32)[label]
-
-    def intensity(self, intensity: np.ndarray, label: np.ndarray) -> np.ndarray:
-        """Intensities float32 [..., E] in the columns of the same name; of emotions that the target lacks none."""
-        if self.one_hot:
-            names = np.array([self.target.index(name) for name in expressed(self.target)])
-            return (np.asarray(label)[..., None] == names).astype(np.float32)
-        adapted = np.zeros((*intensity.shape[:-1], len(expressed(self.target))), np.float32)
-        for column, name in enumerate(expressed(self.emotions)):
-            if name in self.target:
-                adapted[..., expressed(self.target).index(name)] = intensity[..., column]
-        return adapted
-
-    def image(self, image: np.ndarray) -> np.ndarray:
-        """Images uint8 [..., H, W, C], enlarged bilinearly and grey repeated to RGB where the target asks for it."""
-        if self.source_shape == self.image_shape:
-            return image
-        height, width, channels = self.image_shape
-        flat = np.asarray(image).reshape(-1, *self.source_shape)
-        adapted = np.empty((len(flat), *self.image_shape), np.uint8)
-        for one, out in zip(flat, adapted, strict=True):
-            out[:] = cv2.resize(one, (width, height), interpolation=cv2.INTER_LINEAR).reshape(height, width, -1)
-        return adapted.reshape(*image.shape[:-3], height, width, channels)
-
-
-class _Joined(Sequence):
-    """The picked examples of several sources, one after the other."""
-
-    def __init__(self, sources: list[Sequence[dict]], indices: list[np.ndarray], adapters: list[Adapter]):
-        self._parts = list(zip(sources, indices, adapters, strict=True))
-        self._ends = np.cumsum([len(index) for index in indices])
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    def __getitem__(self, index: int) -> dict:
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[dict]:
-        indices = np.asarray(indices)
-        parts = np.searchsorted(self._ends, indices, side="right")
-        examples = [None] * len(indices)
-        for number in np.unique(parts):
-            source, index, adapt = self._parts[number]
-            places = np.flatnonzero(parts == number)
-            chosen = index[indices[places] - (self._ends[number] - len(index))]
-            for place, example in zip(places, source.__getitems__(chosen.tolist()), strict=True):
-                examples[place] = adapt(example)
-        return examples

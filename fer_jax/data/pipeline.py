@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import grain
 import jax
@@ -19,7 +19,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from fer_jax import sharding
-from fer_jax.data.prepare import Dataset
+from fer_jax.data.dataset import Dataset
+from fer_jax.data.rows import Rows
 from fer_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -133,22 +134,22 @@ def gather(arrays: dict[str, jax.Array], index: jax.Array, mask: jax.Array) -> d
 
 
 class StreamedSplit:
-    """A split read from disk by Grain, decoded in threads or worker processes, and sent ahead to the devices.
+    """A split read from disk by Grain, in threads or worker processes, and sent ahead to the devices.
 
     Of several processes each reads what goes to its own devices.
     """
 
-    def __init__(self, source: Sequence, mesh: Mesh, *, workers: int):
-        self.length = len(source)
-        self._source = source
+    def __init__(self, rows: Rows, mesh: Mesh, *, workers: int):
+        self.length = len(rows)
+        self._rows = rows
         self._mesh = mesh
         self._workers = workers
 
     def batches(self, order: Order, start: int, stop: int) -> Iterator[dict[str, jax.Array]]:
         """The batches of the steps start..stop-1, split over the mesh."""
         read = grain.ReadOptions(num_threads=max(2, min(16, os.cpu_count() or 2)), prefetch_buffer_size=8)
-        rows = sharding.rows_here(order.batch_size, self._mesh)
-        dataset = grain.MapDataset.range(start, stop).map(functools.partial(load_rows, self._source, order, rows))
+        places = sharding.rows_here(order.batch_size, self._mesh)
+        dataset = grain.MapDataset.range(start, stop).map(functools.partial(load_rows, self._rows, order, places))
         stream = dataset.to_iter_dataset(read)
         if self._workers:
             from absl import flags
@@ -168,16 +169,10 @@ class StreamedSplit:
             iterator.close()
 
 
-def load_rows(source: Sequence, order: Order, rows: np.ndarray, step: int) -> dict[str, np.ndarray]:
-    """Reads and stacks these rows of a step's batch on the host; of the others nothing is read."""
-    index, mask = (array[rows] for array in order.step(int(step)))
-    examples = source.__getitems__([int(i) for i in index])
-    return {
-        "image": np.stack([example["image"] for example in examples]),
-        "label": np.array([example["label"] for example in examples], np.int32),
-        "intensity": np.stack([example["intensity"] for example in examples]).astype(np.float32),
-        "mask": mask,
-    }
+def load_rows(rows: Rows, order: Order, places: np.ndarray, step: int) -> dict[str, np.ndarray]:
+    """Reads what belongs at these places int [n] of a step's batch on the host; of the others nothing is read."""
+    index, mask = (array[places] for array in order.step(int(step)))
+    return rows.take(index) | {"mask": mask}
 
 
 Split = ResidentSplit | StreamedSplit
@@ -196,9 +191,11 @@ def choose_residence(requested: str, dataset: Dataset, mesh: Mesh) -> str:
 
 def load_split(dataset: Dataset, split: str, mesh: Mesh, *, residence: str, workers: int) -> Split:
     """The split of a data set, resident or streamed (`choose_residence`)."""
+    with sharding.in_turn(f"the {split} split is decoded"):
+        found = dataset.arrays(split) if residence == "device" else dataset.rows(split)
     if residence == "device":
-        return ResidentSplit(dataset.arrays(split), mesh)
-    return StreamedSplit(dataset.source(split), mesh, workers=workers)
+        return ResidentSplit(found, mesh)
+    return StreamedSplit(found, mesh, workers=workers)
 
 
 def train_order(length: int, batch_size: int, seed: int, *, labels: np.ndarray | None = None) -> TrainOrder:

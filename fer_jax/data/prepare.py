@@ -9,8 +9,6 @@ command goes on where it was.
 
 import argparse
 import contextlib
-import errno
-import fcntl
 import hashlib
 import io
 import itertools
@@ -19,7 +17,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from fer_jax.config import cache_directory
 from fer_jax.data import align as align_lib
 from fer_jax.data import combine
 from fer_jax.data.dataset import Dataset
+from fer_jax.data.lock import alone
 from fer_jax.errors import UserError, unknown
 
 log = logging.getLogger(__name__)
@@ -206,7 +205,7 @@ def _prepare(
     elif runner == "ray":
         raise UserError(f"{name} has no image files to spread over a cluster: it is prepared here, leave --runner out")
     tfds.disable_progress_bar()
-    with _alone(partial.with_suffix(".lock")):
+    with alone(partial.with_suffix(".lock")):
         if (directory / _RECORD).exists():  # another process was faster
             return
         begun = "going on with" if readings.exists() else "preparing"
@@ -255,7 +254,7 @@ def _align(builder, method: str, folder: Path, *, runner: str, workers: int | No
     folder /= f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:12]}"
     landmarks = align_lib.landmarks_beside(pictures)
     where = {"landmarks": landmarks, "runner": "ray" if runner == "ray" else "processes", "workers": workers}
-    with _alone(folder / ".lock"):
+    with alone(folder / ".lock"):
         aligned, reasons = align_lib.align_pictures(pictures, root, folder, method, **where)
     of_picture = iter(aligned)
     builder.aligned = {split: list(itertools.islice(of_picture, len(each))) for split, each in by_split.items()}
@@ -263,30 +262,6 @@ def _align(builder, method: str, folder: Path, *, runner: str, workers: int | No
     by = "the landmarks beside them" if landmarks else "dlib"
     builder.notes.append(f"align={method}: {crops:,} of {len(pictures):,} photographs, by {by}; crops are in {folder}")
     return reasons
-
-
-@contextlib.contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Holds a lock file until the process leaves or ends, however it does; waits for another that has it."""
-    while True:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with lock.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log.info("data: another process is preparing the same data: waiting for it")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError as error:
-                if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
-                    raise
-                log.warning("data: %s has no file locks: do not prepare the same data twice at once", lock.parent)
-            # Whoever had it may have removed it since it was opened.
-            if lock.exists() and lock.stat().st_ino == os.fstat(file.fileno()).st_ino:
-                try:
-                    yield
-                finally:
-                    lock.unlink(missing_ok=True)
-                return
 
 
 def _record(
