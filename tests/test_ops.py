@@ -28,7 +28,7 @@ def grouped(x, kernel):
     return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dims, feature_group_count=x.shape[-1])
 
 
-@pytest.mark.parametrize("shape", [(2, 7, 6, 5), (3, 4, 4, 8), (1, 5, 9, 19)])
+@pytest.mark.parametrize("shape", [(2, 7, 6, 5), (12, 4, 4, 8), (1, 5, 9, 19)])
 def test_depthwise_convolution(shape):
     x = jax.random.normal(jax.random.key(0), shape)
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, shape[-1]))
@@ -67,7 +67,10 @@ def test_max_pooling(shape, size, stride, padding):
         ((2, 7, 6, 3), (3, 3, 3, 4), 1, "VALID"),
         ((2, 7, 6, 3), (3, 3, 3, 4), 2, "SAME"),
         ((2, 9, 8, 5), (3, 3, 5, 4), 1, "VALID"),
+        ((2, 9, 8, 5), (3, 3, 5, 4), 1, "SAME"),
+        ((2, 5, 3, 8), (3, 3, 8, 8), 1, "VALID"),
         ((2, 9, 8, 5), (5, 3, 5, 4), 1, "VALID"),
+        ((2, 9, 8, 5), (3, 3, 5, 17), 1, "VALID"),
         ((2, 9, 8, 5), (3, 3, 5, 4), 2, "VALID"),
         ((2, 9, 8, 5), (3, 3, 5, 4), 1, ((0, 2), (1, 0))),
         ((32, 8, 7, 48), (3, 3, 48, 50), 1, "SAME"),
