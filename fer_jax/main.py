@@ -32,8 +32,8 @@ def main(_argv: Sequence[str]) -> None:
         if not _WORKDIR.value:
             raise UserError("--distributed needs --workdir, the same for all processes, on a disk that they share")
         process.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-    elif _COORDINATOR.value:
-        raise UserError("--coordinator is for training with --distributed")
+    elif (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value) != (None, None, None):
+        raise UserError("--coordinator, --processes and --process are for training with --distributed")
     import jax  # here, so that --help needs no JAX
 
     from fer_jax import run, train

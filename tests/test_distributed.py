@@ -173,6 +173,7 @@ def test_what_the_processes_do_not_share_is_refused_by_each(data_dir, environmen
         (["--distributed"], "needs --workdir"),
         (["--distributed", "--workdir=run"], "--coordinator=HOST:PORT --processes=COUNT --process=NUMBER"),
         (["--coordinator=localhost:1", "--workdir=run"], "with --distributed"),
+        (["--process=0", "--workdir=run"], "with --distributed"),
     ],
 )
 def test_incomplete_flags_are_refused_in_a_line(flags, told, environment):
