@@ -1,6 +1,8 @@
 """The data sets: raw official layouts in, the same examples out; everything wrong is named with file and line."""
 
 import dataclasses
+import errno
+import fcntl
 import gzip
 import json
 import lzma
@@ -9,6 +11,7 @@ import pickle
 import re
 import shutil
 import sys
+import tempfile
 import types
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -98,28 +101,49 @@ def kept_files(dataset):
     return sorted(path.name for path in folder.rglob("*")) if folder.exists() else None
 
 
-def test_records_are_read_where_the_decoded_rows_take_over_half_of_the_disk(raw, monkeypatch, caplog):
+def test_records_are_read_where_the_decoded_rows_find_no_place(raw, monkeypatch, caplog):
     caplog.set_level("INFO", "fer_jax")
     dataset = prepare.load("fer2013", data_dir=raw)
     size = 70 * 48 * 48
     monkeypatch.setattr(shutil, "disk_usage", disk_of(2 * size - 1))
     assert isinstance(dataset.rows("train"), RecordRows)
-    assert kept_files(dataset) is None
-    assert "data: the train split of fer2013 is read from its records" in caplog.text
-    assert f"decoded it would be 0.2 MB, too much for the 0.3 MB that are free in {dataset.directory}" in caplog.text
-    caplog.clear()
+    assert kept_files(dataset) == []
+    assert "the records of fer2013 are decoded as they are read, which takes time: the image, label, intensity of" in (
+        caplog.text
+    )
+    assert (
+        f"the train split of fer2013, 0.2 MB, take more than 50% of the 0.3 MB that are free in {dataset.directory}"
+        in (caplog.text)
+    )
     monkeypatch.setattr(shutil, "disk_usage", disk_of(2 * size))
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "access", lambda *_: False)  # somebody else's cache
-        assert isinstance(dataset.rows("train"), RecordRows)
-    assert "the 0.0 MB that are free" in caplog.text
+    for number in (errno.EACCES, errno.EDQUOT):  # somebody else's cache, a quota that is used up
+        caplog.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(tempfile, "mkdtemp", failing(OSError(number, os.strerror(number))))
+            assert isinstance(dataset.rows("train"), RecordRows)
+            with pytest.raises(UserError, match=f"0.0 MB, cannot be written .*{os.strerror(number)}.*enough$"):
+                dataset.labels("train")
+        assert os.strerror(number) in caplog.text
     caplog.clear()
     assert isinstance(dataset.rows("train"), KeptRows)
-    assert f"data: decoding the train split of fer2013: 0.2 MB into {dataset.directory / 'arrays'}" in caplog.text
+    assert "data: decoding the image, label, intensity of the train split of fer2013, 0.2 MB, into" in caplog.text
     caplog.clear()
     monkeypatch.setattr(shutil, "disk_usage", disk_of(0))
     assert isinstance(dataset.rows("train"), KeptRows)  # what is there is used
     assert not caplog.records
+
+
+def failing(error):
+    def fail(*_arguments, **_options):
+        raise error
+
+    return fail
+
+
+def test_without_file_locks_two_may_decode_the_same_split_at_once(raw, monkeypatch, caplog):
+    monkeypatch.setattr(fcntl, "flock", failing(OSError(errno.ENOLCK, "no locks")))
+    test_two_may_decode_the_same_split_at_once(raw)
+    assert "has no file locks" in caplog.text
 
 
 def test_pickled_rows_are_small_and_read_the_same(raw):
@@ -150,7 +174,7 @@ def test_decoding_cut_short_leaves_no_array(raw, monkeypatch, stop):
         with pytest.raises(stop):
             dataset.rows("train")
     assert kept_files(dataset) == []
-    killed = dataset.directory / "arrays/train.partial"  # as kill -9 leaves it
+    killed = dataset.directory / "arrays/train.x1y2.partial"  # as kill -9 leaves it
     killed.mkdir()
     (killed / "train-image.npy").write_bytes(b"half")
     np.testing.assert_array_equal(dataset.rows("train").take(np.arange(70))["label"], np.arange(70) % 7)
@@ -168,7 +192,9 @@ def test_a_full_disk_is_told_and_leaves_no_array(raw, monkeypatch):
             "open",
             lambda path, *mode: path_open(Path("/dev/full") if full.search(path.name) else path, *mode),
         )
-        with pytest.raises(UserError, match=r"decoded train split of fer2013, 0\.2 MB, to .*No space left"):
+        with pytest.raises(
+            UserError, match=r"train split of fer2013, 0\.2 MB, cannot be written to .*No space left.*'stream'"
+        ):
             dataset.arrays("train")
     assert kept_files(dataset) == []
     assert len(dataset.arrays("train")["image"]) == 70

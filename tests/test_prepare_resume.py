@@ -170,7 +170,8 @@ def test_two_processes_do_not_prepare_the_same_data_at_once(tmp_path, caplog):
     lock = tmp_path / "x.lock"
     with holder(lock, 30) as other:
         other.kill()  # a lock does not outlive its process
-    with alone(lock):
+    with alone(lock) as held:
+        assert held
         assert lock.exists()
     assert not lock.exists()
     assert "waiting" not in caplog.text

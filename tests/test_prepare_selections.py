@@ -372,7 +372,7 @@ def test_a_selection_is_read_from_records_where_the_disk_is_small(data_dir, jaff
 
 
 def test_a_selection_has_no_records_of_its_own(jaffe):
-    with pytest.raises(NotImplementedError, match="take its rows"):
+    with pytest.raises(UserError, match="has no records of its own"):
         combine.fold(jaffe, 3, 1).source("train")
 
 

@@ -331,7 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    prepare.log.setLevel(logging.INFO)
+    logging.getLogger("fer_jax").setLevel(logging.INFO)
     try:
         if not 0 < options.correlation <= 1:
             raise UserError(

@@ -1,7 +1,7 @@
 """A prepared data set, and selections from one or more that are read as one.
 
 A split is read whole, as arrays that are decoded once and kept in files beside the records, or by the row, which then
-costs next to nothing; only where the disk is too small for these files rows are decoded from the records each time.
+costs next to nothing; only where these files find no place rows are decoded from the records each time.
 
 A selection writes nothing: it names examples of prepared data, brought to its emotions and image shape as they are
 read. So a run without copies, a fold of the subjects and several data sets joined cost no second preparation.
@@ -15,6 +15,7 @@ import hashlib
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,6 +32,10 @@ log = logging.getLogger(__name__)
 DISK_SHARE = 0.5
 
 _READ_AT_ONCE = 1024  # examples
+
+
+class CannotKeep(UserError):
+    """Decoded arrays find no place beside their records."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,19 +66,12 @@ class Dataset:
         return self._builder.as_data_source(split=split)
 
     def rows(self, split: str) -> Rows:
-        """A split to be read by the row: from the decoded arrays, or from the records where the disk is too small."""
-        self.require(split)
-        if not all(path.exists() for path in self._paths(split, ARRAYS).values()):
-            # Where nothing may be written nothing is free.
-            free = shutil.disk_usage(self.directory).free if os.access(self.directory, os.W_OK) else 0
-            if self._decoded_size(split) > DISK_SHARE * free:
-                log.info(
-                    "data: the %s split of %s is read from its records, which takes time: decoded it would be %s, "
-                    "too much for the %s that are free in %s",
-                    *(split, self.name, _megabytes(self._decoded_size(split)), _megabytes(free), self.directory),
-                )
-                return RecordRows(self.source(split))
-        return KeptRows(self._kept(split, ARRAYS))
+        """A split to be read by the row: from the decoded arrays, or from the records where these cannot be kept."""
+        try:
+            return KeptRows(self._kept(split, ARRAYS, disk_share=DISK_SHARE))
+        except CannotKeep as error:
+            log.info("data: the records of %s are decoded as they are read, which takes time: %s", self.name, error)
+            return RecordRows(self.source(split))
 
     def arrays(self, split: str) -> dict[str, np.ndarray]:
         """A whole split: image uint8 [n, H, W, C], label int32 [n], intensity float32 [n, E].
@@ -81,7 +79,7 @@ class Dataset:
         Decoded once and kept beside the records, so that a run starts at the speed of the disk.
 
         Raises:
-          UserError: they cannot be written, as when the disk is full.
+          CannotKeep: they cannot be written, as when the disk is full.
         """
         return mapped(self._kept(split, ARRAYS))
 
@@ -106,33 +104,42 @@ class Dataset:
     def _paths(self, split: str, names: Iterable[str]) -> dict[str, Path]:
         return {name: self.directory / "arrays" / f"{split}-{name}.npy" for name in names}
 
-    def _decoded_size(self, split: str) -> int:
-        """Bytes."""
-        return self.splits[split] * int(np.prod(self.image_shape))
+    def _kept(self, split: str, names: Iterable[str], *, disk_share: float = 1.0) -> dict[str, Path]:
+        """The files of these arrays, written first where one is missing: each is whole or not there.
 
-    def _kept(self, split: str, names: Iterable[str]) -> dict[str, Path]:
-        """The files of these arrays, written first where one is missing: each is whole or not there."""
+        Raises:
+          CannotKeep: they take more than this share of the free disk, or cannot be written.
+        """
         self.require(split)
-        paths = self._paths(split, names)
-        if not all(path.exists() for path in paths.values()):
-            folder, size = self.directory / "arrays", _megabytes(self._decoded_size(split))
-            if "image" in names:
-                log.info("data: decoding the %s split of %s: %s into %s", *(split, self.name, size, folder))
-            try:
-                folder.mkdir(exist_ok=True)
-                with alone(folder / f"{split}.lock"), _emptied(folder / f"{split}.partial") as partial:
-                    if not all(path.exists() for path in paths.values()):  # nobody wrote them in the meantime
-                        self._write(split, paths, partial)
-                        for path in paths.values():
-                            (partial / path.name).replace(path)
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-                    raise
-                raise UserError(
-                    f"cannot write the decoded {split} split of {self.name}, {size}, to {folder} ({error.strerror}): "
-                    f"free some space, set FER_JAX_CACHE to a folder with enough, or train with data.residence = "
-                    f"'stream', which can do without"
-                ) from error
+        paths, folder = self._paths(split, names), self.directory / "arrays"
+        if all(path.exists() for path in paths.values()):
+            return paths
+        size = self.splits[split] * int(np.prod(self.image_shape)) if "image" in names else 0
+        what = f"the {', '.join(names)} of the {split} split of {self.name}, {size / 1e6:,.1f} MB,"
+        try:
+            folder.mkdir(exist_ok=True)
+            with alone(folder / f"{split}.lock") as held:
+                if held:  # so what is there of others was left by processes that were killed
+                    for left in folder.glob(f"{split}.*.partial"):
+                        shutil.rmtree(left, ignore_errors=True)
+                if all(path.exists() for path in paths.values()):  # somebody wrote them in the meantime
+                    return paths
+                if size > disk_share * shutil.disk_usage(folder).free:
+                    free = f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB"
+                    raise CannotKeep(f"{what} take more than {disk_share:.0%} of the {free} that are free in {folder}")
+                if size:
+                    log.info("data: decoding %s into %s", what, folder)
+                with tempfile.TemporaryDirectory(dir=folder, prefix=f"{split}.", suffix=".partial") as partial:
+                    self._write(split, paths, Path(partial))
+                    for path in paths.values():
+                        (Path(partial) / path.name).replace(path)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            raise CannotKeep(
+                f"{what} cannot be written to {folder} ({error.strerror}): free some space, or set FER_JAX_CACHE to a "
+                f"folder with enough" + (", or train with data.residence = 'stream', which can do without" * bool(size))
+            ) from error
         return paths
 
     def _write(self, split: str, paths: dict[str, Path], folder: Path) -> None:
@@ -175,21 +182,6 @@ class Dataset:
         return tfds.builder_from_directory(str(folder))
 
 
-@contextlib.contextmanager
-def _emptied(folder: Path) -> Iterator[Path]:
-    """An empty folder, removed in the end; what a process that was killed had left in it goes first."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"
-
-
 @dataclasses.dataclass(frozen=True)
 class Pick:
     """Some examples of a split, or all of it."""
@@ -220,7 +212,7 @@ class Selection(Dataset):
     picks: dict[str, tuple[Pick, ...]] = dataclasses.field(kw_only=True)
 
     def source(self, split):
-        raise NotImplementedError("a selection has no records of its own: take its rows")
+        raise UserError(f"{self.name} is put together of other data and has no records of its own: name one of those")
 
     def rows(self, split):
         self.require(split)
@@ -235,7 +227,17 @@ class Selection(Dataset):
         first, *more = self.picks[split]
         if not more and first.index is None and self._adapter(first.dataset).is_identity:
             return first.dataset.arrays(first.split)
-        return self.rows(split).take(np.arange(self.splits[split]))
+        whole, start = None, 0
+        for pick in self.picks[split]:
+            adapt = self._adapter(pick.dataset)
+            part = adapt({name: pick.of(array) for name, array in pick.dataset.arrays(pick.split).items()})
+            if whole is None:
+                shapes = {name: (self.splits[split], *array.shape[1:]) for name, array in part.items()}
+                whole = {name: np.empty(shape, part[name].dtype) for name, shape in shapes.items()}
+            for name, array in part.items():
+                whole[name][start : start + pick.size] = array
+            start += pick.size
+        return whole
 
     def labels(self, split):
         self.require(split)

@@ -12,11 +12,15 @@ log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """Holds a lock file until the process leaves or ends, however it does; waits for another that has it."""
+def alone(lock: Path) -> Iterator[bool]:
+    """Holds a lock file until the process leaves or ends, however it does; waits for another that has it.
+
+    Yields whether it is held: some disks have no locks.
+    """
     while True:
         lock.parent.mkdir(parents=True, exist_ok=True)
         with lock.open("a") as file:
+            held = True
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -26,10 +30,10 @@ def alone(lock: Path) -> Iterator[None]:
                 if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
                     raise
                 log.warning("data: %s has no file locks: do not prepare the same data twice at once", lock.parent)
-            # Whoever had it may have removed it since it was opened.
-            if lock.exists() and lock.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                held = False
+            if os.fstat(file.fileno()).st_nlink:  # else whoever had it has removed it since it was opened
                 try:
-                    yield
+                    yield held
                 finally:
                     lock.unlink(missing_ok=True)
                 return

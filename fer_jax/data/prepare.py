@@ -367,7 +367,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--preview", type=Path, metavar="FILE", help="draw some faces of each emotion")
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    log.setLevel(logging.INFO)
+    logging.getLogger("fer_jax").setLevel(logging.INFO)
+    log.setLevel(logging.INFO)  # this module is `__main__` here
     try:
         dataset = load(
             options.name,
