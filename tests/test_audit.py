@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_jax.data import audit, prepare, synthetic
+from fer_jax.data import audit, prepare, rows, synthetic
 from fer_jax.errors import UserError
 from tests.faces import write_fer2013
 
@@ -103,17 +103,11 @@ def test_subjects_in_two_splits():
 def test_subjects_are_read_as_text_or_numbers():
     class Named:
         def __init__(self, **subjects):
-            self.subjects = subjects
+            self.named = subjects
             self.splits = {split: len(names) for split, names in subjects.items()}
 
-        def source(self, split):
-            subjects = self.subjects[split]
-
-            class Source(list):
-                def __getitems__(self, indices):
-                    return [self[i] for i in indices]
-
-            return Source({"subject": subject} for subject in subjects)
+        def subjects(self, split):
+            return rows.stacked([{"subject": name} for name in self.named[split]], ["subject"])["subject"]
 
     assert audit._subjects(Named(train=[b"KA", b"", b"F01"], test=[b"KA"])) == {
         "train": ["KA", "", "F01"],

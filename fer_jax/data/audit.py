@@ -286,20 +286,8 @@ def audit(dataset: prepare.Dataset, correlation: float = CORRELATION) -> dict:
 
 def _subjects(dataset: prepare.Dataset) -> dict[str, list[str]] | None:
     """The subject of every example, or None where the data name none."""
-    subjects = {}
-    for split, count in dataset.splits.items():
-        source = dataset.source(split)
-        if "subject" not in source[0]:
-            return None
-        subjects[split] = []
-        for start in range(0, count, _READ_AT_ONCE):
-            examples = source.__getitems__(list(range(start, min(start + _READ_AT_ONCE, count))))
-            subjects[split] += [_text(example["subject"]) for example in examples]
+    subjects = {split: dataset.subjects(split).tolist() for split in dataset.splits}
     return subjects if any(map(any, subjects.values())) else None
-
-
-def _text(subject: bytes | int) -> str:
-    return subject.decode() if isinstance(subject, bytes) else str(subject)
 
 
 def _with_copy(groups: list[list[Place]], splits: list[str]) -> dict[str, dict[str, int]]:
