@@ -1,20 +1,34 @@
 """The data sets of the papers and one's own: miniature trees in each official layout, made of synthetic faces."""
 
-import csv
-import functools
 import itertools
-import json
 import shutil
 
 import cv2
 import numpy as np
 import pytest
 
-from fer_jax.data import prepare, synthetic
-from fer_jax.data.datasets import DATASETS, affectnet, base, ckplus, jaffe, kdef, mug
-from fer_jax.data.datasets.subjects import divide, folds, split_stratified, split_subjects
+from fer_jax.data import prepare
+from fer_jax.data.datasets import DATASETS, affectnet, base, ckplus, mug
 from fer_jax.data.emotions import BASIC7, CANONICAL
 from fer_jax.errors import UserError
+from tests.miniatures import (
+    CODES,
+    examples,
+    face,
+    record,
+    save,
+    take_landmarks,
+    text,
+    write,
+    write_affectnet,
+    write_arrays,
+    write_ckplus,
+    write_csv,
+    write_folder,
+    write_jaffe,
+    write_kdef,
+    write_mug,
+)
 
 NEW = ("ckplus", "jaffe", "kdef", "mug", "affectnet", "csv", "folder")
 
@@ -23,35 +37,6 @@ NEW = ("ckplus", "jaffe", "kdef", "mug", "affectnet", "csv", "folder")
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache/datasets"
-
-
-@functools.cache
-def face(emotion="neutral", subject=0):
-    """A synthetic face, RGB; contempt, which is not drawn, is another happy one."""
-    index = BASIC7.index(emotion) if emotion in BASIC7 else BASIC7.index("happy") + 7
-    return synthetic.example(0, subject, (index - subject) % 7 + 7 * (index // 7)).image
-
-
-def save(path, image):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(path), image[..., ::-1] if image.ndim == 3 else image)
-
-
-def grey(image):
-    return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-
-
-def examples(dataset):
-    """All examples as (split, emotion, example)."""
-    return [
-        (split, dataset.emotions[example["label"]], example)
-        for split in dataset.splits
-        for example in dataset.source(split)
-    ]
-
-
-def text(example, name):
-    return example[name].decode()
 
 
 def splits_of(dataset, name="subject"):
@@ -68,119 +53,7 @@ def assert_no_subject_straddles(dataset, subjects):
     assert all(len(splits) == 1 for splits in found.values())
 
 
-def record(dataset):
-    return json.loads((dataset.directory / "prepared.json").read_text())
-
-
-# --- Splitting by subject.
-
-
-def brute_force_distance(count, shares):
-    """The least sum of |size - count * share| over all whole sizes, none of them 0 where that is possible."""
-    least = 1 if count >= 3 else 0
-    best = np.inf
-    for train, validation in itertools.product(range(count + 1), repeat=2):
-        sizes = (train, validation, count - train - validation)
-        if min(sizes) >= 0 and all(size >= least or share == 0 for size, share in zip(sizes, shares, strict=True)):
-            best = min(best, sum(abs(size - count * share) for size, share in zip(sizes, shares, strict=True)))
-    return best
-
-
-@pytest.mark.parametrize("shares", [(0.8, 0.1, 0.1), (0.6, 0.2, 0.2), (1 / 3, 1 / 3, 1 / 3), (0.9, 0, 0.1), (1, 0, 0)])
-def test_every_subject_is_in_one_split_and_the_sizes_are_as_near_the_shares_as_can_be(shares):
-    for count in range(31):
-        subjects = [f"S{i:03}" for i in range(count)]
-        splits = split_subjects(subjects, shares, seed=count)
-        assert list(splits) == ["train", "validation", "test"]
-        assert sorted(itertools.chain(*splits.values())) == subjects  # all of them, none twice
-        sizes = [len(chosen) for chosen in splits.values()]
-        distance = sum(abs(size - count * share) for size, share in zip(sizes, shares, strict=True))
-        assert distance == pytest.approx(brute_force_distance(count, shares))
-        if count >= 3:
-            assert all(size > 0 or share == 0 for size, share in zip(sizes, shares, strict=True))
-
-
-def test_a_split_depends_on_the_names_and_the_seed_alone():
-    subjects = [f"S{i:03}" for i in range(20)]
-    splits = split_subjects(subjects)
-    assert split_subjects(subjects[::-1] + subjects[:5]) == splits
-    assert split_subjects(subjects, seed=1) != splits
-    # Written down, so that no Python, NumPy or change of the code moves a subject unnoticed.
-    assert (splits["validation"], splits["test"]) == ({"S008", "S019"}, {"S006", "S009"})
-
-
-def test_folds_are_disjoint_complete_even_and_no_longer_than_the_subjects():
-    for count in range(2, 25):
-        subjects = set(range(count))
-        for k in range(2, count + 1):
-            parts = folds(subjects, k, seed=k)
-            assert len(parts) == k
-            assert sorted(itertools.chain(*parts)) == sorted(subjects)
-            assert max(map(len, parts)) - min(map(len, parts)) <= 1
-    assert folds(range(10), 5) == folds(reversed(range(10)), 5) != folds(range(10), 5, seed=1)
-    with pytest.raises(UserError, match=r"11 folds of 10 subjects: the number of folds must lie in 2\.\.10"):
-        folds(range(10), 11)
-
-
-def test_shares_that_are_none_are_refused():
-    for shares in ((0.8, 0.1), (0.8, 0.1, 0.2), (1.2, -0.1, -0.1)):
-        with pytest.raises(UserError, match="three numbers from 0 on"):
-            split_subjects("abc", shares)
-
-
-def test_a_stratified_split_divides_each_emotion():
-    emotions = {f"{i}.jpg": "happy" if i % 4 else "sad" for i in range(80)}
-    splits = split_stratified(emotions)
-    counts = {
-        split: [sum(emotions[i] == e for i in items) for e in ("happy", "sad")] for split, items in splits.items()
-    }
-    assert counts == {"train": [48, 16], "validation": [6, 2], "test": [6, 2]}
-    assert sorted(itertools.chain(*splits.values())) == sorted(emotions)
-
-
-def test_dividing_keeps_the_order_and_drops_empty_splits():
-    splits = {"train": {"a", "b"}, "validation": set(), "test": {"c"}}
-    assert divide("cabac", str, splits) == {"train": ["a", "b", "a"], "test": ["c", "c"]}
-
-
-# --- Squares.
-
-
-def test_an_aligned_image_stays_as_it_is():
-    image = face("happy", 3)
-    np.testing.assert_array_equal(base.square(image, 128), image)
-    np.testing.assert_array_equal(base.square(image[..., :1], 128), image[..., :1])
-
-
-def test_the_centre_or_the_box_is_cut_out():
-    image = np.random.default_rng(0).integers(0, 256, (60, 100, 3), np.uint8)
-    np.testing.assert_array_equal(base.square(image, 60), image[:, 20:80])
-    np.testing.assert_array_equal(base.square(image, 30, (50, 10, 30, 20)), image[5:35, 50:80])
-    np.testing.assert_array_equal(base.square(image, 30, (90, -5, 30, 20)), image[:30, 70:])  # moved inside
-    wide = base.square(image, 80, (10, 0, 80, 60))  # higher than the image: its border is repeated
-    np.testing.assert_array_equal(wide[10:70], image[:, 10:90])
-    np.testing.assert_array_equal(wide[:10], np.repeat(image[:1, 10:90], 10, axis=0))
-    np.testing.assert_array_equal(wide[70:], np.repeat(image[-1:, 10:90], 10, axis=0))
-    assert base.square(image, 100, (-1e6, 0, 1e9, 1e9)).shape == (100, 100, 3)
-    half = base.square(image[:, 20:80, :1], 30)
-    means = image[:, 20:80, 0].reshape(30, 2, 30, 2).mean((1, 3))
-    np.testing.assert_allclose(half[..., 0], means, atol=0.51)
-
-
 # --- What all of them have in common.
-
-
-def write(name, root):
-    """The miniature of any of the data sets."""
-    return {
-        "ckplus": write_ckplus,
-        "jaffe": write_jaffe,
-        "kdef": write_kdef,
-        "mug": write_mug,
-        "affectnet": write_affectnet,
-        "csv": write_csv,
-        "folder": write_folder,
-    }[name](root)
 
 
 @pytest.mark.parametrize("name", NEW)
@@ -250,25 +123,6 @@ def test_an_image_of_one_colour_is_set_aside(tmp_path):
 # --- CK+.
 
 
-def write_ckplus(root, subjects=12):
-    """A labelled sequence of 6 frames a subject, the codes in turn; the first has landmarks and a sequence more."""
-    for i in range(subjects):
-        code = i % 7 + 1
-        place, stem = f"S{i:03}/001", f"S{i:03}_001_000000"
-        for frame in range(1, 7):
-            shown = ckplus.CODES[code] if frame > 2 else "neutral"
-            save(root / f"cohn-kanade-images/{place}/{stem}{frame:02}.png", grey(face(shown, i)))
-        label = root / f"Emotion/{place}/{stem}06_emotion.txt"
-        label.parent.mkdir(parents=True)
-        label.write_text(f"   {code:.7e}\n")
-    landmarks = root / "Landmarks/S000/001/S000_001_00000006_landmarks.txt"
-    landmarks.parent.mkdir(parents=True)
-    np.savetxt(landmarks, synthetic.example(0, 0, 0).landmarks)
-    save(root / "cohn-kanade-images/S000/002/S000_002_00000001.png", grey(face()))  # not labelled
-    (root / "Emotion/S000/002").mkdir()
-    return root
-
-
 def test_ckplus_takes_the_peak_and_the_neutral_frame_of_labelled_sequences(tmp_path):
     root = write_ckplus(tmp_path / "raw")
     dataset = prepare.load("ckplus", data_dir=root)
@@ -315,15 +169,6 @@ def test_ckplus_refuses_labels_without_their_frames_and_damaged_landmarks(tmp_pa
 # --- JAFFE.
 
 
-def write_jaffe(root):
-    """Ten subjects with one picture of each emotion."""
-    for i, subject in enumerate(("KA", "KL", "KM", "KR", "MK", "NA", "NM", "TM", "UY", "YM")):
-        for number, (code, emotion) in enumerate(jaffe.CODES.items()):
-            save(root / f"{subject}.{code}1.{7 * i + number}.tiff", grey(face(emotion, i)))
-    (root / "README").touch()
-    return root
-
-
 def test_jaffe_reads_names(tmp_path):
     root = write_jaffe(tmp_path / "raw")
     dataset = prepare.load("jaffe", data_dir=root)
@@ -365,17 +210,6 @@ def test_jaffe_refuses_other_names(tmp_path, name, message):
 # --- KDEF.
 
 
-def write_kdef(root):
-    """Six subjects, both sessions, two emotions, two views, in the official portrait format."""
-    for number, (sex, session) in itertools.product((1, 2, 3), itertools.product("FM", "AB")):
-        for code, view in itertools.product(("AN", "AF"), ("S", "HL")):
-            model = f"{session}{sex}{number:02}"
-            image = np.zeros((190, 140, 3), np.uint8)
-            image[31:159, 6:134] = face(kdef.CODES[code], number + 10 * (sex == "F"))
-            save(root / f"{model}/{model}{code}{view}.JPG", image)
-    return root
-
-
 def test_kdef_keeps_both_sessions_of_a_person_in_one_split(tmp_path):
     root = write_kdef(tmp_path / "raw")
     straight = prepare.load("kdef", data_dir=root)
@@ -411,24 +245,6 @@ def test_kdef_leaves_misnamed_files_out_and_refuses_unknown_codes(tmp_path):
 
 
 # --- MUG.
-
-
-def take_landmarks(levels, seed=0):
-    """68 landmarks a frame that move by `levels`, while the head is shifted and comes nearer."""
-    rng = np.random.default_rng(seed)
-    neutral = synthetic.example(0, 1, BASIC7.index("neutral") - 1).landmarks
-    smile = neutral + np.where(np.arange(68)[:, None] >= 48, [3.0, -2.0], 0) * np.linspace(-1, 1, 68)[:, None]
-    shapes = [neutral + level * (smile - neutral) for level in levels]
-    return np.stack([shape * rng.uniform(0.9, 1.1) + rng.uniform(-9, 9, 2) for shape in shapes])
-
-
-def write_mug(root, frames=13, subjects=5):
-    for i in range(subjects):
-        for emotion in ("happiness", "neutral"):
-            for frame in range(frames):
-                image = face("neutral" if emotion == "neutral" or frame in (0, frames - 1) else "happy", i)
-                save(root / f"{i:03}/{emotion}/take000/img_{frame:04}.jpg", image)
-    return root
 
 
 def frames_of(dataset, subject="000", emotion="happy"):
@@ -530,24 +346,6 @@ def test_a_renamed_folder_is_prepared_anew(tmp_path):
 
 # --- AffectNet.
 
-HEADER = "subDirectory_filePath,face_x,face_y,face_width,face_height,facial_landmarks,expression,valence,arousal"
-CODES = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "angry", "contempt")
-
-
-def write_affectnet(root, training=44, images=affectnet.IMAGES):
-    """The codes 0 to 10 in turn, so of 44 rows four each; validation has 11. The face is the right half."""
-    for name, count in (("training", training), ("validation", 11)):
-        lines = [HEADER]
-        for i in range(count):
-            code = i % 11
-            file = f"{i % 3}/{name}{i}.jpg"
-            image = np.full((128, 256, 3), 90, np.uint8)
-            image[:, 128:] = face(CODES[code] if code < 8 else "neutral", i)
-            save(root / images / file, image)
-            lines.append(f"{file},128,0,128,128,1.0;2.0,{code},{code / 10},{-code / 10}")
-        (root / f"{name}.csv").write_text("\n".join(lines) + "\n")
-    return root
-
 
 def test_affectnet_by_tables(tmp_path):
     root = write_affectnet(tmp_path / "raw")
@@ -577,17 +375,6 @@ def test_affectnet_80_10_10_divides_the_training_set(tmp_path):
     (root / "training.csv").unlink()
     with pytest.raises(UserError, match="80_10_10 needs the official training set"):
         prepare.load("affectnet", variant="80_10_10", data_dir=root)
-
-
-def write_arrays(root, count=22):
-    """Numbers are saved as text, as in the official files."""
-    for folder in affectnet.FOLDERS.values():
-        (root / folder / "annotations").mkdir(parents=True)
-        for i in range(count):
-            save(root / folder / f"images/{i}.jpg", face(CODES[i % 11] if i % 11 < 8 else "neutral", i % 11))
-            for name, value in (("exp", i % 11), ("val", i / 100), ("aro", -0.25)):
-                np.save(root / folder / f"annotations/{i}_{name}.npy", str(value))
-    return root
 
 
 def test_affectnet_by_folders(tmp_path):
@@ -664,23 +451,6 @@ def test_affectnet_names_wrong_rows(tmp_path, cache, line, change, message):
 
 
 # --- Data of one's own.
-
-
-def write_csv(root, columns=("subject",), rows=30):
-    """Three emotions in turn, three pictures a subject, with whichever columns."""
-    with_values = {
-        "intensity": lambda i: "" if i % 3 == 2 else f"{i / 100}",
-        "subject": lambda i: f"p{i // 3}",
-        "split": lambda i: ("Train", "valid", "test")[i % 10 % 3],
-    }
-    lines = [["path", "emotion", *columns]]
-    for i in range(rows):
-        emotion = ("Surprised", "anger", "neutral")[i % 3]
-        save(root / f"pictures/{i}.png", face(("surprise", "angry", "neutral")[i % 3], i % 10))
-        lines.append([f"pictures/{i}.png", emotion, *(with_values[column](i) for column in columns)])
-    with (root / "mine.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(lines)
-    return root
 
 
 def test_csv_with_subjects(tmp_path):
@@ -775,18 +545,6 @@ def test_csv_refuses_what_it_cannot_decide(tmp_path):
     (root / "other.csv").write_bytes(b"path,emotion\n\xff\xfe,joy\n")
     with pytest.raises(UserError, match=r"other\.csv is not a text file in UTF-8"):
         prepare.load("csv", data_dir=root / "other.csv")
-
-
-def write_folder(root, split=""):
-    """Ten pictures of each of three emotions."""
-    for folder, emotion, ending in (
-        ("Joy", "happy", "png"),
-        ("anger", "angry", "bmp"),
-        ("contempt", "contempt", "tif"),
-    ):
-        for i in range(10):
-            save(root / split / folder / f"{i}.{ending}", face(emotion, i))
-    return root
 
 
 def test_folders_without_splits_are_stratified(tmp_path):

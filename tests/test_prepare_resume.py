@@ -16,7 +16,7 @@ from fer_jax.data.datasets import base
 from fer_jax.data.datasets.readings import Reading, Readings, StoredFace
 from fer_jax.data.lock import alone
 from fer_jax.errors import UserError
-from tests import test_paper_datasets as miniatures
+from tests import miniatures
 
 ROOT = Path(__file__).parents[1]
 KILLED = """

@@ -13,7 +13,7 @@ import pytest
 
 from fer_jax.data import align, prepare, runners, synthetic
 from fer_jax.errors import UserError
-from tests import test_paper_datasets as miniatures
+from tests import miniatures
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,7 @@ from fer_jax.data import combine, pipeline, prepare
 from fer_jax.data.dataset import Selection
 from fer_jax.data.emotions import BASIC7, CANONICAL, expressed
 from fer_jax.errors import UserError
-from tests import test_paper_datasets as miniatures
-from tests import tiny_config
+from tests import miniatures, tiny_config
 from tests.faces import write_fer2013
 
 ROOT = Path(__file__).parents[1]
