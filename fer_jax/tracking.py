@@ -77,21 +77,31 @@ class Tracker:
 def match(first: Sequence[Box], second: Sequence[Box]) -> list[tuple[int, int]]:
     """Which boxes are of the same face: pairs of places in the two lists, none of them twice.
 
-    The sum of their intersections over unions is the greatest possible (Kuhn's Hungarian method); boxes that overlap
-    by less than OVERLAP are of different faces.
+    Boxes that overlap by less than OVERLAP are of different faces; of the others the sum of their intersections over
+    unions is the greatest possible (Kuhn's Hungarian method).
     """
-    if not first or not second:
-        return []
-    overlaps = intersection_over_union(np.array(first), np.array(second))
-    pairs = zip(*linear_sum_assignment(overlaps, maximize=True), strict=True)
-    return [(int(i), int(j)) for i, j in pairs if overlaps[i, j] >= OVERLAP]
+    # One by one, not as arrays: a frame has few faces, and after a detection, which leaves nothing in the caches, a
+    # dozen calls of NumPy for two boxes take longer than a twentieth of the face's recognition.
+    overlaps = {
+        (i, j): overlap
+        for i, box in enumerate(first)
+        for j, other in enumerate(second)
+        if (overlap := intersection_over_union(box, other)) >= OVERLAP
+    }
+    if all(len({pair[side] for pair in overlaps}) == len(overlaps) for side in (0, 1)):
+        return list(overlaps)  # no box has a choice
+    dense = np.zeros((len(first), len(second)))
+    for pair, overlap in overlaps.items():
+        dense[pair] = overlap
+    pairs = zip(*linear_sum_assignment(dense, maximize=True), strict=True)
+    return [pair for i, j in pairs if (pair := (int(i), int(j))) in overlaps]
 
 
-def intersection_over_union(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Of every box in float [n, 4] with every one in float [m, 4] (x, y, width, height): float [n, m] in 0..1."""
-    corner = np.maximum(first[:, None, :2], second[None, :, :2])
-    opposite = np.minimum((first[:, :2] + first[:, 2:])[:, None], (second[:, :2] + second[:, 2:])[None])
-    sides = np.maximum(opposite - corner, 0)
-    common = sides[..., 0] * sides[..., 1]
-    union = (first[:, 2] * first[:, 3])[:, None] + (second[:, 2] * second[:, 3])[None] - common
-    return common / np.maximum(union, 1e-9)
+def intersection_over_union(box: Box, other: Box) -> float:
+    """What two boxes have in common, as a share of what they cover together: 0..1."""
+    width = min(box[0] + box[2], other[0] + other[2]) - max(box[0], other[0])
+    height = min(box[1] + box[3], other[1] + other[3]) - max(box[1], other[1])
+    if width <= 0 or height <= 0:
+        return 0.0
+    common = width * height
+    return common / (box[2] * box[3] + other[2] * other[3] - common)

@@ -9,7 +9,8 @@ from fer_jax.data import synthetic
 from fer_jax.data.detect import Face, ShapePredictor, make_detector
 from fer_jax.errors import UserError
 from fer_jax.following import Follower, places
-from fer_jax.tracking import Tracker, intersection_over_union
+from fer_jax.tracking import Tracker
+from fer_jax.tracking import intersection_over_union as overlap
 
 SIZE = 480, 640
 
@@ -42,10 +43,6 @@ def frame_of(*boxes) -> np.ndarray:
 
 def boxes_of(faces) -> set:
     return {face.box for face in faces}
-
-
-def overlap(box, other) -> float:
-    return intersection_over_union(np.array([box]), np.array([other]))[0, 0]
 
 
 def drawn_clip() -> list[np.ndarray]:

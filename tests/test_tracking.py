@@ -1,16 +1,18 @@
 """Who is who over time, and each person's answers smoothed."""
 
+import itertools
+
 import numpy as np
 import pytest
 
-from fer_jax.tracking import MEMORY, Tracker, intersection_over_union
+from fer_jax.tracking import MEMORY, OVERLAP, Tracker, intersection_over_union, match
 
 
 def test_overlap_of_boxes():
-    boxes = np.array([(0, 0, 10, 10), (5, 0, 10, 10), (50, 50, 4, 2), (2, 2, 5, 4)], float)
-    overlaps = intersection_over_union(boxes, boxes)
-    np.testing.assert_allclose(np.diag(overlaps), 1)
-    np.testing.assert_allclose(overlaps[0], [1, 1 / 3, 0, 0.2])
+    boxes = [(0, 0, 10, 10), (5, 0, 10, 10), (50, 50, 4, 2), (2, 2, 5, 4), (10, 0, 5, 5), (0, 0, 0, 0)]
+    overlaps = np.array([[intersection_over_union(box, other) for other in boxes] for box in boxes])
+    np.testing.assert_allclose(np.diag(overlaps), [1, 1, 1, 1, 1, 0])  # the last one is no box
+    np.testing.assert_allclose(overlaps[0], [1, 1 / 3, 0, 0.2, 0, 0])
     np.testing.assert_allclose(overlaps, overlaps.T)
 
 
@@ -30,6 +32,24 @@ def test_the_best_of_all_matches_is_taken_not_the_first():
     tracker.update([(0, 0, 100, 100), (40, 0, 100, 100)], np.zeros((2, 1)), 0.0)
     # Both overlap the second most; only one can be it.
     assert tracker.update([(35, 0, 100, 100), (55, 0, 100, 100)], np.zeros((2, 1)), 0.1)[0] == [1, 2]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 7])
+def test_matches_are_the_best_of_all_that_overlap_enough(count):
+    random = np.random.default_rng(count)
+    for _ in range(20):
+        first, second = (
+            [tuple(box) for box in np.concatenate([random.uniform(0, 60, (n, 2)), random.uniform(20, 50, (n, 2))], 1)]
+            for n in (count, max(1, count - 1))
+        )
+        overlaps = np.array([[intersection_over_union(box, other) for other in second] for box in first])
+        overlaps[overlaps < OVERLAP] = 0
+        orders = itertools.permutations(range(len(first)), len(second))
+        best = max(sum(overlaps[i, j] for j, i in enumerate(order)) for order in orders)
+        pairs = match(first, second)
+        assert all(len({pair[side] for pair in pairs}) == len(pairs) for side in (0, 1))
+        assert all(overlaps[pair] for pair in pairs)
+        assert sum(overlaps[pair] for pair in pairs) == pytest.approx(best)
 
 
 @pytest.mark.parametrize("rate", [5, 50])
