@@ -81,13 +81,13 @@ def default_config() -> ConfigDict:
                 "cutmix": 0.0,  # likewise, of a rectangle from another image
             },
             "optim": {
-                "name": "sgd",  # sgd | adam | rmsprop | adagrad
+                "name": "sgd",  # sgd | adam | muon (adam for what is no matrix) | rmsprop | adagrad
                 "learning_rate": 0.05,  # its peak
                 "schedule": "cosine",  # constant | cosine (to 0) | step
                 "warmup_epochs": 0.0,
                 "decay_epochs": (),  # of schedule step
                 "decay_factor": 0.1,
-                "momentum": 0.9,  # of sgd
+                "momentum": 0.9,  # of sgd and muon
                 "nesterov": True,
                 "weight_decay": 0.0,  # L2 on kernels: weight_decay/2 * sum(kernel**2) joins the loss
                 "decoupled": False,  # True: decay apart from the gradient, as AdamW
@@ -96,6 +96,9 @@ def default_config() -> ConfigDict:
             "train": {
                 "batch_size": 64,  # over all devices
                 "epochs": 10,
+                # Smaller images to train on before those of model.input_shape, for less time: ((10, 32), (5, 48)) are
+                # 10 epochs at 32 pixels a side, then 5 at 48. For networks without a fixed size; () = none
+                "smaller_first": (),
                 "ema_decay": 0.0,  # of an exponential moving average of the weights, used for evaluation; 0 = none
                 "log_every": 50,  # steps a row of metrics.jsonl
                 # The share of the time that writing checkpoints may take: where epochs are short, not each of them ends
@@ -244,6 +247,7 @@ def validate(config: ConfigDict) -> None:
             known = ", ".join(choice or "''" for choice in choices)
             raise UserError(f"{field} = {value!r} is unknown: use one of {known}")
     _validate_data(config.data)
+    _validate_smaller(config)
     if len(config.model.input_shape) != 3 or config.model.input_shape[2] not in (1, 3):
         raise UserError(
             f"model.input_shape = {config.model.input_shape} must be (height, width, channels), channels 1 or 3"
@@ -271,6 +275,26 @@ def _validate_data(data: ConfigDict) -> None:
             "data.exclude lists examples of a data set as it was prepared: not with data.folds, data.emotions, "
             "data.limit, data.train, data.validation or data.test"
         )
+
+
+def _validate_smaller(config: ConfigDict) -> None:
+    stages, field = config.train.smaller_first, "train.smaller_first"
+    for stage in stages:
+        numbers = stage if isinstance(stage, tuple | list) and len(stage) == 2 else (0, 0)
+        if not all(isinstance(number, int) and number > 0 for number in numbers):
+            raise UserError(f"{field} = {stages}: {stage!r} must be (epochs, pixels), e.g. (10, 32)")
+        if numbers[1] >= min(config.model.input_shape[:2]):
+            raise UserError(
+                f"{field} = {stages}: {numbers[1]} pixels are not smaller than model.input_shape = "
+                f"{config.model.input_shape}"
+            )
+    if stages and sum(epochs for epochs, _ in stages) >= config.train.epochs:
+        raise UserError(
+            f"{field} = {stages} leaves none of the {config.train.epochs} epochs (train.epochs) for images of "
+            f"model.input_shape"
+        )
+    if stages and config.data.normalization == "mean_image":
+        raise UserError(f"{field}: data.normalization = 'mean_image' has one size of images; use e.g. per_channel")
 
 
 def completed(fields: dict, defaults: dict | None = None) -> dict:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from fer_jax.errors import UserError
 
 SCHEDULES = ("constant", "cosine", "step")
-OPTIMIZERS = ("sgd", "adam", "rmsprop", "adagrad")
+OPTIMIZERS = ("sgd", "adam", "muon", "rmsprop", "adagrad")
 
 
 def make_schedule(config: ConfigDict, *, steps_per_epoch: int, total_steps: int) -> Callable[[jax.Array], jax.Array]:
@@ -61,6 +61,9 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
         core = optax.trace(config.momentum, nesterov=config.nesterov) if config.momentum else optax.identity()
     elif config.name == "adam":
         core = optax.scale_by_adam()
+    elif config.name == "muon":
+        matrices = optax.chain(optax.trace(config.momentum, nesterov=config.nesterov), _orthogonalize())
+        core = optax.partition({"matrix": matrices, "other": optax.scale_by_adam()}, _matrices)
     elif config.name == "rmsprop":
         core = optax.scale_by_rms()
     elif config.name == "adagrad":
@@ -75,6 +78,38 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
 def kernels(params) -> dict:
     """The tree with True at every convolution or affine kernel, False at biases and normalisation parameters."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key.endswith("kernel"), params)
+
+
+def _matrices(params) -> dict:
+    """`matrix` for each kernel that mixes channels, `other` for those of one input channel (the first layer's of grey
+    images, depthwise ones) and what is no kernel."""
+
+    def label(param, is_kernel):
+        return "matrix" if is_kernel and param.shape[-2] > 1 else "other"
+
+    return jax.tree.map(label, params, kernels(params))
+
+
+def _orthogonalize() -> optax.GradientTransformation:
+    """Each kernel's update [..., C, F] as the nearest matrix of orthonormal rows or columns, all inputs by filters.
+
+    Muon (Jordan et al. 2024): the polar factor by five Newton-Schulz steps with his coefficients, whose singular values
+    end between 0.7 and 1.2. Scaled to the root mean square of Adam's updates, 0.2, so that both take the same learning
+    rate (Liu et al. 2025, arXiv:2502.16982, section 2.2).
+    """
+
+    def orthogonal(update):
+        matrix = update.reshape(-1, update.shape[-1]).astype(jnp.float32)
+        tall = matrix.shape[0] > matrix.shape[1]
+        x = matrix.T if tall else matrix
+        x = x / (jnp.linalg.norm(x) + 1e-7)
+        for _ in range(5):
+            gram = x @ x.T
+            x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+        x = x.T if tall else x
+        return (0.2 * max(matrix.shape) ** 0.5 * x).reshape(update.shape).astype(update.dtype)
+
+    return optax.stateless(lambda updates, _: jax.tree.map(orthogonal, updates))
 
 
 def _add_decay() -> optax.GradientTransformationExtraArgs:

@@ -13,12 +13,15 @@ The run directory:
 import contextlib
 import dataclasses
 import errno
+import functools
+import itertools
 import json
 import logging
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -132,7 +135,28 @@ def make_recipe(config: ConfigDict, dataset: prepare.Dataset, steps_per_epoch: i
     schedule = optim.make_schedule(
         config.optim, steps_per_epoch=steps_per_epoch, total_steps=config.train.epochs * steps_per_epoch
     )
-    return train.Recipe(model, head, optim.make_optimizer(config.optim), schedule, input_shape)
+    ends = itertools.accumulate(epochs * steps_per_epoch for epochs, _ in config.train.smaller_first)
+    smaller_first = tuple((end, side) for end, (_, side) in zip(ends, config.train.smaller_first, strict=True))
+    for _, side in smaller_first:
+        _check_sizes(model, input_shape, side)
+    return train.Recipe(model, head, optim.make_optimizer(config.optim), schedule, input_shape, smaller_first)
+
+
+def _check_sizes(model: nn.Module, input_shape: tuple[int, int, int], side: int) -> None:
+    """Whether a model has the same weights for smaller images, so that it can be trained on them first."""
+    if side < MIN_SIDE:
+        raise UserError(f"train.smaller_first: {side} pixels are too few: at least {MIN_SIDE} a side")
+
+    def shapes(*sides):
+        images = jax.numpy.zeros((1, *sides, input_shape[2]))
+        variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
+        return jax.tree.map(jax.numpy.shape, variables)
+
+    if shapes(side, side) != shapes(*input_shape[:2]):
+        raise UserError(
+            f"train.smaller_first: {type(model).__name__} has other weights for images of {side} pixels than for those "
+            f"of {input_shape}; only networks that end in global pooling take any size"
+        )
 
 
 def run(config: ConfigDict, workdir: Path, *, data_dir: str | None = None) -> dict:

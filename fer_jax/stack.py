@@ -74,7 +74,7 @@ class Stack:
         devices = experiment.mesh.devices.reshape(gcd(len(members), experiment.mesh.size), -1)
         self._mesh = Mesh(devices, (MEMBER, sharding.AXIS), axis_types=(AxisType.Auto,) * 2)
         self._hyper = self.join([member.hyperparameters for member in members])
-        self._steps = compile_steps(experiment.recipe, self._mesh, form)
+        self._form = form
         self._sums = compile_sums(experiment.recipe, self._mesh, form)
 
     def join(self, trees: Sequence) -> dict:
@@ -92,7 +92,8 @@ class Stack:
         if self._epoch[0] != epoch:
             self._epoch = (epoch, np.stack([order.epoch(epoch) for order in self._orders], 1))
         order = self._epoch[1][start : start + most]
-        return self._steps(state, self._experiment.splits["train"].arrays, order, keys, self._hyper)
+        steps = compile_steps(self._experiment.recipe.at(step), self._mesh, self._form)
+        return steps(state, self._experiment.splits["train"].arrays, order, keys, self._hyper)
 
     def summaries(self, variables: dict, split: str) -> list[dict]:
         """The scores of every member on a split."""

@@ -7,6 +7,7 @@ over that axis. What is compiled in is a `Recipe`; what may vary without a new c
 
 import dataclasses
 import functools
+import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
 
@@ -56,6 +57,22 @@ class Recipe:
     optimizer: optax.GradientTransformationExtraArgs
     schedule: Callable[[jax.Array], jax.Array]
     input_shape: tuple[int, int, int]
+    # Smaller images before those of input_shape: (up to which step, pixels a side), see `train.smaller_first`.
+    smaller_first: tuple[tuple[int, int], ...] = ()
+
+    def stages(self) -> list[tuple[float, "Recipe"]]:
+        """(up to which step, the recipe of these steps), in order; the last one's end is infinity.
+
+        Progressive resizing, as by Tan & Le 2021, "EfficientNetV2", section 4.1.
+        """
+        last = dataclasses.replace(self, smaller_first=())
+        channels = self.input_shape[2]
+        smaller = [(end, dataclasses.replace(last, input_shape=(s, s, channels))) for end, s in self.smaller_first]
+        return [*smaller, (math.inf, last)]
+
+    def at(self, step: int) -> "Recipe":
+        """What the step after so many is made of."""
+        return next(recipe for end, recipe in self.stages() if step < end)
 
 
 def hyperparameters(config: ConfigDict, class_counts: Sequence[int]) -> dict:
@@ -238,10 +255,21 @@ def looped_steps(
 def training_steps(state, split, order, key, hyper, *, recipe, mesh, stop) -> Iterator[tuple[TrainState, dict]]:
     """The steps in the form that suits the platform; both forms give the same results."""
     accelerator = mesh.devices.flat[0].platform != "cpu"
-    if accelerator and isinstance(split, ResidentSplit):
-        return scanned_steps(state, split, order, key, hyper, recipe=recipe, mesh=mesh)
-    # XLA's CPU convolutions lose their threads inside a scan: three times slower than this loop.
-    return looped_steps(state, split, order, key, hyper, recipe=recipe, mesh=mesh, stop=stop)
+    # XLA's CPU convolutions lose their threads inside a scan: three times slower than the loop.
+    scanned = accelerator and isinstance(split, ResidentSplit)
+    step = int(state.step)
+    for end, stage in recipe.stages():
+        if step >= end:
+            continue
+        if scanned:
+            steps = scanned_steps(state, split, order, key, hyper, recipe=stage, mesh=mesh)
+        else:
+            steps = looped_steps(state, split, order, key, hyper, recipe=stage, mesh=mesh, stop=min(stop, end))
+        for state, metrics in steps:
+            yield state, metrics
+            step += metrics["loss"].size
+            if step >= end:
+                break
 
 
 class Interrupted(Exception):
