@@ -61,6 +61,10 @@ def test_every_config_says_where_it_comes_from_and_how_to_run_it(path):
         ("model.input_shape", (48, 48, 2), r"channels 1 or 3"),
         ("data.limit", -1, r"data\.limit = -1 must be 0 \(all\) or above"),
         ("data.fold_by", "picture", r"data\.fold_by = 'picture' is unknown: use one of subject, image"),
+        ("train.smaller_first", (32,), r"32 must be \(epochs, pixels\), e\.g\. \(10, 32\)"),
+        ("train.smaller_first", ((2, 0),), r"\(2, 0\) must be \(epochs, pixels\)"),
+        ("train.smaller_first", ((2, 128),), r"128 pixels are not smaller than model\.input_shape = \(128, 128, 3\)"),
+        ("train.smaller_first", ((8, 32), (2, 48)), r"leaves none of the 10 epochs \(train\.epochs\)"),
         ("data.align", "eyes", r"data\.align = 'eyes' is unknown: use one of '', none, rotation, landmarks"),
     ],
 )

@@ -175,6 +175,18 @@ def test_a_stack_larger_than_the_memory_is_split(experiment, monkeypatch):
     assert stack.most_members(experiment) == experiment.mesh.size
 
 
+def test_a_stack_trains_on_smaller_images_first_as_its_members_alone(data, monkeypatch):
+    stages = {"train.smaller_first": ((1, 24),), "model.options.global_pool": True, "data.normalization": "unit"}
+    experiment = run.build(small_config(**stages), data)
+    compiled = []
+    monkeypatch.setattr(stack, "compile_steps", lambda recipe, *_: lambda *_: compiled.append(recipe.input_shape))
+    members = stack.Stack(experiment, [experiment.config] * 2, "grouped")
+    for step in (0, 7, 8):
+        members.take(None, None, step, 1)
+    assert compiled == [(24, 24, 1), (24, 24, 1), (48, 48, 1)]
+    assert stack.structure(experiment.config) != stack.structure(small_config(**stages | {"train.smaller_first": ()}))
+
+
 def test_streamed_data_cannot_be_stacked(data, tmp_path):
     streamed = run.build(small_config(**{"data.residence": "stream"}), data)
     with pytest.raises(UserError, match=r"data\.residence=device"):

@@ -128,6 +128,42 @@ def test_a_scanned_epoch_equals_the_loop_of_steps(one):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.parametrize("form", ["loop", "scan"])
+def test_smaller_images_come_first_in_the_same_bits_after_a_resume(one, form, monkeypatch):
+    small = {"model.options.global_pool": True, "train.epochs": 3, "train.smaller_first": ((1, 24), (1, 32))}
+    recipe, state, hyper = make(small_config(**small), one)
+    split, key = pipeline.ResidentSplit(noise_arrays(100), one), jax.random.key(1)
+    order = pipeline.TrainOrder(length=100, batch_size=16, seed=0)
+    assert [(end, stage.input_shape) for end, stage in recipe.stages()] == [
+        (6, (24, 24, 1)),
+        (12, (32, 32, 1)),
+        (np.inf, (48, 48, 1)),
+    ]
+    expected, losses = [], []
+    by_hand = jax.tree.map(jnp.copy, state)
+    for step, batch in enumerate(split.batches(order, 0, 14)):
+        by_hand, metrics = train.compile_step(recipe.at(step), one)(by_hand, batch, key, hyper)
+        expected.append(float(metrics["loss"]))
+    if form == "scan":  # as on an accelerator
+        monkeypatch.setattr(train, "looped_steps", lambda *arguments, stop, **of: train.scanned_steps(*arguments, **of))
+    for cut in (4, 14) if form == "loop" else (6, 14):  # the second time from where the first one stopped
+        steps = train.training_steps(state, split, order, key, hyper, recipe=recipe, mesh=one, stop=cut)
+        while len(losses) < cut:
+            state, metrics = next(steps)
+            losses.extend(np.atleast_1d(metrics["loss"]).tolist())
+    tolerance = {"loop": 0, "scan": 1e-5}[form]
+    np.testing.assert_allclose(losses[:14], expected, atol=tolerance)
+
+
+def test_a_net_of_one_size_is_not_trained_on_smaller_images():
+    data = dataset({"train": 100})
+    object.__setattr__(data, "emotions", EMOTIONS)
+    with pytest.raises(UserError, match=r"other weights for images of 24 pixels than for those of \(48, 48, 1\)"):
+        make_recipe(small_config(**{"train.smaller_first": ((1, 24),)}), data, steps_per_epoch=6)
+    with pytest.raises(UserError, match=r"16 pixels are too few: at least 24"):
+        make_recipe(small_config(**{"train.smaller_first": ((1, 16),)}), data, steps_per_epoch=6)
+
+
 def test_class_weights_give_the_weighted_mean_of_the_whole_batch(one, eight):
     config = small_config(**{"optim.learning_rate": 1e-12})
     weights = (5.0, 1.0, 1.0, 1.0, 2.0, 1.0, 0.5)
@@ -206,6 +242,43 @@ def test_optimizers_equal_optax(name, options, reference):
         params = optax.apply_updates(params, updates)
     for key in params:
         np.testing.assert_allclose(ours[key], params[key], rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(40, 24), (3, 3, 4, 64), (1, 1, 16, 16)])
+def test_muon_takes_steps_along_the_polar_factor_of_the_momentum(shape):
+    config = default_config().optim
+    config.update({"name": "muon", "momentum": 0.9, "nesterov": True})
+    optimizer = optim.make_optimizer(config)
+    random = np.random.default_rng(0)
+    params = {"kernel": jnp.zeros(shape)}
+    state, momentum = optimizer.init(params), np.zeros(shape)
+    for _ in range(3):
+        grad = random.normal(size=shape)
+        updates, state = optimizer.update(
+            {"kernel": jnp.array(grad, jnp.float32)}, state, params, hyper={"learning_rate": 0.5, "weight_decay": 0.0}
+        )
+        momentum = 0.9 * momentum + grad
+        left, _, right = np.linalg.svd((grad + 0.9 * momentum).reshape(-1, shape[-1]), full_matrices=False)
+        update = np.asarray(updates["kernel"]).reshape(-1, shape[-1])
+        # In the coordinates of the momentum's singular vectors the update is diagonal, about 1 there.
+        scale = 0.2 * max(update.shape) ** 0.5
+        found = left.T @ update @ right.T / (-0.5 * scale)
+        np.testing.assert_allclose(found, np.diag(np.diag(found)), atol=1e-4)
+        assert (np.abs(np.diag(found) - 1) < 0.35).all()
+        assert np.sqrt((update**2).mean()) == pytest.approx(0.5 * 0.2, rel=0.2)  # as large as Adam's
+
+
+def test_muon_leaves_what_is_no_matrix_to_adam():
+    params = {"Conv_0": {"kernel": jnp.ones((3, 3, 1, 8)), "bias": jnp.ones(8)}, "norm": {"scale": jnp.ones(8)}}
+    grads = jax.tree.map(lambda p: jnp.linspace(-1, 1, p.size).reshape(p.shape), params)
+    hyper = {"learning_rate": 0.1, "weight_decay": 0.0}
+    updates = []
+    for name in ("muon", "adam"):
+        config = default_config().optim
+        config.name = name
+        optimizer = optim.make_optimizer(config)
+        updates.append(optimizer.update(grads, optimizer.init(params), params, hyper=hyper)[0])
+    jax.tree.map(np.testing.assert_array_equal, *updates)
 
 
 def schedule(steps_per_epoch=10, total_steps=100, **options):
