@@ -97,7 +97,8 @@ def default_config() -> ConfigDict:
                 "batch_size": 64,  # over all devices
                 "epochs": 10,
                 # Smaller images to train on before those of model.input_shape, for less time: ((10, 32), (5, 48)) are
-                # 10 epochs at 32 pixels a side, then 5 at 48. For networks without a fixed size; () = none
+                # 10 epochs at 32 pixels a side, then 5 at 48. Validated at model.input_shape throughout. For networks
+                # without a fixed size; () = none
                 "smaller_first": (),
                 "ema_decay": 0.0,  # of an exponential moving average of the weights, used for evaluation; 0 = none
                 "log_every": 50,  # steps a row of metrics.jsonl
@@ -247,11 +248,11 @@ def validate(config: ConfigDict) -> None:
             known = ", ".join(choice or "''" for choice in choices)
             raise UserError(f"{field} = {value!r} is unknown: use one of {known}")
     _validate_data(config.data)
-    _validate_smaller(config)
     if len(config.model.input_shape) != 3 or config.model.input_shape[2] not in (1, 3):
         raise UserError(
             f"model.input_shape = {config.model.input_shape} must be (height, width, channels), channels 1 or 3"
         )
+    _validate_smaller(config)
 
 
 def _validate_data(data: ConfigDict) -> None:
@@ -282,7 +283,7 @@ def _validate_smaller(config: ConfigDict) -> None:
     for stage in stages:
         numbers = stage if isinstance(stage, tuple | list) and len(stage) == 2 else (0, 0)
         if not all(isinstance(number, int) and number > 0 for number in numbers):
-            raise UserError(f"{field} = {stages}: {stage!r} must be (epochs, pixels), e.g. (10, 32)")
+            raise UserError(f"{field} = {stages} must be pairs (epochs, pixels), e.g. ((10, 32), (5, 48))")
         if numbers[1] >= min(config.model.input_shape[:2]):
             raise UserError(
                 f"{field} = {stages}: {numbers[1]} pixels are not smaller than model.input_shape = "

@@ -142,7 +142,8 @@ def fresh_state(experiment: "Experiment") -> tuple[train.TrainState, jax.Array]:
     """The state that a run begins with, initialised or pretrained, and the key of its steps.
 
     Raises:
-      UserError: the pretrained weights are those of another model, or there are none.
+      UserError: the pretrained weights are those of another model, or of images of one size where the run begins with
+        smaller ones, or there are none.
     """
     config, recipe, mesh = experiment.config, experiment.recipe, experiment.mesh
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
@@ -150,6 +151,10 @@ def fresh_state(experiment: "Experiment") -> tuple[train.TrainState, jax.Array]:
     if not config.model.pretrained:
         return train.init_state(recipe, init_key, experiment.normalizer, mesh, ema=ema), step_key
     pretrained, metadata = checkpoint.load_weights(config.model.pretrained)
+    if recipe.smaller_first and pretrained["normalizer"]["mean"].ndim > 1:
+        raise UserError(
+            f"train.smaller_first: {config.model.pretrained} subtracts a mean image, which has one size of images"
+        )
     same_outputs = metadata["emotions"] and tuple(metadata["emotions"]) == experiment.dataset.emotions
     state = train.init_state(recipe, init_key, pretrained["normalizer"], mesh, ema=ema)
     return _begin_with(state, pretrained, recipe, keep_output=bool(same_outputs)), step_key
@@ -178,7 +183,10 @@ class SavingPace:
 
 
 class Clock:
-    """Wall-clock figures of a run, for timing.jsonl: until its first step, and of each epoch."""
+    """Wall-clock figures of a run, for timing.jsonl: until its first step, and of each epoch.
+
+    The first epoch after one on smaller images (`train.smaller_first`) counts what is compiled for it.
+    """
 
     def __init__(self, started: float):
         """`started`: `time.perf_counter()` when the command began."""

@@ -147,12 +147,14 @@ def _direct(x, kernel, strides, sides):
 
 def _by_taps(x, kernel, sides):
     """The sum of the shifted image times each value of the kernel, which XLA fuses to one pass over memory."""
-    x = jnp.pad(x, ((0, 0), *sides, (0, 0)))
-    rows, columns = (n - k + 1 for n, k in zip(x.shape[1:3], kernel.shape, strict=False))
-    return sum(
-        x[:, i : i + rows, j : j + columns, channel : channel + 1] * kernel[i, j, channel]
-        for i, j, channel in itertools.product(*map(range, kernel.shape[:3]))
+    wide, taps = (array.astype(jnp.float32) for array in (x, kernel))  # summed so, as XLA's convolution is
+    wide = jnp.pad(wide, ((0, 0), *sides, (0, 0)))
+    rows, columns = (n - k + 1 for n, k in zip(wide.shape[1:3], taps.shape, strict=False))
+    total = sum(
+        wide[:, i : i + rows, j : j + columns, channel : channel + 1] * taps[i, j, channel]
+        for i, j, channel in itertools.product(*map(range, taps.shape[:3]))
     )
+    return total.astype(x.dtype)
 
 
 def _by_columns(x, kernel, strides, sides):

@@ -143,7 +143,11 @@ def make_recipe(config: ConfigDict, dataset: prepare.Dataset, steps_per_epoch: i
 
 
 def _check_sizes(model: nn.Module, input_shape: tuple[int, int, int], side: int) -> None:
-    """Whether a model has the same weights for smaller images, so that it can be trained on them first."""
+    """That a model has the same weights for smaller images, so that it can be trained on them first.
+
+    Raises:
+      UserError: it has not, or takes no such images.
+    """
     if side < MIN_SIDE:
         raise UserError(f"train.smaller_first: {side} pixels are too few: at least {MIN_SIDE} a side")
 
@@ -152,7 +156,14 @@ def _check_sizes(model: nn.Module, input_shape: tuple[int, int, int], side: int)
         variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
         return jax.tree.map(jax.numpy.shape, variables)
 
-    if shapes(side, side) != shapes(*input_shape[:2]):
+    try:
+        same = shapes(side, side) == shapes(*input_shape[:2])
+    except (TypeError, ValueError, ZeroDivisionError) as error:  # nothing is left of them after the poolings
+        raise UserError(
+            f"train.smaller_first: {type(model).__name__} cannot be made for images of {side} pixels beside those of "
+            f"{input_shape}: {error}"
+        ) from error
+    if not same:
         raise UserError(
             f"train.smaller_first: {type(model).__name__} has other weights for images of {side} pixels than for those "
             f"of {input_shape}; only networks that end in global pooling take any size"

@@ -318,7 +318,8 @@ def choose(experiment: Experiment, members: int, form: str = "auto") -> Cost:
 
 
 def measure(experiment: Experiment, members: int, forms: Sequence[str]) -> list[Cost]:
-    """Times a few steps of each form with that many members; the fastest first."""
+    """Times a few steps of each form with that many members, on images of the full size; the fastest first."""
+    experiment = dataclasses.replace(experiment, recipe=experiment.recipe.stages()[-1][1])
     most = max(1, min(members, most_members(experiment)))
     costs = []
     for form in forms:

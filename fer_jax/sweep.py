@@ -250,13 +250,16 @@ def stops(planned: Sequence[Member], halving: int) -> list[tuple[int | None, int
     Talwalkar 2016, figure 1, with rungs as in Li et al. 2020 (ASHA), all members waiting for one another.
 
     Raises:
-      UserError: the members differ in their epochs.
+      UserError: the members differ in their epochs, or in how many of them go to smaller images.
     """
     last = (None, len(planned))
     if not halving:
         return [last]
     if len({member.config.train.epochs for member in planned}) > 1:
         raise UserError("--halving compares members after the same epochs: train.epochs must not differ")
+    # The scores are on images of the full size, for which smaller ones are only a preparation.
+    if len({str(member.config.train.smaller_first) for member in planned}) > 1:
+        raise UserError("--halving compares members on the same images: train.smaller_first must not differ")
     found, epochs, count = [], planned[0].config.train.epochs, len(planned)
     rungs = []
     while (epochs := epochs // halving) >= 1 and halving ** (len(rungs) + 1) <= len(planned):

@@ -93,6 +93,17 @@ def test_convolution(shape, kernel, stride, padding):
     assert_equal(ours, reference, x, jax.random.normal(jax.random.key(1), kernel))
 
 
+def test_a_first_layer_in_bfloat16_is_summed_in_float32():
+    x = jax.random.normal(jax.random.key(0), (2, 9, 8, 3), jnp.bfloat16)
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 4), jnp.bfloat16)
+    found = ops.conv(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    assert found.dtype == jnp.bfloat16
+    wide = ops.conv(
+        *(a.astype(jnp.float32) for a in (x, kernel)), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_array_equal(found, wide.astype(jnp.bfloat16))
+
+
 def test_convolutions_of_many_channels_and_pixels_are_winograds():
     def applies(shape, kernel, *, strides=(1, 1), side=1, dtype=np.float32):
         return winograd.applies(shape, kernel, strides, ((side, side),) * 2, dtype)

@@ -175,7 +175,7 @@ def test_a_stack_larger_than_the_memory_is_split(experiment, monkeypatch):
     assert stack.most_members(experiment) == experiment.mesh.size
 
 
-def test_a_stack_trains_on_smaller_images_first_as_its_members_alone(data, monkeypatch):
+def test_a_stack_compiles_a_program_for_each_size_of_images(data, monkeypatch):
     stages = {"train.smaller_first": ((1, 24),), "model.options.global_pool": True, "data.normalization": "unit"}
     experiment = run.build(small_config(**stages), data)
     compiled = []

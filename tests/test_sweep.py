@@ -142,11 +142,15 @@ def test_a_sweep_without_members_is_refused():
 
 
 def test_successive_halving_multiplies_the_epochs_of_those_that_go_on():
-    config = config_lib.overridden(tiny_config.get_config(), {"train.epochs": 27})
+    config = config_lib.overridden(tiny_config.get_config(), {"train.epochs": 27, "data.normalization": "unit"})
     planned = sweep_members.members(config, [config_lib.seeds(9)])
     assert sweep.stops(planned, 3) == [(3, 3), (9, 1), (None, 9)]
     assert sweep.stops(planned, 0) == [(None, 9)]
     assert sweep.stops(planned[:2], 3) == [(None, 2)]
+    for field, one, other in (("train.epochs", 9, 27), ("train.smaller_first", (), ((3, 32),))):
+        differ = sweep_members.members(config, [[{field: one}, {field: other}]])
+        with pytest.raises(UserError, match=rf"{field} must not differ"):
+            sweep.stops(differ, 3)
 
 
 def test_the_effect_of_each_factor_is_drawn(tmp_path):

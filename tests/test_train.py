@@ -129,7 +129,7 @@ def test_a_scanned_epoch_equals_the_loop_of_steps(one):
 
 
 @pytest.mark.parametrize("form", ["loop", "scan"])
-def test_smaller_images_come_first_in_the_same_bits_after_a_resume(one, form, monkeypatch):
+def test_smaller_images_come_first_also_after_a_resume(one, form, monkeypatch):
     small = {"model.options.global_pool": True, "train.epochs": 3, "train.smaller_first": ((1, 24), (1, 32))}
     recipe, state, hyper = make(small_config(**small), one)
     split, key = pipeline.ResidentSplit(noise_arrays(100), one), jax.random.key(1)
@@ -153,6 +153,8 @@ def test_smaller_images_come_first_in_the_same_bits_after_a_resume(one, form, mo
             losses.extend(np.atleast_1d(metrics["loss"]).tolist())
     tolerance = {"loop": 0, "scan": 1e-5}[form]
     np.testing.assert_allclose(losses[:14], expected, atol=tolerance)
+    if form == "loop":
+        jax.tree.map(np.testing.assert_array_equal, state.params, by_hand.params)
 
 
 def test_a_net_of_one_size_is_not_trained_on_smaller_images():
@@ -160,6 +162,10 @@ def test_a_net_of_one_size_is_not_trained_on_smaller_images():
     object.__setattr__(data, "emotions", EMOTIONS)
     with pytest.raises(UserError, match=r"other weights for images of 24 pixels than for those of \(48, 48, 1\)"):
         make_recipe(small_config(**{"train.smaller_first": ((1, 24),)}), data, steps_per_epoch=6)
+    config = small_config(**{"model.name": "alexnet", "model.input_shape": (224, 224, 3)})
+    config.model.options, config.train.smaller_first = {}, ((1, 24),)
+    with pytest.raises(UserError, match="AlexNet cannot be made for images of 24 pixels"):
+        make_recipe(config, data, steps_per_epoch=6)
     with pytest.raises(UserError, match=r"16 pixels are too few: at least 24"):
         make_recipe(small_config(**{"train.smaller_first": ((1, 16),)}), data, steps_per_epoch=6)
 
