@@ -17,7 +17,8 @@ def to_input(images: jax.Array, input_shape: tuple[int, int, int]) -> jax.Array:
     images = images.astype(jnp.float32)
     height, width, channels = input_shape
     if images.shape[-1] == 3 and channels == 1:
-        images = images @ jnp.array([[0.299], [0.587], [0.114]])
+        # Not as a product of matrices, which a GPU may take in TF32.
+        images = 0.299 * images[..., :1] + 0.587 * images[..., 1:2] + 0.114 * images[..., 2:]
     if images.shape[1:3] != (height, width):
         images = jax.image.resize(images, (*images.shape[:1], height, width, images.shape[-1]), "bilinear")
     return jnp.broadcast_to(images, (*images.shape[:3], channels))
