@@ -107,4 +107,4 @@ def test_weights_of_another_architecture_are_refused_by_name(runs, tmp_path):
 def test_the_packages_network_scores_as_its_card_says(shared_data):
     arrays = prepare.load("fer2013", data_dir=shared_data / "fer2013").arrays("validation")
     predicted = fer_jax.load_pretrained("mini_xception_fer2013").predict(arrays["image"]).probabilities.argmax(1)
-    assert f"{(predicted == arrays['label']).mean():.2%}" == "63.19%"
+    assert f"{(predicted == arrays['label']).mean():.2%}" == "64.95%"
