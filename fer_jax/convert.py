@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -224,9 +223,7 @@ def convert(model: str, tensors: dict[str, np.ndarray]) -> tuple[dict, dict]:
     source = SOURCES[model]
     outputs = len(source.names) or 1000
     module = models.create(model, num_outputs=outputs)
-    images = jnp.zeros((1, *source.input_shape))
-    template = jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=False))
-    variables = assign(template, source.mapping(), tensors, source.ignored)
+    variables = assign(models.variable_shapes(module, source.input_shape), source.mapping(), tensors, source.ignored)
     variables["normalizer"] = {name: np.array(value, np.float32) for name, value in source.normalizer.items()}
     metadata = {
         "model": {"name": model, "input_shape": source.input_shape, "options": {}},

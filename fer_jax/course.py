@@ -17,7 +17,7 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from fer_jax import __version__, checkpoint, logs, train
+from fer_jax import __version__, checkpoint, logs, models, train
 from fer_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -236,10 +236,8 @@ def _begin_with(state: train.TrainState, weights: dict, recipe: train.Recipe, *,
     """The fresh state with pretrained weights; the output layer only if its emotions are the same."""
 
     def shapes(model):
-        variables = jax.eval_shape(
-            lambda: model.init(jax.random.key(0), jax.numpy.zeros((1, *recipe.input_shape)), train=False)
-        )
-        flat = traverse_util.flatten_dict({"params": variables["params"]}, sep="/")
+        params = models.variable_shapes(model, recipe.input_shape)["params"]
+        flat = traverse_util.flatten_dict({"params": params}, sep="/")
         return {name: leaf.shape for name, leaf in flat.items()}
 
     # The output layer is what changes its shape with the number of outputs.

@@ -57,13 +57,14 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
     Raises:
       UserError: unknown optimizer.
     """
+    momentum = optax.trace(config.momentum, nesterov=config.nesterov) if config.momentum else optax.identity()
     if config.name == "sgd":
-        core = optax.trace(config.momentum, nesterov=config.nesterov) if config.momentum else optax.identity()
+        core = momentum
     elif config.name == "adam":
         core = optax.scale_by_adam()
     elif config.name == "muon":
-        matrices = optax.chain(optax.trace(config.momentum, nesterov=config.nesterov), _orthogonalize())
-        core = optax.partition({"matrix": matrices, "other": optax.scale_by_adam()}, _matrices)
+        orthogonal = optax.chain(momentum, _orthogonalize())
+        core = optax.partition({"matrix": orthogonal, "other": optax.scale_by_adam()}, _matrices)
     elif config.name == "rmsprop":
         core = optax.scale_by_rms()
     elif config.name == "adagrad":

@@ -130,9 +130,7 @@ def assemble(variables: dict, metadata: dict, source: Path | str) -> Recognizer:
         dtype=models.compute_dtype(config.model.get("dtype", "auto")),
         **model_options(config),
     )
-    shapes = jax.eval_shape(
-        lambda: model.init(jax.random.key(0), jax.numpy.zeros((1, *metadata["input_shape"])), train=False)
-    )
+    shapes = models.variable_shapes(model, tuple(metadata["input_shape"]))
     try:
         checkpoint.graft({"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}, variables)
     except UserError as error:

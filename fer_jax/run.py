@@ -13,7 +13,6 @@ The run directory:
 import contextlib
 import dataclasses
 import errno
-import functools
 import itertools
 import json
 import logging
@@ -151,13 +150,9 @@ def _check_sizes(model: nn.Module, input_shape: tuple[int, int, int], side: int)
     if side < MIN_SIDE:
         raise UserError(f"train.smaller_first: {side} pixels are too few: at least {MIN_SIDE} a side")
 
-    def shapes(*sides):
-        images = jax.numpy.zeros((1, *sides, input_shape[2]))
-        variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
-        return jax.tree.map(jax.numpy.shape, variables)
-
+    whole = models.variable_shapes(model, input_shape)
     try:
-        same = shapes(side, side) == shapes(*input_shape[:2])
+        same = models.variable_shapes(model, (side, side, input_shape[2])) == whole
     except (TypeError, ValueError, ZeroDivisionError) as error:  # nothing is left of them after the poolings
         raise UserError(
             f"train.smaller_first: {type(model).__name__} cannot be made for images of {side} pixels beside those of "

@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import functools
 import importlib.util
 import itertools
 import json
@@ -129,9 +128,7 @@ def check(planned: Sequence[Member], data_dir: str | None = None) -> None:
     Raises:
       UserError: of one of them, as `run.build`.
     """
-    import jax
-
-    from fer_jax import run, stack
+    from fer_jax import models, run, stack
     from fer_jax.data import pipeline, prepare
 
     datasets = {}
@@ -145,15 +142,14 @@ def check(planned: Sequence[Member], data_dir: str | None = None) -> None:
         images, batch_size = dataset.splits["train"], config.train.batch_size
         if images < batch_size:
             pipeline.train_order(images, batch_size, config.seed)  # says what is wrong
-        recipe = run.make_recipe(config, dataset, images // batch_size)
-        image = jax.ShapeDtypeStruct((1, *recipe.input_shape), "float32")
         try:
-            jax.eval_shape(functools.partial(recipe.model.init, train=False), jax.random.key(0), image)
+            recipe = run.make_recipe(config, dataset, images // batch_size)
+            models.variable_shapes(recipe.model, recipe.input_shape)
         except (TypeError, ValueError, ZeroDivisionError) as error:  # an option of another type, images too small
             if isinstance(error, UserError):
                 raise
             options = config.model.options.to_dict()
             raise UserError(
-                f"{member.name}: {config.model.name} cannot be made with {options} for images of {recipe.input_shape}: "
-                f"{error}"
+                f"{member.name}: {config.model.name} cannot be made with {options} for images of "
+                f"{config.model.input_shape}: {error}"
             ) from error

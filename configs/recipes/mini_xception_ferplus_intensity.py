@@ -1,7 +1,8 @@
 """The intensity head of the package (`fer_jax.load_pretrained("mini_xception_ferplus_intensity")`).
 
 One sigmoid an emotion (Xu et al., "Facial Expression Intensity Estimation"), trained on the shares of FER+'s ten votes
-(Barsoum et al. 2016) from the convolutions of configs/recipes/mini_xception_fer2013.py.
+(Barsoum et al. 2016) from the convolutions of configs/recipes/mini_xception_fer2013.py; the package's began with an
+earlier version of those, as its card says.
 Command: python -m fer_jax.main --config=configs/recipes/mini_xception_ferplus_intensity.py --data_dir=PATH
 """
 

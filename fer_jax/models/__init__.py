@@ -106,12 +106,18 @@ def create(
     return MODELS[name].make(num_outputs=num_outputs, dtype=dtype, axis_name=axis_name, **model_options)
 
 
+def variable_shapes(module: nn.Module, input_shape: tuple[int, int, int]) -> dict:
+    """The variables of a model for images [h, w, c] as `jax.ShapeDtypeStruct`s; nothing is computed or compiled."""
+    image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+    return jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
+
+
 def forward_flops(module: nn.Module, input_shape: tuple[int, int, int]) -> float:
     """Operations of one face's forward pass, a multiplication and an addition being two.
 
     Counted by XLA on the program before optimisation.
     """
     image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
+    variables = variable_shapes(module, input_shape)
     lowered = jax.jit(lambda variables, x: module.apply(variables, x, train=False)).lower(variables, image)
     return lowered.cost_analysis()["flops"]

@@ -1,7 +1,6 @@
 """python -m fer_jax.models: the registered models as a table."""
 
 import jax
-import jax.numpy as jnp
 
 from fer_jax import models
 
@@ -10,8 +9,7 @@ def describe(name: str) -> dict[str, object]:
     """One row: name, paper, input, parameters, megabytes in float32 and bfloat16, `models.forward_flops`."""
     entry = models.MODELS[name]
     module = models.create(name, num_outputs=7)
-    images = jax.ShapeDtypeStruct((1, *entry.input_shape), jnp.float32)
-    variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), images)
+    variables = models.variable_shapes(module, entry.input_shape)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     return {
         "name": name,
