@@ -274,6 +274,22 @@ def test_muon_takes_steps_along_the_polar_factor_of_the_momentum(shape):
         assert np.sqrt((update**2).mean()) == pytest.approx(0.5 * 0.2, rel=0.2)  # as large as Adam's
 
 
+def test_muon_is_stable_where_singular_values_are_near_zero():
+    config = default_config().optim
+    config.update({"name": "muon", "momentum": 0.0})
+    random = np.random.default_rng(0)
+    left, _, right = np.linalg.svd(random.normal(size=(64, 400)), full_matrices=False)
+    grad = left * np.logspace(0, -7, 64) @ right
+    expected = grad / np.linalg.norm(grad)
+    for _ in range(5):  # as Jordan et al. write it, in float64
+        gram = expected @ expected.T
+        expected = 3.4445 * expected + (-4.7750 * gram + 2.0315 * gram @ gram) @ expected
+    optimizer, params = optim.make_optimizer(config), {"kernel": jnp.zeros((64, 400))}
+    hyper = {"learning_rate": 1.0, "weight_decay": 0.0}
+    updates, _ = optimizer.update({"kernel": jnp.array(grad, jnp.float32)}, optimizer.init(params), params, hyper=hyper)
+    np.testing.assert_allclose(updates["kernel"] / (-0.2 * 400**0.5), expected, atol=1e-3 * np.abs(expected).max())
+
+
 def test_muon_leaves_what_is_no_matrix_to_adam():
     params = {"Conv_0": {"kernel": jnp.ones((3, 3, 1, 8)), "bias": jnp.ones(8)}, "norm": {"scale": jnp.ones(8)}}
     grads = jax.tree.map(lambda p: jnp.linspace(-1, 1, p.size).reshape(p.shape), params)
