@@ -135,6 +135,13 @@ def graft(variables: dict, weights: dict, output: frozenset[str] = frozenset()) 
     return traverse_util.unflatten_dict(grafted, sep="/")
 
 
+def weights_file(source: Path | str) -> Path:
+    """The file that `load_weights` reads, whether it is there or not."""
+    path = Path(source) / "weights.safetensors" if Path(source).is_dir() else Path(source)
+    packaged = PRETRAINED / f"{source}.safetensors"
+    return packaged if packaged.exists() and not path.exists() else path
+
+
 def load_weights(source: Path | str) -> tuple[dict, dict]:
     """The (variables, metadata) that `save_weights` wrote.
 
@@ -144,9 +151,7 @@ def load_weights(source: Path | str) -> tuple[dict, dict]:
     Raises:
       UserError: there is no such file, or it is not one of ours.
     """
-    path = Path(source) / "weights.safetensors" if Path(source).is_dir() else Path(source)
-    packaged = PRETRAINED / f"{source}.safetensors"
-    path = packaged if packaged.exists() and not path.exists() else path
+    path = weights_file(source)
     try:
         with safe_open(path, "numpy") as file:
             metadata = json.loads(file.metadata()["fer_jax"])

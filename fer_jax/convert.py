@@ -18,6 +18,8 @@ from pathlib import Path
 import jax
 import numpy as np
 from flax import traverse_util
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from fer_jax import checkpoint, models
 from fer_jax.data.emotions import BASIC7
@@ -76,9 +78,6 @@ def _read_hdf5(path):
 
 
 def _read_safetensors(path):
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -94,7 +93,10 @@ def _read_pth(path):
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # PyTorch raises whatever the file made it
         raise UserError(f"{path} holds more than tensors, or is damaged; it is not unpickled ({error})") from error
-    return {name: tensor.numpy() for name, tensor in state.items()}
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(each, torch.Tensor) for each in state.values()):
+        raise UserError(f"{path} is no state_dict, tensors by their names: save model.state_dict() alone")
+    return {name: tensor.detach().numpy() for name, tensor in state.items()}
 
 
 def assign(template: dict, mapping: Mapping, tensors: dict[str, np.ndarray], ignored: Sequence[str] = ()) -> dict:
@@ -244,9 +246,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         variables, metadata = convert(options.model, read_tensors(options.input))
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.save_weights(options.output, variables, metadata | {"source": options.input.name})
     except UserError as error:
         sys.exit(f"error: {error}")
-    checkpoint.save_weights(options.output, variables, metadata | {"source": options.input.name})
+    except (OSError, SafetensorError) as error:
+        sys.exit(f"error: --output={options.output} cannot be written: {error}")
     count = sum(leaf.size for name in ("params", "batch_stats") for leaf in jax.tree.leaves(variables.get(name, {})))
     print(f"{options.output}: {options.model}, {count:,} numbers")
 

@@ -8,7 +8,6 @@ data set is the one in the first run's config.
 
 import argparse
 import functools
-import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -89,8 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         members = [recognizer.load(run) for run in options.runs]
-        config = json.loads((options.runs[0] / "config.json").read_text())["data"]
-        dataset = prepare.load_configured(config, options.data_dir)
+        dataset = prepare.load_of_run(options.runs[0], options.data_dir)
         arrays = dataset.arrays(options.split)
         print(f"{dataset.name}, {options.split} split, {len(arrays['label']):,} images")
         rows = [(str(run), [member]) for run, member in zip(options.runs, members, strict=True)]

@@ -179,10 +179,11 @@ def export(
     data_dir: Path | str | None = None,
     output: Path | str | None = None,
 ) -> tuple[list[Row], str]:
-    """Writes one file for each precision, into `output` (default: the folder `export` of the run).
+    """Writes one file for each precision, into `output` (default: the folder `export` of the run, or here).
 
     Args:
-      workdir: a run directory, or a weights file, for which nothing can be measured.
+      workdir: a run directory; or a weights file or the name of a network of the package, for which nothing can be
+        measured.
       form: a key of PRECISIONS.
       data_dir: where the run's raw data lie; without it they are taken if they were prepared before.
 
@@ -203,7 +204,9 @@ def export(
     net = with_precision(recognizer.load(workdir), "float32")
     source, metadata = _described(workdir)
     faces = _faces_to_ask(net, workdir, metadata, data_dir)
-    output = Path(output) if output else source.parent / "export"
+    if not output:  # beside what was given, never within the package
+        output = source.parent / "export" if workdir.exists() else "export"
+    output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     # Else a GPU or TPU multiplies float32 with fewer bits, and its answers are not those of other machines.
     with jax.default_matmul_precision("highest"):
@@ -229,7 +232,7 @@ def export(
 
 def _described(workdir):
     """The weights file, and its metadata with the score of the run if there is one."""
-    source = workdir / "weights.safetensors" if workdir.is_dir() else workdir
+    source = checkpoint.weights_file(workdir)
     _, metadata = checkpoint.load_weights(source)
     results = source.with_name("results.json")
     if workdir.is_dir() and results.exists():
@@ -260,14 +263,7 @@ def split_faces(
     Raises:
       UserError: no run directory, no such data or split, or nothing in it that the network knows.
     """
-    config = workdir / "config.json"
-    try:
-        data = json.loads(config.read_text())["data"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{config}, which says what data to take, is missing or damaged: give a run directory"
-        ) from error
-    dataset = prepare.load_configured(data, data_dir)
+    dataset = prepare.load_of_run(workdir, data_dir)
     arrays = dataset.arrays(split)
     # A data set's order of emotions need not be the network's; IGNORE is the last place.
     places = np.array([*(net.emotions.index(name) if name in net.emotions else -1 for name in dataset.emotions), -1])
@@ -359,7 +355,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m fer_jax.export", description="Writes a trained network as one file for other programs."
     )
-    parser.add_argument("--workdir", type=Path, required=True, metavar="RUN", help="a run directory, or a weights file")
+    parser.add_argument(
+        "--workdir", type=Path, required=True, metavar="RUN", help="a run directory, a weights file or a network's name"
+    )
     parser.add_argument("--format", required=True, help=", ".join(PRECISIONS))
     parser.add_argument(
         "--precision",
@@ -368,7 +366,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="; ".join(f"{form}: {', '.join(known)}" for form, known in PRECISIONS.items()) + " (default: float32)",
     )
     parser.add_argument("--data_dir", type=Path, help="where the raw data lie, to measure the accuracy")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: RUN/export")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: export beside the weights")
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:

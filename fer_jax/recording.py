@@ -22,6 +22,7 @@ from fer_jax.tracking import Box
 from fer_jax.video import USUAL_FPS, Frame, Pictures, Source
 
 CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
+GREY_ONLY = ".pgm"  # what is drawn has colours
 TABLES = (".csv", ".jsonl")
 
 
@@ -54,14 +55,16 @@ class Output(Protocol):
 
 
 class VideoFile:
-    """A video at the rate of its source. That of a live source keeps time: a frame stays until the next one."""
+    """A video at the rate of its source. That of a live source keeps time: a picture stays until the next one."""
 
     draws = True
 
     def __init__(self, path: Path, *, fps: float, live: bool):
         self.path, self._fps, self._live = path, fps, live
-        self._writer: cv2.VideoWriter | None = None  # opened by the first frame, which has the size
-        self._frames = 0
+        self._writer: cv2.VideoWriter | None = None  # opened by the first picture, which has the size
+        self._taken = 0  # pictures
+        self._frames = 0  # in the file
+        self._last: np.ndarray | None = None  # the picture to be shown from frame number `_frames` on
 
     def write(self, scene, picture):
         if self._writer is None:
@@ -72,10 +75,14 @@ class VideoFile:
                 raise UserError(f"--output={self.path} cannot be written as video: is there room, and the right to?")
         if picture.shape[1::-1] != self._size:  # a stream may change its size, a file may not
             picture = cv2.resize(picture, self._size, interpolation=cv2.INTER_AREA)
-        picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-        due = int(scene.frame.time * self._fps) + 1 if self._live else self._frames + 1
-        while self._frames < due:
-            self._writer.write(picture)
+        self._show_last(int(scene.frame.time * self._fps) if self._live else self._taken)
+        self._last = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+        self._taken += 1
+
+    def _show_last(self, until: int) -> None:
+        """Writes the last picture as the frames up to number `until`."""
+        while self._last is not None and self._frames < until:
+            self._writer.write(self._last)
             self._frames += 1
 
     def close(self):
@@ -84,6 +91,7 @@ class VideoFile:
         """
         if self._writer is None:
             return
+        self._show_last(self._frames + 1)
         self._writer.release()
         written = cv2.VideoCapture(str(self.path))
         count = int(written.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -93,7 +101,7 @@ class VideoFile:
 
 
 class PictureFiles:
-    """Drawn pictures under their own names in a folder, or one of them as a file."""
+    """Drawn pictures under their own names in a folder, or one of them as a file; a.pgm has no colours: a.pgm.png."""
 
     draws = True
 
@@ -102,8 +110,14 @@ class PictureFiles:
         if not single:
             path.mkdir(parents=True, exist_ok=True)
 
+    def of(self, name: str) -> Path:
+        """Where the picture of that name is written."""
+        if self._single:
+            return self._path
+        return self._path / (name + ".png" if name.lower().endswith(GREY_ONLY) else name)
+
     def write(self, scene, picture):
-        path = self._path if self._single else self._path / scene.frame.name
+        path = self.of(scene.frame.name)
         good, data = cv2.imencode(path.suffix, picture[..., ::-1])
         if not good:
             raise UserError(f"{path} cannot be written as a picture: OpenCV knows no {path.suffix}")
@@ -211,8 +225,14 @@ def open_output(path: Path, source: Source) -> VideoFile | PictureFiles:
         single = suffix in SUFFIXES and not path.is_dir()
         if single and len(source.paths) > 1:
             raise UserError(f"--output={path}: {len(source.paths)} pictures need a folder")
+        if single and suffix == GREY_ONLY:
+            raise UserError(f"--output={path}: what is drawn has colours; name it *.png")
         path.parent.mkdir(parents=True, exist_ok=True)
-        return PictureFiles(path, single=single)
+        files, originals = PictureFiles(path, single=single), {original.resolve() for original in source.paths}
+        for target in (files.of(original.name) for original in source.paths):
+            if target.resolve() in originals:
+                raise UserError(f"--output={path}: {target}, a picture of the source, would be written over")
+        return files
     except OSError as error:
         raise _unwritable("output", path, error) from error
 

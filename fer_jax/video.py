@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 USUAL_FPS = 25.0  # of what does not say its own
+# What a file may say of itself: of a browser's recordings, which say nothing, OpenCV makes 1000.
+MOST_FPS = 240.0
+LOOKED_AT = 60  # frames, to find the rate of such a file
 SILENCE = 10_000  # milliseconds after which a stream that says nothing is given up; OpenCV waits for 30 s
 CLOSING = 5.0  # seconds that a thread gets to end; one that waits for a dead network may take longer
 
@@ -36,7 +39,7 @@ class Frame(NamedTuple):
 
 
 class Video:
-    """A video file (every frame; times by number and frame rate), a camera or a stream (live; times by the clock)."""
+    """A video file (every frame; times as in the file), a camera or a stream (live; times by the clock)."""
 
     stills = False
 
@@ -61,7 +64,7 @@ class Video:
             )
             raise UserError(f"{name} cannot be opened: {reason}")
         stated = self._capture.get(cv2.CAP_PROP_FPS)
-        self.fps = stated if 0 < stated <= 1000 else USUAL_FPS
+        self.fps = stated if 0 < stated <= MOST_FPS else USUAL_FPS if self.live else _measured_fps(address)
         self._expected = 0 if self.live else int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
 
     def __iter__(self) -> Iterator[Frame]:
@@ -70,13 +73,16 @@ class Video:
         Raises:
           UserError: not one can be read, or a live source ended.
         """
-        number, start = 0, time.monotonic()
+        number, now, first = 0, 0.0, 0.0
         try:
             while True:
                 good, image = self._capture.read()
                 if not good or image is None:
                     break
-                now = time.monotonic() - start if self.live else number / self.fps
+                clock = time.monotonic() if self.live else self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+                first = first if number else clock
+                if number:  # not every container has times
+                    now = clock - first if clock - first > now else now + 1 / self.fps
                 yield Frame(number, now, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
                 number += 1
         except cv2.error as error:
@@ -89,6 +95,16 @@ class Video:
             raise UserError(f"{self.name} gave no more frames after {number:,}: unplugged, or the stream ended")
         if number < self._expected:
             log.warning("%s: %d of its %d frames could be read; it is damaged", self.name, number, self._expected)
+
+
+def _measured_fps(path: str) -> float:
+    """The frame rate of a video file by the times of its first frames."""
+    capture, times = cv2.VideoCapture(path), []
+    while len(times) < LOOKED_AT and capture.grab():
+        times.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+    capture.release()
+    seconds = times[-1] - times[0] if times else 0.0
+    return (len(times) - 1) / seconds if seconds > 0 else USUAL_FPS
 
 
 class Pictures:

@@ -19,7 +19,6 @@ guided_backpropagation.png, grad_cam.png and dreams.png (from noise).
 """
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -52,11 +51,7 @@ def split_faces(
     Raises:
       UserError: no such run, data set or split, or it shows none of the emotions.
     """
-    path = workdir / "config.json"
-    if not path.exists():
-        raise UserError(f"there is no {path}: --split wants a run directory; for a weights file give --image instead")
-    config = json.loads(path.read_text())["data"]
-    dataset = prepare.load_configured(config, data_dir)
+    dataset = prepare.load_of_run(workdir, data_dir)
     arrays = dataset.arrays(split)
     # A data set's order of emotions need not be the network's; the label of an image without one is -1.
     places = np.array([*(emotions.index(name) if name in emotions else -1 for name in dataset.emotions), -1])
@@ -201,6 +196,8 @@ def _one(options: argparse.Namespace) -> list[Path]:
     net = recognizer.load(workdir)
     if options.image:
         faces = faces_of_files(net, options.image)
+    elif not workdir.is_dir():
+        raise UserError(f"{workdir} is no run directory, as --split wants one: for a weights file give --image instead")
     else:
         faces = Faces.of_images(net, *split_faces(workdir, options.split, options.data_dir, net.emotions))
     options.output.mkdir(parents=True, exist_ok=True)

@@ -44,6 +44,10 @@ def receive(upload: str, read: Callable[[Path, str], T]) -> T:
         path.unlink(missing_ok=True)
 
 
+class TooLarge(Exception):
+    """A request went on after as much as it may hold."""
+
+
 class Guard:
     """ASGI middleware: our Content-Security-Policy on every answer, and no request larger than an upload may be."""
 
@@ -53,22 +57,38 @@ class Guard:
         self._app = app
 
     async def __call__(self, scope, receive, send):
+        answered, received = False, 0
+
         async def send_guarded(message):
+            nonlocal answered
             if message["type"] == "http.response.start":
+                answered = True
                 headers = [("content-security-policy", POLICY), ("referrer-policy", "no-referrer")]
                 encoded = [(name.encode(), value.encode()) for name, value in headers]
                 message = message | {"headers": [*message.get("headers", []), *encoded]}
             await send(message)
 
+        async def receive_guarded():
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > MAX_BYTES + self.ROOM:
+                raise TooLarge
+            return message
+
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         length = dict(scope["headers"]).get(b"content-length", b"0")
-        if length.isdigit() and int(length) > MAX_BYTES + self.ROOM:
-            await send({"type": "http.response.start", "status": 413, "headers": []})
-            await send({"type": "http.response.body", "body": b"larger than an upload may be"})
-            return
-        await self._app(scope, receive, send_guarded)
+        try:
+            if length.isdigit() and int(length) > MAX_BYTES + self.ROOM:
+                raise TooLarge
+            # Counted too, as the length need not be stated.
+            await self._app(scope, receive_guarded, send_guarded)
+        except TooLarge:
+            if not answered:
+                await send({"type": "http.response.start", "status": 413, "headers": []})
+                await send({"type": "http.response.body", "body": b"larger than an upload may be"})
 
 
 @contextlib.contextmanager
@@ -86,6 +106,23 @@ def private_folder() -> Iterator[Path]:
                     os.environ[name] = value
 
 
+async def _refuse_download(url: str, *_, **__):
+    raise ValueError("files are uploaded here, not asked for elsewhere")
+
+
+@contextlib.contextmanager
+def fetching_nothing() -> Iterator[None]:
+    """Gradio would download a file whose path, as a browser gives it, is an address, of any size: it is refused."""
+    from gradio import processing_utils
+
+    before = processing_utils.async_ssrf_protected_download
+    processing_utils.async_ssrf_protected_download = _refuse_download
+    try:
+        yield
+    finally:
+        processing_utils.async_ssrf_protected_download = before
+
+
 @contextlib.contextmanager
 def serving(blocks: "gr.Blocks", *, port: int | None = None, share: bool = False) -> Iterator[str]:
     """Serves a page on 127.0.0.1; gives its address. Within `private_folder`.
@@ -100,27 +137,28 @@ def serving(blocks: "gr.Blocks", *, port: int | None = None, share: bool = False
     from starlette.middleware import Middleware
 
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # the visitor's own
-    try:
-        _, local, public = blocks.queue(max_size=32, default_concurrency_limit=2).launch(
-            server_name="127.0.0.1",
-            server_port=port,
-            share=share,
-            max_file_size=MAX_BYTES,
-            allowed_paths=[],
-            theme=gr.themes.Default(**fonts),
-            css=web_html.STYLE,
-            footer_links=[],
-            run_history=False,  # would keep the answers, with the faces in them, in the browser's storage
-            enable_monitoring=False,
-            mcp_server=False,
-            ssr_mode=False,
-            prevent_thread_lock=True,
-            quiet=True,
-            app_kwargs={"middleware": [Middleware(Guard)]},
-        )
-    except OSError as error:
-        raise UserError(f"--port={port or PORT} is taken: choose another, or none for a free one") from error
-    try:
-        yield public or local
-    finally:
-        blocks.close(verbose=False)
+    with fetching_nothing():
+        try:
+            _, local, public = blocks.queue(max_size=32, default_concurrency_limit=2).launch(
+                server_name="127.0.0.1",
+                server_port=port,
+                share=share,
+                max_file_size=MAX_BYTES,
+                allowed_paths=[],
+                theme=gr.themes.Default(**fonts),
+                css=web_html.STYLE,
+                footer_links=[],
+                run_history=False,  # would keep the answers, with the faces in them, in the browser's storage
+                enable_monitoring=False,
+                mcp_server=False,
+                ssr_mode=False,
+                prevent_thread_lock=True,
+                quiet=True,
+                app_kwargs={"middleware": [Middleware(Guard)]},
+            )
+        except OSError as error:
+            raise UserError(f"--port={port or PORT} is taken: choose another, or none for a free one") from error
+        try:
+            yield public or local
+        finally:
+            blocks.close(verbose=False)

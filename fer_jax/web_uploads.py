@@ -45,10 +45,7 @@ def read_photo(path: Path, name: str) -> np.ndarray:
         raise UserError(f"{name} is no photo that can be read: give a {', '.join(PHOTOS)} file") from None
     if width * height > MAX_PIXELS:
         raise too_large
-    try:
-        image = read_image(path)
-    except cv2.error:
-        image = None
+    image = read_image(path)
     if image is None:
         raise UserError(f"{name} is damaged: its header is that of a photo, but it cannot be decoded")
     return shrink(image, LONGEST_PHOTO)

@@ -48,3 +48,29 @@ def read_video(path: Path) -> tuple[list[np.ndarray], float]:
     while (read := capture.read())[0]:
         frames.append(read[1][..., ::-1])
     return frames, fps
+
+
+def write_recording(path: Path, frames, milliseconds) -> Path:
+    """Matroska as a browser's MediaRecorder writes it: a time for each frame, but no rate and no length."""
+
+    def element(name: str, content: bytes, *, size: bytes = b"") -> bytes:
+        return bytes.fromhex(name) + (size or (len(content) | 1 << 56).to_bytes(8, "big")) + content
+
+    def number(name: str, value: int) -> bytes:
+        return element(name, value.to_bytes(4, "big"))
+
+    unknown = b"\x01" + b"\xff" * 7
+    height, width = frames[0].shape[:2]
+    picture = element("E0", number("B0", width) + number("BA", height))
+    track = number("D7", 1) + number("73C5", 1) + number("83", 1) + element("86", b"V_MJPEG") + picture
+    blocks = [
+        element(
+            "A3", b"\x81" + int(time).to_bytes(2, "big") + b"\x80" + cv2.imencode(".jpg", frame[..., ::-1])[1].tobytes()
+        )
+        for frame, time in zip(frames, milliseconds, strict=True)
+    ]
+    info = number("2AD7B1", 1_000_000)  # times in milliseconds
+    content = element("1549A966", info) + element("1654AE6B", element("AE", track))
+    content += element("1F43B675", number("E7", 0) + b"".join(blocks), size=unknown)
+    path.write_bytes(element("1A45DFA3", element("4282", b"matroska")) + element("18538067", content, size=unknown))
+    return path

@@ -61,11 +61,14 @@ def test_the_command_writes_what_the_package_reads(tmp_path, capsys):
     arguments = [
         "--model=mini_xception",
         f"--input={tmp_path / 'in.safetensors'}",
-        f"--output={tmp_path / 'out.safetensors'}",
+        f"--output={tmp_path / 'new' / 'out.safetensors'}",
     ]
+    with pytest.raises(SystemExit, match=r"error: --output=.*a\.txt/o\.safetensors cannot be written"):
+        (tmp_path / "a.txt").write_text("")
+        convert.main([*arguments[:2], f"--output={tmp_path / 'a.txt' / 'o.safetensors'}"])
     convert.main(arguments)
     assert "58,423 numbers" in capsys.readouterr().out
-    variables, metadata = checkpoint.load_weights(tmp_path / "out.safetensors")
+    variables, metadata = checkpoint.load_weights(tmp_path / "new" / "out.safetensors")
     assert metadata["emotions"] == ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
     np.testing.assert_allclose(variables["normalizer"]["mean"], 127.5)
 
@@ -95,8 +98,14 @@ def test_a_pickle_is_never_run(tmp_path):
     torch.save({"conv1.weight": Trap()}, tmp_path / "evil.pth")
     with pytest.raises(UserError, match="it is not unpickled"):
         convert.read_tensors(tmp_path / "evil.pth")
-    torch.save({"conv1.weight": torch.ones(2, 3)}, tmp_path / "good.pth")
-    assert convert.read_tensors(tmp_path / "good.pth")["conv1.weight"].shape == (2, 3)
+    state = {"conv1.weight": torch.nn.Parameter(torch.ones(2, 3))}
+    for content in (state, {"epoch": 3, "state_dict": state}):
+        torch.save(content, tmp_path / "good.pth")
+        assert convert.read_tensors(tmp_path / "good.pth")["conv1.weight"].shape == (2, 3)
+    for content in ({"epoch": 3, "weights": state}, [torch.ones(2)]):
+        torch.save(content, tmp_path / "other.pth")
+        with pytest.raises(UserError, match="is no state_dict, tensors by their names"):
+            convert.read_tensors(tmp_path / "other.pth")
 
 
 def test_keras_files_are_read_by_layer(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import re
 import zipfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -282,6 +283,14 @@ def test_the_command_prints_sizes_and_measured_accuracy(trained, tmp_path, capsy
     assert f"{(tmp_path / 'shallow_float16.safetensors').stat().st_size / 1e3:.0f} KB" in printed
     with pytest.raises(SystemExit, match=r"error: safetensors has no precision 'int4'"):
         export.main([*arguments, "int4"])
+
+
+def test_a_network_of_the_package_is_exported_beside_whoever_asks(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    export.main(["--workdir=mini_xception_fer2013", "--format=safetensors"])
+    path = Path("export/mini_xception_float32.safetensors")
+    assert str(path) in capsys.readouterr().out
+    assert export.load(path).emotions == BASIC7
 
 
 def test_papers_sizes_are_printed_beside_ours(tmp_path):

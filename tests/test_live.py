@@ -377,15 +377,20 @@ def test_pictures_are_drawn_under_their_names(weights, tmp_path, caplog, capsys)
     picture = np.full((200, 200, 3), 120, np.uint8)
     picture[20:180, 20:180] = cv2.resize(synthetic.example(0, 1, 1).image, (160, 160))
     cv2.imwrite(str(source / "a.png"), picture[..., ::-1])
+    cv2.imwrite(str(source / "c.pgm"), picture[..., 0])  # which cannot hold the colours of what is drawn
     (source / "b.jpg").write_text("no picture")
+    data = bytearray(cv2.imencode(".png", picture)[1].tobytes())
+    data[16:24] = (70_000).to_bytes(4, "big") * 2  # width and height
+    (source / "d.png").write_bytes(data)
     with caplog.at_level("WARNING", "fer_jax"):
         live.main([f"--weights={weights}", f"--source={source}", f"--output={output}"])
-    assert [path.name for path in output.iterdir()] == ["a.png"]
+    assert sorted(path.name for path in output.iterdir()) == ["a.png", "c.pgm.png"]
     drawn = cv2.imread(str(output / "a.png"))[..., ::-1]
     assert drawn.shape == picture.shape
     assert (drawn != picture).any()
     assert "b.jpg: not an image, or damaged; left out" in caplog.text
-    assert "1 frames recognised" in capsys.readouterr().out
+    assert "d.png: not an image, or damaged; left out" in caplog.text
+    assert "2 frames recognised" in capsys.readouterr().out
     live.main([f"--weights={weights}", f"--source={source}/a.png", f"--output={tmp_path}/photo.png"])
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "photo.png"))[..., ::-1], drawn)
 
@@ -397,6 +402,7 @@ def wrong_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
     (folder / "text.mp4").write_text("this is no video\n" * 100)
     (folder / "text.png").write_text("this is no picture")
     (folder / "empty").mkdir()
+    (folder / "pointer.onnx").write_text("version https://git-lfs.github.com/spec/v1\n")
     out, source = f"--table={folder}/t.csv", f"--source={whole}"
     return {
         "cut short": ([f"--source={folder}/cut.mp4", out], "cut.mp4 cannot be opened: no video, cut short"),
@@ -411,12 +417,15 @@ def wrong_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "kind of output": ([source, f"--output={folder}/o.gif"], r"frames are written as video; name it \*.mp4"),
         "video of pictures": ([f"--source={folder}/text.png", f"--output={folder}/o.mp4"], "not as video"),
         "over the source": ([source, f"--output={whole}"], "is the source: it would be written over"),
+        "over a picture": ([f"--source={folder}/text.png", f"--output={folder}"], "text.png, a picture of the source"),
+        "grey": ([f"--source={folder}/text.png", f"--output={folder}/o.pgm"], r"has colours; name it \*.png"),
         "no folder": ([source, f"--output={whole}/o.mp4"], "cannot be written: Not a directory|File exists"),
         "table": ([source, f"--table={folder}/empty/../empty"], "name it"),
         "smoothing": ([source, out, "--smoothing=-1"], "--smoothing must not be negative"),
         "detect_every": ([source, out, "--detect_every=0"], "--detect_every must be at least 1"),
         "network": (["--weights=nowhere", source, out], "there are no weights at nowhere"),
         "yunet": ([source, out, "--detector=yunet"], "yunet needs its ONNX file"),
+        "pointer": ([source, out, "--detector=yunet", f"--model={folder}/pointer.onnx"], "a pointer of Git LFS"),
     }
 
 
@@ -424,6 +433,7 @@ def test_wrong_input_is_named(weights, tmp_path):
     for name, (arguments, message) in wrong_inputs(tmp_path).items():
         with pytest.raises(SystemExit) as ended:
             live.main([f"--weights={weights}", *arguments])
+        assert (tmp_path / "text.png").read_text() == "this is no picture"
         assert str(ended.value.code).startswith("error: "), name
         assert pytest.raises(UserError, match=message).matches(UserError(ended.value.code)), (name, ended.value.code)
 
@@ -452,16 +462,28 @@ def test_haar_looks_for_no_smaller_faces_than_it_is_told_and_skips_landmarks():
     assert make_detector("haar", landmarks=False, smallest=200)(image) == []
 
 
-def test_a_signal_while_compiling_is_put_off():
+@pytest.mark.parametrize("signum", live.ENDING)
+def test_a_signal_while_compiling_is_put_off(signum):
     done = []
     with live.stoppable(), pytest.raises(live.Stopped) as stopped:
         for step in range(2):
             with live.undisturbed():
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signum)
                 time.sleep(0.01)
                 done.append(step)
-    assert stopped.value.signum == signal.SIGINT
+    assert stopped.value.signum == signum
     assert done == [0]
+
+
+def test_what_nohup_ignores_ends_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with live.stoppable(), live.undisturbed():
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.01)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 # Drawing

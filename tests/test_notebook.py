@@ -18,7 +18,6 @@ def test_the_notebook_runs_from_top_to_bottom(data, tmp_path, monkeypatch):
     monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    (tmp_path / "fer_jax_repository").symlink_to(ROOT)
     if data == "fer2013":
         write_fer2013(tmp_path, train=140)
     notebook = nbformat.read(ROOT / "colab/train.ipynb", as_version=4)

@@ -58,6 +58,8 @@ def test_the_command_prints_a_row_for_each_member_and_one_for_the_mean(runs, cap
     assert "mean of 2" in printed
     with pytest.raises(SystemExit, match=r"error: there are no weights at .*nowhere"):
         ensemble.main(["nowhere"])
+    with pytest.raises(SystemExit, match=r"error: mini_xception_fer2013/config.json, which says what data to take"):
+        ensemble.main(["mini_xception_fer2013"])
 
 
 PACKAGED = sorted(checkpoint.PRETRAINED.glob("*.safetensors"))

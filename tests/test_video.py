@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from fer_jax import recording, video
+from fer_jax import recording, video, web_uploads
 from fer_jax.errors import UserError
-from tests.clips import read_video
+from tests.clips import read_video, write_recording
 
 
 def test_a_live_recording_keeps_time(tmp_path):
@@ -15,7 +15,24 @@ def test_a_live_recording_keeps_time(tmp_path):
         output.write(recording.Scene(video.Frame(number, when, image), []), image)
     output.close()
     frames, _ = read_video(tmp_path / "out.mp4")
-    assert [round(frame.mean() / 60) for frame in frames] == [0] + [1] * 5 + [3] * 15
+    assert [round(frame.mean() / 60) for frame in frames] == [0] * 5 + [2] * 15 + [3]
+
+
+def test_a_browsers_recording_has_the_rate_of_its_frames(tmp_path):
+    # OpenCV takes it for one of 1000 frames a second.
+    jitter = np.random.default_rng(0).normal(0, 8, 90)
+    times = np.maximum.accumulate(np.maximum(np.arange(90) * 1000 / 30 + jitter, 0)).astype(int)
+    frames = [np.full((48, 64, 3), number, np.uint8) for number in range(90)]
+    path = write_recording(tmp_path / "recorded.mkv", frames, times)
+    source = video.open_source(str(path))
+    assert source.fps == pytest.approx(30, rel=0.02)
+    # Where two frames have one time, the later one comes a frame's time after the other.
+    found, expected = [frame.time for frame in source], (times - times[0]) / 1000
+    assert np.abs(found - expected).max() < 0.034
+    assert (np.diff(found) > 0).all()
+    clip = web_uploads.open_clip(path, "recorded.mkv")
+    assert len(list(clip)) == 30
+    assert clip.fps == pytest.approx(10, rel=0.02)
 
 
 @pytest.mark.parametrize("suffix", list(recording.CODECS))

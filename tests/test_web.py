@@ -280,6 +280,28 @@ def test_the_guard_caps_requests_and_forbids_outside_content():
     assert len(called) == 1
 
 
+def test_the_guard_counts_what_comes_without_a_stated_length():
+    async def app(scope, receive, send):
+        while (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    def ask(parts):
+        sent, left = [], [{"type": "http.request", "body": bytes(2**20), "more_body": True}] * parts
+
+        async def receive():
+            return left.pop() if left else {"type": "http.request", "body": b""}
+
+        async def send(message):
+            sent.append(message)
+
+        asyncio.run(web_server.Guard(app)({"type": "http", "headers": []}, receive, send))
+        return sent[0]["status"], len(left)
+
+    assert ask(100) == (200, 0)
+    assert ask(200) == (413, 200 - 102)  # the rest is not even taken
+
+
 def test_the_private_folder_is_private_and_goes():
     before = dict(os.environ)
     with web_server.private_folder() as folder:
@@ -369,6 +391,20 @@ def test_no_file_but_its_own_is_served_or_read(served, tmp_path):
     photo = write_image(tmp_path / "photo.png", scene((20, 30)))
     assert not answered(address, str(photo))["success"]
     assert photo.exists()
+
+
+def test_nothing_is_fetched_for_a_visitor(served, monkeypatch):
+    address, folder = served
+    asked = []
+
+    async def get(url, **_):
+        asked.append(url)
+
+    monkeypatch.setattr("gradio.processing_utils.sh.get", get)
+    answer = answered(address, "https://faces.example/photo.png")
+    assert not answer["success"]
+    assert asked == []
+    assert not list(folder.rglob("photo.png"))
 
 
 def test_an_upload_is_answered_and_gone_and_a_large_one_refused(served):

@@ -148,7 +148,14 @@ class YuNet:
                 f"the detector yunet needs its ONNX file, --model=FILE (got {model}): face_detection_yunet_*.onnx of "
                 f"https://github.com/opencv/opencv_zoo"
             )
-        self._net = cv2.FaceDetectorYN.create(str(model), "", (320, 320), score_threshold=0.7)
+        try:
+            self._net = cv2.FaceDetectorYN.create(str(model), "", (320, 320), score_threshold=0.7)
+        except cv2.error as error:
+            size = f"{Path(model).stat().st_size:,} bytes"
+            raise UserError(
+                f"{model} ({size}) is no ONNX file that OpenCV can read; one of a few bytes is a pointer of Git LFS: "
+                f"download the file itself"
+            ) from error
         self._complete = _completion(landmarks)
 
     def __call__(self, image: np.ndarray, sizes: tuple[float, float] | None = None) -> list[Face]:

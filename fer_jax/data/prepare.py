@@ -95,6 +95,20 @@ def load(
     return _read(directory)
 
 
+def load_of_run(workdir: Path, data_dir: str | Path | None = None) -> Dataset:
+    """The data set that a run was trained on; `data_dir` as of `load_configured`.
+
+    Raises:
+      UserError: it is no run directory, or as `load_configured`.
+    """
+    path = workdir / "config.json"
+    try:
+        data = json.loads(path.read_text())["data"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}, which says what data to take, is missing or damaged: give a run directory") from error
+    return load_configured(data, data_dir)
+
+
 def load_configured(data: Mapping[str, Any], data_dir: str | Path | None = None) -> Dataset:
     """What the fields `data` of a config, or of the config.json of a run, ask for.
 
