@@ -3,7 +3,8 @@
 A run keeps `checkpoints/last` (the newest two, so that a damaged one has a predecessor) and `checkpoints/best`
 (one, by the validation score). A checkpoint holds the TrainState - whose step is the position in the data,
 since the order is a function of (seed, epoch) - and a JSON `meta`. Orbax writes to a temporary folder and
-renames it: a save cut short never appears, and one damaged later fails to restore and is passed over.
+renames it: a save cut short never appears, and one damaged later fails to restore and is passed over. It is deleted
+only once an older one was restored: what cannot be read may be whole, and the reason lie elsewhere.
 """
 
 import errno
@@ -68,20 +69,37 @@ class Checkpoints:
           like: a state whose arrays give shapes, types and shardings.
 
         Raises:
-          UserError: there are checkpoints and every one is damaged.
+          UserError: there are checkpoints, and none can be read.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
+        found = self._newest(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
+        if found is None:
+            return None
+        restored, newer = found
+        for step, error in newer.items():
+            log.warning("checkpoint %s is damaged and passed over: %s", self.directory / str(step), error)
+            self._delete(step)
+        return restored.state, restored.meta
+
+    def meta(self) -> dict | None:
+        """What was saved with the newest checkpoint, whatever its state looks like; raises as `restore` does."""
+        found = self._newest(meta=ocp.args.JsonRestore())
+        return found and found[0].meta
+
+    def _newest(self, **items) -> tuple[ocp.args.Composite, dict[int, Exception]] | None:
+        """These items of the newest checkpoint of which they can be read, and why they could not of newer ones."""
+        errors: dict[int, Exception] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                restored = self._manager.restore(step, args=args)
-                return restored.state, restored.meta
+                return self._manager.restore(step, args=ocp.args.Composite(**items)), errors
             except Exception as error:  # Orbax and tensorstore raise whatever the damage made them
-                log.warning("checkpoint %s is damaged and passed over: %s", self.directory / str(step), error)
-                self._delete(step)
-        if steps:
-            raise UserError(f"every checkpoint in {self.directory} is damaged: delete the folder to start anew")
+                errors[step] = error
+        if errors:
+            reasons = "".join(f"\n  {step}: {str(error).strip()[:500]}" for step, error in errors.items())
+            raise UserError(
+                f"no checkpoint in {self.directory} can be read; they are left as they are. If they are damaged, "
+                f"delete the folder to start anew:{reasons}"
+            )
         return None
 
     def drop_after(self, step: int) -> None:

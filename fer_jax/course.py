@@ -221,13 +221,14 @@ def _begin(experiment: "Experiment", last: checkpoint.Checkpoints, workdir: Path
     state, step_key = fresh_state(experiment)
     fingerprint = experiment.dataset.fingerprint
     meta = {"data": fingerprint, "best_step": None, "best_score": None, "window": []}
+    # Before the state is read, whose shapes other data may have changed.
+    if (saved := last.meta()) and saved["data"] != fingerprint:
+        raise UserError(
+            f"{workdir} was trained on other data ({saved['data']}, now {fingerprint}): "
+            f"choose another --workdir, or the data it was trained on"
+        )
     if restored := last.restore(state):
         state, meta = restored
-        if meta["data"] != fingerprint:
-            raise UserError(
-                f"{workdir} was trained on other data ({meta['data']}, now {fingerprint}): "
-                f"choose another --workdir, or the data it was trained on"
-            )
         log.info("resuming %s at step %d of %d", workdir, int(state.step), experiment.total_steps)
     return state, meta, step_key
 

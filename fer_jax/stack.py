@@ -13,6 +13,7 @@ them, and the one form that a CPU is offered: there the others were never faster
 import dataclasses
 import functools
 import json
+import logging
 import time
 from collections.abc import Sequence
 from math import gcd
@@ -31,6 +32,8 @@ from fer_jax.data.pipeline import EvalOrder, ResidentSplit, device_memory, gathe
 from fer_jax.errors import UserError, unknown
 from fer_jax.evaluate import eval_step
 from fer_jax.run import Experiment
+
+log = logging.getLogger(__name__)
 
 MEMBER = "member"  # the mesh axis
 NUMBERS = ("seed", "optim.learning_rate", "optim.weight_decay", "head.label_smoothing", "head.class_weight_power")
@@ -243,6 +246,8 @@ def fit(courses: Sequence[Course], form: str, *, started: float, until: int | No
     images_a_step = len(courses) * experiment.order.batch_size
     stack = Stack(experiment, [course.experiment.config for course in courses], form)
     state = stack.join([course.start for course in courses])
+    for course in courses:
+        course.start = None  # or its memory would be kept
     keys = stack.join([course.key for course in courses])
     crew = _Crew(courses, stack, state)
     clock, pace = Clock(started), SavingPace(experiment.config.train.saving_share)
@@ -251,7 +256,8 @@ def fit(courses: Sequence[Course], form: str, *, started: float, until: int | No
         logs.ProgressBar(total=stop * images_a_step, done=step * images_a_step) as bar,
     ):
         while step < stop and crew.going():
-            state, results = stack.take(state, keys, step, 1 if _on_cpu(experiment) else steps_per_epoch)
+            most = 1 if _on_cpu(experiment) else train.steps_at_once(steps_per_epoch - step % steps_per_epoch)
+            state, results = stack.take(state, keys, step, most)
             crew.add(results)
             images = len(results["loss"]) * images_a_step
             step += len(results["loss"])
@@ -320,11 +326,12 @@ def choose(experiment: Experiment, members: int, form: str = "auto") -> Cost:
 def measure(experiment: Experiment, members: int, forms: Sequence[str]) -> list[Cost]:
     """Times a few steps of each form with that many members, on images of the full size; the fastest first."""
     experiment = dataclasses.replace(experiment, recipe=experiment.recipe.stages()[-1][1])
-    most = max(1, min(members, most_members(experiment)))
     costs = []
     for form in forms:
-        at_once = 1 if form == SEQUENTIAL else most
-        times = _time_alone(experiment) if form == SEQUENTIAL else _time_stack(experiment, at_once, form)
+        if form == SEQUENTIAL:
+            at_once, times = 1, _time_alone(experiment)
+        else:
+            at_once, times = _time_what_fits(experiment, most_members(experiment, members), form)
         costs.append(Cost(form, members, at_once, float(np.median(times)) * members / at_once))
     return sorted(costs, key=lambda cost: cost.seconds)
 
@@ -342,8 +349,20 @@ def _time_alone(experiment: Experiment) -> list[float]:
         recipe=experiment.recipe,
         mesh=experiment.mesh,
         stop=_ROUNDS + 1,
+        most=_MEASURED_STEPS,
     )
     return _rounds(lambda: next(steps)[1])
+
+
+def _time_what_fits(experiment: Experiment, members: int, form: str) -> tuple[int, list[float]]:
+    """A stack of so many members, or of half as many until the memory holds it: the members, and as `_time_stack`."""
+    try:
+        return members, _time_stack(experiment, members, form)
+    except jax.errors.JaxRuntimeError as error:
+        if members == 1 or "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+    log.info("stack: %d members at once (%s convolutions) are more than the memory holds", members, form)
+    return _time_what_fits(experiment, members // 2, form)
 
 
 def _time_stack(experiment: Experiment, members: int, form: str) -> list[float]:
@@ -351,6 +370,7 @@ def _time_stack(experiment: Experiment, members: int, form: str) -> list[float]:
     stack = Stack(experiment, [experiment.config] * members, form)
     alone, key = fresh_state(experiment)
     state, keys = stack.join([alone] * members), stack.join([key] * members)
+    best = jax.tree.map(jnp.copy, state)  # as `fit` keeps it
     most = 1 if _on_cpu(experiment) else _MEASURED_STEPS
 
     def go_on():
@@ -358,7 +378,9 @@ def _time_stack(experiment: Experiment, members: int, form: str) -> list[float]:
         state, results = stack.take(state, keys, 0, most)
         return results
 
-    return _rounds(go_on)
+    times = _rounds(go_on)
+    del best
+    return times
 
 
 def _rounds(go_on) -> list[float]:
@@ -372,17 +394,27 @@ def _rounds(go_on) -> list[float]:
 
 def bytes_a_member(experiment: Experiment) -> int:
     """Device memory of a member: its state twice (the newest and the best) and what its step needs meanwhile."""
+    return sum(_bytes(experiment))
+
+
+def _bytes(experiment: Experiment) -> tuple[int, int]:
+    """What of `bytes_a_member` is its states, and what its step needs for a device's share of the batch."""
     state, key = fresh_state(experiment)
     split = experiment.splits["train"]
     batch = next(split.batches(experiment.order, 0, 1))
     hyper = sharding.replicate(experiment.hyperparameters, experiment.mesh)
     program = train.compile_step(experiment.recipe, experiment.mesh).lower(state, batch, key, hyper).compile()
-    return 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + program.memory_analysis().temp_size_in_bytes
+    return 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)), program.memory_analysis().temp_size_in_bytes
 
 
-def most_members(experiment: Experiment) -> int:
-    """How many members the devices hold beside the data."""
+def most_members(experiment: Experiment, members: int) -> int:
+    """How many of so many members the devices hold at once beside the data, by an estimate; 1 at least."""
     device = experiment.mesh.devices.flat[0]
     used = (device.memory_stats() or {}).get("bytes_in_use", 0)
     free = MEMORY_SHARE * device_memory(device) - used
-    return max(1, int(free // bytes_a_member(experiment))) * experiment.mesh.size
+    states, temporary = _bytes(experiment)
+    for count in range(members, 1, -1):
+        dealt = gcd(count, experiment.mesh.size)  # see `Stack`: parts of the stack; the batch is cut for the rest
+        if count // dealt * (states + temporary * dealt) <= free:
+            return count
+    return 1

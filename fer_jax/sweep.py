@@ -255,6 +255,8 @@ def stops(planned: Sequence[Member], halving: int) -> list[tuple[int | None, int
     last = (None, len(planned))
     if not halving:
         return [last]
+    if halving < 2:
+        raise UserError(f"--halving={halving} stops nobody: of so many members one goes on, e.g. 3; 0 lets all go on")
     if len({member.config.train.epochs for member in planned}) > 1:
         raise UserError("--halving compares members after the same epochs: train.epochs must not differ")
     # The scores are on images of the full size, for which smaller ones are only a preparation.

@@ -1,5 +1,6 @@
 """Stacked members: each takes the steps that it would take alone, whatever its neighbours do."""
 
+import dataclasses
 import json
 import time
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 
 from fer_jax import config as config_lib
-from fer_jax import logs, ops, recognizer, run, stack, sweep, sweep_members
+from fer_jax import logs, ops, recognizer, run, sharding, stack, sweep, sweep_members, train
 from fer_jax.course import Course
+from fer_jax.data import pipeline
 from fer_jax.errors import UserError
 from tests import tiny_config
 from tests.faces import write_fer2013
@@ -168,11 +170,50 @@ def test_the_fastest_form_is_found_by_measuring(experiment):
 
 
 def test_a_stack_larger_than_the_memory_is_split(experiment, monkeypatch):
-    one = stack.bytes_a_member(experiment)
-    monkeypatch.setattr(stack, "device_memory", lambda device: 2.5 * one / stack.MEMORY_SHARE)
-    assert stack.most_members(experiment) == 2 * experiment.mesh.size
-    monkeypatch.setattr(stack, "device_memory", lambda device: 0)
-    assert stack.most_members(experiment) == experiment.mesh.size
+    monkeypatch.setattr(stack, "_bytes", lambda experiment: (100, 10))
+    monkeypatch.setattr(stack, "device_memory", lambda device: room / stack.MEMORY_SHARE)
+    for devices, room, members, most in (
+        (1, 250, 5, 2),
+        (1, 0, 5, 1),
+        (8, 180, 8, 8),  # a member a device, with its whole batch of eight times a device's share
+        (8, 179, 8, 4),  # two devices a member
+        (8, 180, 7, 4),  # seven can't be dealt out: all would be on each device
+    ):
+        mesh = sharding.make_mesh(jax.devices()[:devices])
+        assert stack.most_members(dataclasses.replace(experiment, mesh=mesh), members) == most, (devices, room)
+
+
+def test_a_stack_that_meets_the_end_of_the_memory_is_halved(experiment, monkeypatch):
+    def time_stack(experiment, members, form):
+        if members > 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return [0.5] * members
+
+    monkeypatch.setattr(stack, "_time_stack", time_stack)
+    (cost,) = stack.measure(experiment, 9, ("columns",))
+    assert (cost.at_once, cost.seconds) == (2, 0.5 * 9 / 2)
+
+
+def test_a_plan_takes_a_few_steps_however_long_an_epoch_is(experiment, monkeypatch):
+    """As on accelerators, where an epoch is one program."""
+    taken = []
+
+    def compile_epoch(recipe, mesh):
+        def program(state, arrays, order, key, hyper):
+            taken.append(len(order))
+            return state, {"loss": np.zeros(len(order))}
+
+        return program
+
+    def looped(*arguments, stop, **others):
+        return train.scanned_steps(*arguments, **others, most=stack._MEASURED_STEPS)
+
+    monkeypatch.setattr(train, "compile_epoch", compile_epoch)
+    monkeypatch.setattr(train, "looped_steps", looped)
+    order = pipeline.TrainOrder(length=100_000, batch_size=16, seed=0)
+    stack.measure(dataclasses.replace(experiment, order=order), 1, ("sequential",))
+    assert max(taken) <= stack._MEASURED_STEPS
+    assert len(taken) == 4
 
 
 def test_a_stack_compiles_a_program_for_each_size_of_images(data, monkeypatch):

@@ -147,6 +147,9 @@ def test_successive_halving_multiplies_the_epochs_of_those_that_go_on():
     assert sweep.stops(planned, 3) == [(3, 3), (9, 1), (None, 9)]
     assert sweep.stops(planned, 0) == [(None, 9)]
     assert sweep.stops(planned[:2], 3) == [(None, 2)]
+    for halving in (1, -3):
+        with pytest.raises(UserError, match=f"--halving={halving} stops nobody"):
+            sweep.stops(planned, halving)
     for field, one, other in (("train.epochs", 9, 27), ("train.smaller_first", (), ((3, 32),))):
         differ = sweep_members.members(config, [[{field: one}, {field: other}]])
         with pytest.raises(UserError, match=rf"{field} must not differ"):

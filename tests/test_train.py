@@ -49,7 +49,8 @@ def run_steps(config, mesh, steps, form="loop"):
     if form == "loop":
         iterator = train.looped_steps(state, split, order, key, hyper, recipe=recipe, mesh=mesh, stop=steps)
     else:
-        iterator = train.scanned_steps(state, split, order, key, hyper, recipe=recipe, mesh=mesh)
+        most = {"scan": train.MOST_STEPS, "parts": 4}[form]
+        iterator = train.scanned_steps(state, split, order, key, hyper, recipe=recipe, mesh=mesh, most=most)
     for current, metrics in iterator:
         losses.extend(np.atleast_1d(metrics["loss"]).tolist())
         if len(losses) >= steps:
@@ -118,10 +119,11 @@ def test_a_mixed_example_has_the_loss_of_both_labels(one):
     assert float(metrics["loss"]) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_a_scanned_epoch_equals_the_loop_of_steps(one):
+@pytest.mark.parametrize("form", ["scan", "parts"])
+def test_a_scanned_epoch_equals_the_loop_of_steps(one, form):
     config = small_config(**{"train.ema_decay": 0.9})
     looped, loop_state = run_steps(config, one, 12)
-    scanned, scan_state = run_steps(config, one, 12, form="scan")
+    scanned, scan_state = run_steps(config, one, 12, form=form)
     np.testing.assert_allclose(scanned, looped, atol=1e-5)
     assert loop_state.step == scan_state.step == 12
     for a, b in zip(jax.tree.leaves(loop_state.ema), jax.tree.leaves(scan_state.ema), strict=True):
@@ -145,7 +147,9 @@ def test_smaller_images_come_first_also_after_a_resume(one, form, monkeypatch):
         by_hand, metrics = train.compile_step(recipe.at(step), one)(by_hand, batch, key, hyper)
         expected.append(float(metrics["loss"]))
     if form == "scan":  # as on an accelerator
-        monkeypatch.setattr(train, "looped_steps", lambda *arguments, stop, **of: train.scanned_steps(*arguments, **of))
+        monkeypatch.setattr(
+            train, "looped_steps", lambda *arguments, stop, **of: train.scanned_steps(*arguments, **of, most=9)
+        )
     for cut in (4, 14) if form == "loop" else (6, 14):  # the second time from where the first one stopped
         steps = train.training_steps(state, split, order, key, hyper, recipe=recipe, mesh=one, stop=cut)
         while len(losses) < cut:

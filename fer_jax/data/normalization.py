@@ -4,6 +4,8 @@ The numbers are variables of the network: they are saved with every checkpoint a
 the network is.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,7 +55,7 @@ def _constants(mean: float, scale: float) -> dict[str, np.ndarray]:
     return {"mean": np.full(1, mean, np.float32), "scale": np.full(1, scale, np.float32)}
 
 
-@jax.jit(static_argnums=2)
+@functools.partial(jax.jit, static_argnums=2)
 def _sums(images: jax.Array, mask: jax.Array, input_shape: tuple) -> tuple[jax.Array, jax.Array, jax.Array]:
     images = to_input(images.astype(jnp.float32), input_shape) * mask[:, None, None, None]
     return images.sum(axis=0), (images**2).sum(axis=(0, 1, 2)), mask.sum()
