@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fer_jax import statistics
+from fer_jax.errors import UserError
 
 if TYPE_CHECKING:
     from fer_jax.sweep_table import Measure
@@ -86,6 +87,9 @@ def contact_sheet(images: dict[str, np.ndarray], path: Path) -> None:
 
     Args:
       images: name -> uint8 [n, H, W, 1] grey or [n, H, W, 3] RGB; columns may differ in n.
+
+    Raises:
+      UserError: the file cannot be written, or is of a kind that Matplotlib does not know.
     """
     rows = max(map(len, images.values()))
     figure = Figure(figsize=(1.25 * len(images), 1.25 * rows + 0.25), dpi=102, layout="constrained")
@@ -98,7 +102,10 @@ def contact_sheet(images: dict[str, np.ndarray], path: Path) -> None:
         grid[0, column].set_title(name, fontsize=10)
         for row, image in enumerate(shown):
             grid[row, column].imshow(np.broadcast_to(image, (*image.shape[:2], 3)), interpolation="nearest")
-    figure.savefig(path)
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be drawn: {error}; name a *.png in a folder that is there") from error
 
 
 def _figure(width: float, height: float):

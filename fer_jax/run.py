@@ -89,7 +89,7 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
         raise UserError(f"{dataset.name} has no training split, only {', '.join(dataset.splits)}")
     whole, exclude = dataset, {}
     if config.data.exclude:
-        exclude = audit.read_clean(config.data.exclude, whole)
+        exclude = audit.read_clean(config.data.exclude, whole, align=config.data.align)
         dataset = whole.without({"train": exclude["train"]})
         log.info("data: %d training images are left out by %s", len(exclude["train"]), config.data.exclude)
     labels = dataset.labels("train") if config.data.sampling == "balanced" else None

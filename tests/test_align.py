@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from fer_jax.data import align, detect, prepare, synthetic
+from fer_jax.data.datasets import DATASETS
+from fer_jax.data.datasets.base import Picture
 from fer_jax.data.detect import Face
 from fer_jax.errors import UserError
+from tests import miniatures
 
 SIZE = 128
 # The landmark of a mirrored face that lies where landmark i of the face did (iBUG order).
@@ -144,9 +147,30 @@ def tree(tmp_path):
     return source, table
 
 
-def run(source, table, output, **options):
+def run(source, table, output, *, runner="processes", **options):
     settings = align.Settings(source, output, landmarks=table, **options)
-    return settings, {(row["path"], row["face"]): row for row in align.align_tree(settings, workers=1)}
+    rows = align.align_tree(settings, runner=runner, workers=1)
+    return settings, {(row["path"], row["face"]): row for row in rows}
+
+
+@pytest.fixture
+def looked(tree, monkeypatch):
+    """The images that a detector has looked at, whichever is asked for; it finds the faces of the tree.
+
+    It finds the boxes alone where the extra align is not installed, and works in threads only.
+    """
+    source, table = tree
+    looked = []
+    faces = {cv2.imread(str(source / path)).tobytes(): points for path, points in detect.read_table(table).items()}
+
+    def detector(image):
+        looked.append(image)
+        found = [Face.from_landmarks(points) for points in faces.get(image[..., ::-1].tobytes(), [])]
+        return found if detect.ShapePredictor.available() else [Face(face.box) for face in found]
+
+    monkeypatch.setattr(align, "make_detector", lambda name, model: detector)
+    monkeypatch.setattr(detect.ShapePredictor, "available", lambda: True)
+    return looked
 
 
 def test_every_image_of_a_tree_is_in_the_table(tree, tmp_path):
@@ -177,34 +201,144 @@ def test_several_faces_follow_the_rule(tree, tmp_path, several, status, crops):
     assert len(list((tmp_path / "out" / "a").glob("2*.png"))) == crops
 
 
-def test_a_second_run_takes_the_detections_of_the_first(tree, tmp_path):
-    source, table = tree
-    settings, before = run(source, table, tmp_path / "out")
-    detections = tmp_path / "out" / "detections.jsonl"
+def test_a_second_run_takes_the_detections_of_the_first(tree, tmp_path, looked):
+    source, _ = tree
+    output, detections = tmp_path / "out", tmp_path / "out" / "detections.jsonl"
+
+    def again(output=output, **options):
+        looked.clear()
+        return run(source, None, output, runner="threads", **options)
+
+    _, before = again()
     lines = detections.read_text().splitlines()
     assert len(lines) == 6
+    assert len(looked) == 4  # two are no images
     # Cut short in a line, one crop lost: the run goes on, detects what is missing and ends in the same table.
     detections.write_text("\n".join(lines[:3]) + "\n" + lines[3][:40])
-    crop = tmp_path / "out" / "a" / "0.png"
+    crop = output / "a" / "0.png"
     content = crop.read_bytes()
     crop.unlink()
-    _, after = run(source, table, tmp_path / "out")
+    settings, after = again()
     assert after == before
     assert crop.read_bytes() == content
-    # Another crop from the same detections: none of them is made again, though the landmarks now say otherwise.
-    table.write_text(table.read_text().splitlines()[0] + "\n")
-    _, other = run(source, table, tmp_path / "out", method="none")
+    assert len(looked) == 1  # the landscape, the others without a line are no images
+    # Another crop from the same detections: none of them is made again.
+    _, other = again(tmp_path / "other", method="none", detections=detections)
     assert other["a/0.png", 0]["status"] == "ok"
-    assert crop.read_bytes() != content
+    assert (tmp_path / "other" / "a" / "0.png").read_bytes() != content
+    assert not looked
     # A photograph that has changed is looked at again.
     photo = source / "a" / "0.png"
     photo.write_bytes(photo.read_bytes() + b"\0")
-    _, changed = run(source, table, tmp_path / "out")
-    assert changed["a/0.png", ""]["status"] == "no face"
-    assert changed["a/1.png", 0]["status"] == "ok"
+    assert again()[1] == before
+    assert len(looked) == 1
     assert json.loads(detections.read_text().splitlines()[-1])["path"] == "a/0.png"
-    align.preview(settings, list(changed.values()), tmp_path / "sheet.png")
+    align.preview(settings, list(before.values()), tmp_path / "sheet.png")
     assert cv2.imread(str(tmp_path / "sheet.png")).std() > 20
+
+
+def test_another_detector_looks_again(tree, tmp_path, looked, monkeypatch):
+    source, _ = tree
+    model = tmp_path / "yunet.onnx"
+    model.write_bytes(b"one")
+
+    def again(detector):
+        looked.clear()
+        return run(source, None, tmp_path / "out", runner="threads", detector=detector, model=model)[1]
+
+    monkeypatch.setattr(detect.ShapePredictor, "available", lambda: False)
+    reason = "the detector gives no eyes: install the extra align or use --method=none"
+    assert again("haar")["a/0.png", 0]["reason"] == reason
+    monkeypatch.setattr(detect.ShapePredictor, "available", lambda: True)
+    assert again("haar")["a/0.png", 0]["status"] == "ok"
+    again("haar")
+    assert not looked
+    again("yunet")
+    assert len(looked) == 4
+    again("yunet")
+    assert not looked
+    model.write_bytes(b"two")
+    again("yunet")
+    assert len(looked) == 4
+
+
+@pytest.mark.parametrize("kind", ["table", "folder"])
+def test_corrected_landmarks_give_another_crop(tree, tmp_path, kind):
+    source, table = tree
+    image, right = photograph(0, 0)
+
+    def write(points):
+        if kind == "folder":
+            (tmp_path / "lm" / "a").mkdir(parents=True, exist_ok=True)
+            np.savetxt(tmp_path / "lm" / "a" / "0.txt", points, fmt="%9.3f")
+            return tmp_path / "lm"
+        header = table.read_text().splitlines()[0]
+        table.write_text("\n".join([header, ",".join(["a/0.png", *(f"{value:9.3f}" for value in points.ravel())])]))
+        return table
+
+    _, before = run(source, write(right + 20), tmp_path / "out", runner="threads")
+    settings, after = run(source, write(right), tmp_path / "out", runner="threads")
+    assert after["a/0.png", 0]["x"] == pytest.approx(before["a/0.png", 0]["x"] - 20, abs=0.11)
+    crop = cv2.imread(str(tmp_path / "out" / "a" / "0.png"))[..., ::-1].astype(int)
+    assert np.abs(crop - align.align(image, Face.from_landmarks(right))).max() <= 2
+    # What is found as it was is not noted again.
+    lines = (tmp_path / "out" / "detections.jsonl").read_text().splitlines()
+    assert [json.loads(line)["path"] for line in lines[6:]] == ["a/0.png"]
+    align.preview(settings, list(after.values()), tmp_path / "sheet.png")
+
+
+def test_a_table_of_landmarks_is_read_once_a_worker(tree, tmp_path, monkeypatch):
+    read, reads = detect.read_table, []
+    monkeypatch.setattr(detect, "read_table", lambda path: reads.append(path) or read(path))
+    run(*tree, tmp_path / "out", runner="threads")
+    assert len(reads) == 2  # and once before there are workers
+
+
+def test_crops_of_other_settings_are_refused(tree, tmp_path):
+    out = tmp_path / "out"
+    run(*tree, out, runner="threads")
+    content = (out / "a" / "0.png").read_bytes()
+    for options in ({"method": "none"}, {"size": 64}, {"several": "all"}):
+        with pytest.raises(UserError, match=r"out has crops of --method=landmarks .*choose another output folder"):
+            run(*tree, out, runner="threads", **options)
+    assert (out / "a" / "0.png").read_bytes() == content
+
+
+def test_a_crop_that_is_no_more_is_deleted(tree, tmp_path):
+    source, table = tree
+    out = tmp_path / "out"
+    rows = table.read_text().splitlines()
+
+    def crops():
+        return sorted(path.relative_to(out).as_posix() for path in out.rglob("*.png"))
+
+    run(source, table, out, runner="threads", several="all")
+    (out / "sheet.png").write_bytes((out / "a/0.png").read_bytes())  # the user's
+    assert crops() == ["a/0.png", "a/1.png", "a/2-1.png", "a/2.png", "sheet.png"]
+    # No face in the first, one instead of two in the third, and the second's photograph is empty.
+    table.write_text("\n".join([rows[0], *rows[2:4]]))
+    (source / "a" / "1.png").write_bytes(b"")
+    _, after = run(source, table, out, runner="threads", several="all")
+    assert [after[f"a/{i}.png", face]["status"] for i, face in ((0, ""), (1, ""), (2, 0))] == [
+        "no face", "unreadable", "ok"
+    ]  # fmt: skip
+    assert crops() == ["a/2.png", "sheet.png"]
+
+
+def test_images_whose_crops_would_be_the_same_file_are_refused(tree, tmp_path):
+    source, table = tree
+    (source / "a" / "2-1.jpg").write_bytes((source / "a" / "0.png").read_bytes())
+    (source / "a" / "2-01.jpg").write_bytes((source / "a" / "0.png").read_bytes())  # is no number of a face
+    message = r"named a/2\.\* and a/2-1\.\*: with --several=all .* crop a/2-1\.png, which is the second's"
+    with pytest.raises(UserError, match=message):
+        run(source, table, tmp_path / "out", runner="threads", several="all")
+    assert not (tmp_path / "out").exists()
+    run(source, table, tmp_path / "out", runner="threads")
+    (source / "a" / "2-1.jpg").unlink()
+    run(source, table, tmp_path / "all", runner="threads", several="all")
+    (source / "a" / "0.jpg").touch()
+    with pytest.raises(UserError, match=r"several images under .* are named a/0\.\*"):
+        run(source, table, tmp_path / "out", runner="threads")
 
 
 def test_wrong_input_is_answered(tmp_path, tree):
@@ -219,9 +353,6 @@ def test_wrong_input_is_answered(tmp_path, tree):
     (tmp_path / "bare").mkdir()
     with pytest.raises(UserError, match="has no images"):
         align.find_images(tmp_path / "bare", tmp_path / "o")
-    (source / "a" / "0.jpg").touch()
-    with pytest.raises(UserError, match=r"several images under .* are named a/0\.\*"):
-        align.find_images(source, tmp_path / "o")
     with pytest.raises(UserError, match=r"unknown detector 'dlb'. Did you mean 'dlib'"):
         detect.make_detector("dlb")
 
@@ -277,3 +408,74 @@ def test_an_aligned_tree_is_prepared_like_the_original(tmp_path, monkeypatch):
     crops = {cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).tobytes() for path in (tmp_path / "aligned").glob("*.png")}
     stored = {image.tobytes() for split in dataset.splits for image in dataset.arrays(split)["image"]}
     assert stored == crops
+
+
+@pytest.mark.parametrize("ending", [".pts", "_landmarks.txt", ".txt"])
+def test_corrected_landmarks_beside_the_pictures_are_prepared_anew(tmp_path, monkeypatch, ending):
+    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
+    root = miniatures.write_csv(tmp_path / "raw", rows=12)
+    _, points = photograph(0, 0, scale=0.5, side=128)
+
+    def prepared(points, align="landmarks"):
+        points = points + (ending == ".pts")
+        for picture in (root / "pictures").glob("*.png"):
+            np.savetxt(picture.with_name(picture.stem + ending), points, fmt="%9.3f")  # as long as the one before
+        return prepare.load("csv", align=align, data_dir=root)
+
+    first, second = prepared(points + 9), prepared(points)
+    assert first.fingerprint != second.fingerprint
+    assert prepared(points).directory == second.directory
+    photo = cv2.imread(str(root / "pictures/0.png"))[..., ::-1]
+    examples = [example for split in second.splits for example in second.source(split)]
+    (image,) = (example["image"] for example in examples if example["source"] == b"pictures/0.png")
+    assert np.abs(image.astype(int) - align.align(photo, Face.from_landmarks(points))).mean() < 0.5
+    assert prepared(points + 9, align="").directory == prepared(points, align="").directory
+
+
+def test_landmarks_in_a_folder_that_stands_for_its_pictures_are_part_of_the_key(tmp_path):
+    root = miniatures.write_affectnet(tmp_path / "raw")
+    builder = DATASETS["affectnet"]
+    landmarks = next(root.rglob("training3.jpg")).with_suffix(".pts")
+    keys = []
+    for line in ("1 1\n", "1 2\n"):
+        landmarks.write_text(line * 68)
+        keys.append([prepare._raw_key(builder, "official", builder.find_raw(root), align) for align in ("", "none")])
+    assert keys[0][0] == keys[1][0]
+    assert keys[0][1] != keys[1][1]
+
+
+def test_a_picture_that_is_missing_is_left_out_and_taken_when_it_is_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
+    root = miniatures.write_affectnet(tmp_path / "raw")
+    _, points = photograph(0, 0, scale=0.8, side=128)
+    for picture in root.rglob("*.jpg"):
+        np.savetxt(picture.with_suffix(".txt"), points + (128, 0))
+    gone = root / "Manually_Annotated_Images/0/training3.jpg"
+    content = gone.read_bytes()
+    for path in (gone, gone.with_suffix(".txt")):
+        path.unlink()
+    dataset = prepare.load("affectnet", align="none", data_dir=root)
+    record = miniatures.record(dataset)
+    assert record["quarantined"] == [[str(gone), "does not exist"]]
+    assert record["unaligned"] == [["0/training3.jpg", "unreadable, does not exist"]]
+    detections = next((tmp_path / "cache/aligned").glob("*/detections.jsonl"))
+    assert gone.name not in detections.read_text()
+    gone.write_bytes(content)
+    np.savetxt(gone.with_suffix(".txt"), points + (128, 0))
+    record = miniatures.record(prepare.load("affectnet", align="none", data_dir=root))
+    assert record["quarantined"] == record["unaligned"] == []
+
+
+def test_a_folder_of_pictures_that_is_missing_is_as_each_of_them(tmp_path):
+    image, points = photograph(0, 0)
+    here, gone = tmp_path / "raw/a/0.png", tmp_path / "raw/b/1.png"
+    here.parent.mkdir(parents=True)
+    cv2.imwrite(str(here), image)
+    np.savetxt(here.with_suffix(".txt"), points)
+    pictures = [Picture(here, "happy", "0"), Picture(gone, "happy", "1")]
+    assert align.landmarks_beside(pictures)
+    where = {"landmarks": True, "runner": "threads", "workers": 1}
+    aligned, reasons = align.align_pictures(pictures, tmp_path / "raw", tmp_path / "out", "landmarks", **where)
+    assert aligned[0].path == tmp_path / "out/landmarks/a/0.png"
+    assert aligned[1] == pictures[1]
+    assert reasons == [("b/1.png", "unreadable, does not exist")]

@@ -292,6 +292,10 @@ def test_a_wrong_clean_list_is_refused_with_the_way_out(raw, tmp_path, change, m
 def test_a_missing_clean_list_and_wrong_options_are_refused_in_one_line(raw, tmp_path):
     with pytest.raises(UserError, match=r"cannot read .*nowhere\.json .*write one for the data at hand: python -m"):
         audit.read_clean(tmp_path / "nowhere.json", prepare.load("fer2013", data_dir=raw))
+    with pytest.raises(UserError, match=r"audit fer2013 --align=none --write-clean="):
+        audit.read_clean(tmp_path / "nowhere.json", prepare.load("fer2013", data_dir=raw), align="none")
+    with pytest.raises(SystemExit, match=r"^error: fer2013 cannot be aligned"):
+        audit.main(["fer2013", f"--data_dir={raw}", "--align=none"])
     with pytest.raises(SystemExit, match=r"^error: unknown data set 'fer'"):
         audit.main(["fer"])
     with pytest.raises(SystemExit, match=r"^error: --correlation=2 must be"):

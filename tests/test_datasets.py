@@ -1,8 +1,11 @@
 """The data sets: raw official layouts in, the same examples out; everything wrong is named with file and line."""
 
+import errno
 import gzip
 import json
 import lzma
+import os
+import shutil
 import sys
 import zipfile
 
@@ -331,3 +334,16 @@ def test_the_command_line_prints_the_classes_and_refuses_in_one_line(raw, capsys
     assert "70" in printed
     with pytest.raises(SystemExit, match=r"^error: unknown data set 'fer'"):
         prepare.main(["fer"])
+
+
+def test_what_cannot_be_written_is_said_in_one_line(raw, monkeypatch):
+    with pytest.raises(SystemExit, match=r"^error: .*nowhere/sheet\.png cannot be drawn"):
+        prepare.main(["fer2013", f"--data_dir={raw}", f"--preview={raw / 'nowhere/sheet.png'}"])
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    shutil.rmtree(os.environ["FER_JAX_CACHE"])
+    monkeypatch.setattr(prepare, "_prepare", full)
+    with pytest.raises(SystemExit, match=r"^error: cannot write to .*No space left on device.*set FER_JAX_CACHE"):
+        prepare.main(["fer2013", f"--data_dir={raw}"])

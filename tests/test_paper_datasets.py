@@ -566,9 +566,23 @@ def test_folders_of_splits(tmp_path):
     (root / "test").mkdir()
     with pytest.raises(UserError, match=r"test is an empty split: expected images in .*test/angry"):
         prepare.load("folder", data_dir=root)
-    (root / "sad").mkdir()
-    with pytest.raises(UserError, match=r"sad lies beside .*Training: put it into one of the splits"):
-        prepare.load("folder", data_dir=root)
+    (root / "test").rmdir()
+    for beside in ("sad", "dev/sad"):
+        save(root / beside / "1.webp", face("sad", 1))
+        with pytest.raises(
+            UserError, match=rf"{beside[:3]} lies beside .*Training and is no split \(train, validation"
+        ):
+            prepare.load("folder", data_dir=root)
+        shutil.rmtree(root / beside[:3])
+
+
+def test_files_of_a_folder_that_are_not_used_are_counted(tmp_path):
+    root = write_folder(tmp_path / "raw")
+    for path in ("anger/more/1.png", "anger/more/2.png", "anger/list.txt", "anger/.hidden.png"):
+        save(root / path, face("angry", 1)) if path.endswith("png") else (root / path).write_text("")
+    dataset = prepare.load("folder", data_dir=root)
+    assert dataset.splits == {"train": 24, "validation": 3, "test": 3}
+    assert [note for note in record(dataset)["notes"] if note.endswith("emotion's folder: 2 .png, 1 .txt")]
 
 
 def test_folders_that_are_no_emotion_are_refused(tmp_path):

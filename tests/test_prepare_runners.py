@@ -101,7 +101,7 @@ def test_alignment_on_ray_writes_the_same_files(ray, tmp_path):
             if path.is_file()
         }
     assert outputs["ray"] == outputs["processes"]
-    assert len(outputs["ray"]) == 6
+    assert len(outputs["ray"]) == 7  # four crops, the table, the settings and the detections
 
 
 @pytest.mark.slow

@@ -98,3 +98,5 @@ def test_the_centre_or_the_box_is_cut_out():
     half = base.square(image[:, 20:80, :1], 30)
     means = image[:, 20:80, 0].reshape(30, 2, 30, 2).mean((1, 3))
     np.testing.assert_allclose(half[..., 0], means, atol=0.51)
+    ramp = np.repeat(np.arange(0, 240, 8, dtype=np.uint8)[None], 30, axis=0)[..., None]
+    assert (np.diff(base.square(ramp, 60)[0, 1:-1, 0].astype(int)) == 4).all()  # enlarged without blocks

@@ -9,16 +9,19 @@ box) and `none` (the box alone) are what the paper compares it with.
 
 The output mirrors the tree of the input as PNG, which the data sets' builders take as they take the original (CK+:
 align `cohn-kanade-images` and put `Emotion` beside the result), with `faces.csv` (every image, every face, and why
-one has no crop), and `detections.jsonl`, from which a run that was cut short goes on and another crop is made without
-detecting again.
+one has no crop), `settings.txt` (what the crops are), and `detections.jsonl`, from which a run that was cut short goes
+on; copied into another output it saves detecting again for other crops. Landmarks that come with the data are read
+each time, as they may have been corrected.
 """
 
 import argparse
 import csv
 import dataclasses
 import functools
+import hashlib
 import json
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -30,7 +33,7 @@ import numpy as np
 from tqdm import tqdm
 
 from fer_jax.data import runners
-from fer_jax.data.detect import DETECTORS, Detector, Face, Supplied, make_detector
+from fer_jax.data.detect import DETECTORS, Detector, Face, ShapePredictor, Supplied, make_detector
 from fer_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,6 +44,7 @@ SEVERAL = ("largest", "all", "refuse")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".webp")
 _COLUMNS = ("path", "face", "status", "reason", "output", "x", "y", "width", "height", "roll")
 _LEFT, _BOTTOM, _RIGHT = 0, 8, 16  # landmarks 1, 9 and 17 of the paper
+_FURTHER = re.compile(r"(.+)-[1-9]\d*")  # the crop of a further face in an image; see `align_image`
 
 
 def roll(face: Face) -> float:
@@ -122,24 +126,31 @@ class Settings:
     detections: Path | None = None  # the file that keeps them; None: detections.jsonl in the output
 
 
-def align_image(path: str, known: dict | None, *, settings: Settings, detector: Detector | None) -> tuple[dict, list]:
+def align_image(
+    path: str, known: dict | None, *, settings: Settings, detector: Detector | Supplied
+) -> tuple[dict | None, list]:
     """Detects (unless `known`) and crops the faces of one image, and writes the crops.
 
+    Args:
+      detector: `Supplied` where the settings name landmarks.
+
     Returns:
-      Its line of detections.jsonl, and its rows of faces.csv.
+      Its line of detections.jsonl, but for the detector (None: there is no such file), and its rows of faces.csv.
     """
     source = settings.source / path
-    record = known or {"path": path, **stamp(source), "detector": _detector_name(settings)}
+    if not source.exists():
+        return None, [_row(path, "unreadable", "does not exist")]
+    record = known or {"path": path, **stamp(source)}
     image = cv2.imread(str(source), cv2.IMREAD_COLOR)
     if image is None:
         reason = "not an image, or damaged" if source.stat().st_size else "an empty file"
         return record | {"faces": []}, [_row(path, "unreadable", reason)]
     if "faces" not in record:
-        found = detector(image[..., ::-1]) if detector else Supplied(settings.landmarks)(Path(path))
+        found = detector(Path(path)) if settings.landmarks else detector(image[..., ::-1])
         record["faces"] = [_to_json(face) for face in sorted(found, key=lambda face: -face.box[2] * face.box[3])]
     faces = [_from_json(face) for face in record["faces"]]
     if not faces:
-        reason = "the detector finds none" if detector else f"no landmarks of it in {settings.landmarks}"
+        reason = f"no landmarks of it in {settings.landmarks}" if settings.landmarks else "the detector finds none"
         return record, [_row(path, "no face", reason)]
     if len(faces) > 1 and settings.several == "refuse":
         return record, [_row(path, "several faces", f"{len(faces)} faces; --several=largest or all takes them")]
@@ -176,7 +187,8 @@ def _row(path, status, reason, number="", face=None, output="") -> dict:
 
 def _to_json(face: Face) -> dict:
     points = {name: getattr(face, name) for name in ("landmarks", "eyes")}
-    return {"box": face.box} | {name: value.round(3).tolist() for name, value in points.items() if value is not None}
+    points = {name: value.round(3).tolist() for name, value in points.items() if value is not None}
+    return {"box": list(face.box)} | points
 
 
 def _from_json(face: dict) -> Face:
@@ -191,14 +203,22 @@ def stamp(path: Path) -> dict:
 
 
 def _detector_name(settings: Settings) -> str:
-    return f"supplied {settings.landmarks}" if settings.landmarks else settings.detector
+    """By what the faces found before are known to be those that would be found now."""
+    if settings.landmarks:
+        return f"supplied {settings.landmarks}"
+    parts = [settings.detector]
+    if settings.detector == "yunet":
+        parts.append(hashlib.sha256(settings.model.read_bytes()).hexdigest()[:12])
+    if ShapePredictor.available():
+        parts.append("with landmarks")
+    return " ".join(parts)
 
 
 def find_images(source: Path, output: Path) -> list[str]:
     """The images under a folder, relative to it, sorted; the output, should it lie there, is left out.
 
     Raises:
-      UserError: there are none, or two would have the same crop.
+      UserError: there are none.
     """
     if not source.is_dir():
         raise UserError(f"--input={source} is not a folder")
@@ -206,14 +226,54 @@ def find_images(source: Path, output: Path) -> list[str]:
     images = sorted(path.relative_to(source).as_posix() for path in paths if output not in path.parents)
     if not images:
         raise UserError(f"--input={source} has no images ({', '.join(SUFFIXES)})")
-    _refuse_same_crops(images, source)
     return images
 
 
-def _refuse_same_crops(images: Sequence[str], source: Path) -> None:
-    stems = Counter(str(Path(image).with_suffix("")) for image in images)
+def _stem(path: str) -> str:
+    return Path(path).with_suffix("").as_posix()
+
+
+def _refuse_same_crops(images: Sequence[str], settings: Settings) -> None:
+    stems = Counter(map(_stem, images))
+    where = f"under {settings.source}"
     if same := [stem for stem, count in stems.items() if count > 1]:
-        raise UserError(f"several images under {source} are named {same[0]}.*: their crops would be the same file")
+        raise UserError(f"several images {where} are named {same[0]}.*: their crops would be the same file")
+    if settings.several != "all":
+        return
+    if both := [(match[1], stem) for stem in stems if (match := _FURTHER.fullmatch(stem)) and match[1] in stems]:
+        several, one = both[0]
+        raise UserError(
+            f"images {where} are named {several}.* and {one}.*: with --several=all another face of the first would "
+            f"have the crop {one}.png, which is the second's; rename one of them or use --several=largest"
+        )
+
+
+def _claim(settings: Settings) -> None:
+    """Notes in the output what its crops are.
+
+    Raises:
+      UserError: it has other ones.
+    """
+    note = settings.output / "settings.txt"
+    crops = f"--method={settings.method} --several={settings.several} --size={settings.size}"
+    if note.exists() and (before := note.read_text().strip()) != crops:
+        raise UserError(
+            f"{settings.output} has crops of {before}, not of {crops}: choose another output folder (with a copy of "
+            f"detections.jsonl nothing is detected again), or delete this one"
+        )
+    note.with_suffix(".tmp").write_text(crops + "\n")
+    note.with_suffix(".tmp").replace(note)
+
+
+def _delete_old_crops(settings: Settings, images: Sequence[str], rows: Sequence[dict]) -> None:
+    """Deletes the crops that these images had before and have no more, as when no face is found in one now."""
+    stems, crops = set(map(_stem, images)), {row["output"] for row in rows}
+    for path in settings.output.rglob("*.png"):
+        crop = path.relative_to(settings.output).as_posix()
+        further = _FURTHER.fullmatch(_stem(crop)) if settings.several == "all" else None
+        of_these = _stem(crop) in stems or (further and further[1] in stems)
+        if of_these and crop not in crops and path.is_file():
+            path.unlink()
 
 
 def align_tree(
@@ -222,16 +282,20 @@ def align_tree(
     """Aligns images of a tree, all unless named; returns the rows of faces.csv, which it writes. See `runners.each`.
 
     Raises:
-      UserError: no images, a detector that cannot be had, crops of other settings in the output.
+      UserError: no images, two whose crops would be the same file, a detector that cannot be had, crops of other
+        settings in the output.
     """
     if images is None:
         images = find_images(settings.source, settings.output)
+    _refuse_same_crops(images, settings)
     settings.output.mkdir(parents=True, exist_ok=True)
     if settings.landmarks is None:
         make_detector(settings.detector, settings.model)  # fails here, not in every worker
     else:
         Supplied(settings.landmarks)
-    known = _known_detections(settings)
+    _claim(settings)
+    before, by = _known_detections(settings), {"detector": _detector_name(settings)}
+    known = {} if settings.landmarks else before  # landmarks may have been corrected, and are quickly read
     rows = []
     with (
         _detections(settings).open("a") as log,
@@ -240,11 +304,12 @@ def align_tree(
         work = ((image, known.get(image)) for image in images)
         start = functools.partial(_aligner, settings)
         for record, of_image in runners.each(start, work, runner=runner, workers=workers):
-            if record["path"] not in known:
-                log.write(json.dumps(record) + "\n")
+            if record and record | by != before.get(record["path"]):
+                log.write(json.dumps(record | by) + "\n")
             rows += of_image
             bar.update()
     rows.sort(key=lambda row: (row["path"], row["face"] or 0))
+    _delete_old_crops(settings, images, rows)
     table = settings.output / "faces.csv"
     with table.with_suffix(".tmp").open("w", newline="") as file:
         writer = csv.DictWriter(file, _COLUMNS, restval="")
@@ -260,7 +325,7 @@ def _detections(settings: Settings) -> Path:
 
 def _known_detections(settings: Settings) -> dict[str, dict]:
     """The lines of detections.jsonl that hold for the files as they are and for this detector."""
-    path = _detections(settings)
+    path, detector = _detections(settings), _detector_name(settings)
     known = {}
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -268,15 +333,18 @@ def _known_detections(settings: Settings) -> dict[str, dict]:
         except json.JSONDecodeError:
             continue  # cut short by a kill
         source = settings.source / record["path"]
-        if source.exists() and record == record | stamp(source) and record["detector"] == _detector_name(settings):
+        if source.exists() and record == record | stamp(source) | {"detector": detector}:
             known[record["path"]] = record
     return known
 
 
-def _aligner(settings: Settings) -> Callable[[tuple[str, dict | None]], tuple[dict, list]]:
+def _aligner(settings: Settings) -> Callable[[tuple[str, dict | None]], tuple[dict | None, list]]:
     """`align_image` of (path, known), with the settings and a detector of its own: made in each worker."""
     cv2.setNumThreads(1)  # the workers are the parallelism
-    detector = None if settings.landmarks else make_detector(settings.detector, settings.model)
+    if settings.landmarks:
+        detector = Supplied(settings.landmarks)
+    else:
+        detector = make_detector(settings.detector, settings.model)
     return lambda work: align_image(*work, settings=settings, detector=detector)
 
 
@@ -306,7 +374,6 @@ def align_pictures(
     images = sorted({path.as_posix() for path in paths})
     if videos := [image for image in images if Path(image).suffix.lower() not in SUFFIXES]:
         raise UserError(f"{root / videos[0]} cannot be aligned, only images can ({', '.join(SUFFIXES)}): leave it out")
-    _refuse_same_crops(images, root)
     supplied = root if landmarks else None
     settings = Settings(root, folder / method, method, landmarks=supplied, detections=folder / "detections.jsonl")
     rows = {row["path"]: row for row in align_tree(settings, images, runner=runner, workers=workers)}
@@ -324,8 +391,9 @@ def align_pictures(
 
 
 def landmarks_beside(pictures: Sequence["Picture"]) -> bool:
-    """Whether beside each picture lies a file of its landmarks, as `detect.Supplied` reads them."""
-    return all(Supplied(picture.path.parent)(Path(picture.path.name)) for picture in pictures)
+    """Whether beside each picture that is there lies a file of its landmarks, as `detect.Supplied` reads them."""
+    present = (picture.path for picture in pictures if picture.path.exists())
+    return all(Supplied(path.parent)(Path(path.name)) for path in present)
 
 
 def _holds_centre(box: tuple[float, float, float, float], face: dict) -> bool:

@@ -204,14 +204,18 @@ def write_clean(path: Path, dataset: prepare.Dataset, exclude: dict[str, list[in
     path.write_text(json.dumps(record) + "\n")
 
 
-def read_clean(path: str | Path, dataset: prepare.Dataset) -> dict[str, np.ndarray]:
+def read_clean(path: str | Path, dataset: prepare.Dataset, *, align: str = "") -> dict[str, np.ndarray]:
     """What `--write-clean` wrote: for each split of the data set the indices to leave out, int64 [n], ascending.
+
+    Args:
+      align: how the data set was aligned, for messages.
 
     Raises:
       UserError: there is no such file, it is no such list, or it is one of other data.
     """
-    variant = f" --variant={dataset.variant}" if dataset.variant else ""
-    again = f"write one for the data at hand: python -m fer_jax.data.audit {dataset.name}{variant} --write-clean={path}"
+    options = {"variant": dataset.variant, "align": align, "write-clean": path}
+    given = " ".join(f"--{name}={value}" for name, value in options.items() if value)
+    again = f"write one for the data at hand: python -m fer_jax.data.audit {dataset.name} {given}"
     try:
         record = json.loads(Path(path).read_text())
         name, fingerprint = record["dataset"], record["fingerprint"]
@@ -303,6 +307,7 @@ def _with_copy(groups: list[list[Place]], splits: list[str]) -> dict[str, dict[s
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend."""
+    from fer_jax.data.align import METHODS
     from fer_jax.data.datasets import DATASETS
 
     parser = argparse.ArgumentParser(
@@ -312,6 +317,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("name", help=", ".join(DATASETS))
     parser.add_argument("--data_dir", type=Path, help="where the raw data lie")
     parser.add_argument("--variant", help="of the data set, e.g. majority of ferplus")
+    parser.add_argument("--align", default="", choices=METHODS, help="align the photographs first, as data.align does")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default runs/audit-NAME")
     parser.add_argument("--write-clean", type=Path, metavar="FILE", help="list the examples to leave out")
     parser.add_argument(
@@ -325,7 +331,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UserError(
                 f"--correlation={options.correlation:g} must be above 0 and at most 1, e.g. {CORRELATION:g}"
             )
-        dataset = prepare.load(options.name, variant=options.variant, data_dir=options.data_dir)
+        asked = {"variant": options.variant, "align": options.align, "data_dir": options.data_dir}
+        dataset = prepare.load(options.name, **asked)
         found = audit(dataset, options.correlation)
         output = options.output or Path("runs") / f"audit-{options.name}"
         try:

@@ -19,7 +19,7 @@ from fer_jax.errors import UserError, unknown
 
 LEFT_EYE, RIGHT_EYE = slice(36, 42), slice(42, 48)  # of the image, not of the person
 DETECTORS = ("dlib", "haar", "yunet")
-_SUFFIXES = (".pts", "_landmarks.txt", ".txt")
+LANDMARK_SUFFIXES = (".pts", "_landmarks.txt", ".txt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +186,7 @@ class Supplied:
         """The faces of the image at `path`, relative to the images' tree."""
         if self._rows is not None:
             return [Face.from_landmarks(points) for points in self._rows.get(path.as_posix(), [])]
-        files = (self._source / path.parent / (path.stem + suffix) for suffix in _SUFFIXES)
+        files = (self._source / path.parent / (path.stem + suffix) for suffix in LANDMARK_SUFFIXES)
         return [Face.from_landmarks(read_landmarks(file)) for file in files if file.is_file()][:1]
 
 

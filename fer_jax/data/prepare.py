@@ -9,6 +9,7 @@ command goes on where it was.
 
 import argparse
 import contextlib
+import errno
 import hashlib
 import io
 import itertools
@@ -28,6 +29,7 @@ from fer_jax.config import cache_directory
 from fer_jax.data import align as align_lib
 from fer_jax.data import combine
 from fer_jax.data.dataset import Dataset
+from fer_jax.data.detect import LANDMARK_SUFFIXES
 from fer_jax.data.lock import alone
 from fer_jax.errors import UserError, unknown
 
@@ -88,9 +90,12 @@ def load(
     if not (directory / _RECORD).exists():
         try:
             _prepare(builder_class, variant, raw, directory, align=align, runner=runner, workers=workers)
-        except PermissionError as error:
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
             raise UserError(
-                f"cannot write to {directory}: set FER_JAX_CACHE to a folder that you can write to"
+                f"cannot write to {directory} ({error.strerror}): make room, or set FER_JAX_CACHE to a folder that has "
+                f"it and that you can write to"
             ) from error
     return _read(directory)
 
@@ -162,7 +167,10 @@ def _prepared_before(cache: Path, stem: str, builder_class) -> Path | None:
 
 
 def _raw_key(builder_class, variant: str, raw: tuple[Path, ...], align: str) -> str:
-    """A digest of what decides on the prepared content: the raw files, the builder and, for drawn faces, OpenCV."""
+    """A digest of what decides on the prepared content: the raw files, the builder and, for drawn faces, OpenCV.
+
+    Aligned pictures are decided on by the landmarks beside them too.
+    """
     digest = hashlib.sha256(f"{builder_class.__name__} {builder_class.VERSION} {variant}".encode())
     digest.update(align.encode())
     if builder_class.SYNTHETIC:
@@ -172,7 +180,7 @@ def _raw_key(builder_class, variant: str, raw: tuple[Path, ...], align: str) -> 
         digest.update(cv2.__version__.encode())
         for module in (facs, portrait, synthetic, sys.modules[builder_class.__module__]):
             digest.update(Path(module.__file__).read_bytes())
-    for path in raw:
+    for path in (*raw, *(_landmarks(raw) if align else ())):
         if path.is_dir():
             digest.update(_listing(path))
             continue
@@ -180,6 +188,17 @@ def _raw_key(builder_class, variant: str, raw: tuple[Path, ...], align: str) -> 
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:12]
+
+
+def _landmarks(raw: tuple[Path, ...]) -> list[Path]:
+    """The files of landmarks beside the pictures among the raw files, or in folders that stand for pictures."""
+    found = set()
+    for path in raw:
+        if path.is_dir():
+            found.update(file for file in path.rglob("[!.]*") if file.name.endswith(LANDMARK_SUFFIXES))
+        elif path.suffix.lower() in align_lib.SUFFIXES:
+            found.update(path.with_name(path.stem + ending) for ending in LANDMARK_SUFFIXES)
+    return sorted(path for path in found if path.is_file())
 
 
 def _listing(folder: Path) -> bytes:

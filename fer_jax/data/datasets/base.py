@@ -166,6 +166,7 @@ class PictureBuilder(FaceBuilder, skip_registration=True):
       runner, workers: what reads, crops and encodes them, see `runners.each`.
     """
 
+    VERSION = tfds.core.Version("1.1.0")  # 1.0.0 enlarged small faces to blocks
     IMAGE_SHAPE = (SIDE, SIDE, 3)
     aligned: dict[str, list[Picture]] | None = None  # what is read in the place of `pictures`, where that is to be
 
@@ -286,8 +287,9 @@ def square(image: np.ndarray, side: int, box: tuple[float, float, float, float] 
     if crop.shape[:2] != (length, length):
         below, right = max(top + length - height, 0), max(left + length - width, 0)
         crop = cv2.copyMakeBorder(crop, max(-top, 0), below, max(-left, 0), right, cv2.BORDER_REPLICATE)
-    if length != side:
-        crop = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)
+    if length != side:  # INTER_AREA would enlarge to blocks
+        method = cv2.INTER_AREA if length > side else cv2.INTER_LINEAR
+        crop = cv2.resize(crop, (side, side), interpolation=method)
     return np.ascontiguousarray(crop).reshape(side, side, image.shape[2])
 
 

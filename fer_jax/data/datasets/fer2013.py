@@ -31,7 +31,7 @@ OFFICIAL_CLASSES = {
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "publictest"),
-    "test": ("test", "privatetest"),
+    "test": ("test", "testing", "privatetest"),
 }
 _CSV_NAMES = ("fer2013.csv", "icml_face_data.csv")
 _PACKINGS = ("", ".gz", ".xz", ".zip")

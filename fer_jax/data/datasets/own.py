@@ -1,6 +1,7 @@
 """Data of one's own: a CSV file of images and emotions, or a folder for each emotion with images and videos."""
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from fer_jax.errors import UserError
 
 COLUMNS = ("path", "emotion", "intensity", "subject", "split")  # the first two are needed
 EVERY = 5  # of how many frames of a video one is taken
-_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _VIDEOS = (".mp4", ".avi")
 
 
@@ -169,13 +170,13 @@ class Folder(PictureBuilder):
     one split. The whole centre of a picture is taken.
 
     Source: one's own.
-    Layout: [split/]emotion/*.jpg, png, bmp, tif, mp4 or avi.
+    Layout: [split/]emotion/*.jpg, png, bmp, tif, webp, mp4 or avi. Other files are counted in a note.
     """
 
     CITATION = ""
     ORIGIN = (
-        "Expected in --data_dir: a folder for each emotion (angry, happy, ...) with images (.jpg, .png, .bmp, .tif) or "
-        "videos (.mp4, .avi), if wanted within the folders train, validation and test."
+        "Expected in --data_dir: a folder for each emotion (angry, happy, ...) with images (.jpg, .png, .bmp, .tif, "
+        ".webp) or videos (.mp4, .avi), if wanted within the folders train, validation and test."
     )
 
     def __init__(self, *, raw, variant="", **options):
@@ -191,6 +192,9 @@ class Folder(PictureBuilder):
 
     def pictures(self):
         root, *files = self.raw
+        if unused := Counter(path.suffix.lower() or path.name for path in set(_files(root)).difference(files)):
+            shown = ", ".join(f"{count:,} {suffix}" for suffix, count in unused.most_common())
+            self.notes.append(f"files that are not used, being no images or videos in an emotion's folder: {shown}")
         pictures = [Picture(path, _emotion(path.parent), path.relative_to(root).as_posix()) for path in files]
         if files[0].parent.parent != root:
             splits = {split: set() for split in SPLITS}
@@ -245,12 +249,16 @@ def _find_files(root: Path) -> list[Path]:
     """The images and videos of root/[split/]emotion, sorted.
 
     Raises:
-      UserError: a folder with such files that is no emotion, or emotions beside splits.
+      UserError: a folder with such files that is no emotion, or one beside splits that is none.
     """
     folders = _folders(root)
     splits = [folder for folder in folders if _split_of(folder.name)]
-    if splits and (beside := [folder for folder in folders if _is_emotion(folder)]):
-        raise UserError(f"{beside[0]} lies beside {splits[0]}: put it into one of the splits, or elsewhere")
+    for beside in folders if splits else ():
+        if beside not in splits and any(path.suffix.lower() in _IMAGES + _VIDEOS for path in _files(beside)):
+            raise UserError(
+                f"{beside} lies beside {splits[0]} and is no split ({', '.join(SPLITS)}): name it as one, put it into "
+                f"one of the splits, or elsewhere"
+            )
     files = []
     for split in splits or [root]:
         found = [path for folder in _folders(split) for path in _media(folder)]
@@ -260,6 +268,13 @@ def _find_files(root: Path) -> list[Path]:
     for folder in {path.parent: None for path in files}:
         _emotion(folder)
     return files
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """All files below a folder, but for hidden ones."""
+    for path in root.rglob("[!.]*"):
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts):
+            yield path
 
 
 def _folders(root: Path) -> Sequence[Path]:
@@ -272,13 +287,6 @@ def _media(folder: Path) -> Sequence[Path]:
 
 def _split_of(name: str) -> str | None:
     return next((split for split, names in SPLIT_FOLDERS.items() if name.lower() in names), None)
-
-
-def _is_emotion(folder: Path) -> bool:
-    try:
-        return bool(canonical(folder.name))
-    except ValueError:
-        return False
 
 
 def _emotion(folder: Path) -> str:
