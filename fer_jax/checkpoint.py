@@ -76,8 +76,8 @@ class Checkpoints:
         if found is None:
             return None
         restored, newer = found
-        for step, error in newer.items():
-            log.warning("checkpoint %s is damaged and passed over: %s", self.directory / str(step), error)
+        for step, reason in newer.items():
+            log.warning("checkpoint %s is damaged and passed over: %s", self.directory / str(step), reason)
             self._delete(step)
         return restored.state, restored.meta
 
@@ -86,19 +86,23 @@ class Checkpoints:
         found = self._newest(meta=ocp.args.JsonRestore())
         return found and found[0].meta
 
-    def _newest(self, **items) -> tuple[ocp.args.Composite, dict[int, Exception]] | None:
+    def _newest(self, **items) -> tuple[ocp.args.Composite, dict[int, str]] | None:
         """These items of the newest checkpoint of which they can be read, and why they could not of newer ones."""
-        errors: dict[int, Exception] = {}
+        reasons: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
+            restored, reason = None, ""
             try:
-                return self._manager.restore(step, args=ocp.args.Composite(**items)), errors
+                restored = self._manager.restore(step, args=ocp.args.Composite(**items))
             except Exception as error:  # Orbax and tensorstore raise whatever the damage made them
-                errors[step] = error
-        if errors:
-            reasons = "".join(f"\n  {step}: {str(error).strip()[:500]}" for step, error in errors.items())
+                reason = str(error).strip()[:500] or type(error).__name__
+            if not sharding.any_process(restored is None):
+                return restored, reasons
+            reasons[step] = reason or "another process cannot read it"
+        if reasons:
+            listed = "".join(f"\n  {step}: {reason}" for step, reason in reasons.items())
             raise UserError(
                 f"no checkpoint in {self.directory} can be read; they are left as they are. If they are damaged, "
-                f"delete the folder to start anew:{reasons}"
+                f"delete the run to start anew:{listed}"
             )
         return None
 

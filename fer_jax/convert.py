@@ -51,8 +51,8 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     readers = {".hdf5": _read_hdf5, ".h5": _read_hdf5, ".safetensors": _read_safetensors, ".pth": _read_pth}
     if path.suffix not in readers:
         raise UserError(f"{path}: expected a file ending in {', '.join(readers)}")
-    if not path.exists():
-        raise UserError(f"{path} does not exist")
+    if not path.is_file():
+        raise UserError(f"{path} does not exist, or is no file")
     return readers[path.suffix](path)
 
 
@@ -246,12 +246,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         variables, metadata = convert(options.model, read_tensors(options.input))
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.save_weights(options.output, variables, metadata | {"source": options.input.name})
+        try:
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            checkpoint.save_weights(options.output, variables, metadata | {"source": options.input.name})
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"--output={options.output} cannot be written: {error}") from error
     except UserError as error:
         sys.exit(f"error: {error}")
-    except (OSError, SafetensorError) as error:
-        sys.exit(f"error: --output={options.output} cannot be written: {error}")
     count = sum(leaf.size for name in ("params", "batch_stats") for leaf in jax.tree.leaves(variables.get(name, {})))
     print(f"{options.output}: {options.model}, {count:,} numbers")
 

@@ -243,7 +243,8 @@ def fit(
                 course.log.timing(row)
             bar.advance(images)
             epoch_ends = course.step % order.steps_per_epoch == 0
-            row_ends = epoch_ends or len(course.window) >= config.train.log_every
+            single = results["loss"].ndim == 0  # else the steps of a program, whose rows are written with their epoch
+            row_ends = epoch_ends or (single and len(course.window) >= config.train.log_every)
             if row_ends:
                 bar.show(loss=course.write())
             if epoch_ends:
@@ -261,7 +262,7 @@ def fit(
                         course.save(state, best)
                     best, saved = None, course.step
                 course.log.timing(clock.epoch(course.step))
-            if interruption.agreed(together=row_ends) and course.step < stop:
+            if interruption.agreed(together=row_ends or not single) and course.step < stop:
                 if saved != course.step:
                     course.save(state, best)
                 course.close()
@@ -274,7 +275,9 @@ def finish(course: Course, state: train.TrainState) -> dict:
     """Evaluates the selected weights once more, on the test split where there is one, and writes the results."""
     experiment, workdir = course.experiment, course.workdir
     selected_on = "validation" if "validation" in experiment.splits else None
-    if selected_on and (restored := course.best.restore(state)):
+    if selected_on:
+        if (restored := course.best.restore(state)) is None:
+            raise UserError(f"{course.best.directory} is gone, and with it the weights to report: delete {workdir}")
         state, _ = restored
     split = reported_split(experiment.splits)
     dataset, config = experiment.dataset, experiment.config

@@ -84,6 +84,11 @@ def in_turn(what: str) -> Iterator[None]:
         raise UserError(f"process {failures.argmax()} failed where {what}: see what it says")
 
 
+def any_process(flag: bool) -> bool:
+    """Whether it is true in one of the processes, all of which ask; the same in each."""
+    return bool(multihost_utils.process_allgather(np.array(flag)).any()) if jax.process_count() > 1 else flag
+
+
 def wait_for_all(what: str) -> None:
     """Returns when every process has come here."""
     if jax.process_count() > 1:

@@ -258,6 +258,8 @@ def fit(courses: Sequence[Course], form: str, *, started: float, until: int | No
         while step < stop and crew.going():
             most = 1 if _on_cpu(experiment) else train.steps_at_once(steps_per_epoch - step % steps_per_epoch)
             state, results = stack.take(state, keys, step, most)
+            if most > 1:
+                jax.block_until_ready(results)  # as in `train.scanned_steps`
             crew.add(results)
             images = len(results["loss"]) * images_a_step
             step += len(results["loss"])
@@ -265,7 +267,7 @@ def fit(courses: Sequence[Course], form: str, *, started: float, until: int | No
                 crew.timing(row)
             bar.advance(images)
             epoch_ends = step % steps_per_epoch == 0
-            if epoch_ends or crew.waiting >= experiment.config.train.log_every:
+            if epoch_ends or crew.waiting == experiment.config.train.log_every:  # whole rows, as of a run alone
                 bar.show(loss=crew.write())
             if epoch_ends:
                 clock.trained()
@@ -413,8 +415,10 @@ def most_members(experiment: Experiment, members: int) -> int:
     used = (device.memory_stats() or {}).get("bytes_in_use", 0)
     free = MEMORY_SHARE * device_memory(device) - used
     states, temporary = _bytes(experiment)
-    for count in range(members, 1, -1):
+
+    def fits(count: int) -> bool:
         dealt = gcd(count, experiment.mesh.size)  # see `Stack`: parts of the stack; the batch is cut for the rest
-        if count // dealt * (states + temporary * dealt) <= free:
-            return count
-    return 1
+        return count < 2 or count // dealt * (states + temporary * dealt) <= free
+
+    # What is left over after stacks of this size is one, too.
+    return next(count for count in range(members, 0, -1) if fits(count) and fits(members % count))

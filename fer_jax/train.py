@@ -251,6 +251,7 @@ def scanned_steps(
         epoch, start = divmod(step, order.steps_per_epoch)
         count = steps_at_once(order.steps_per_epoch - start, most)
         state, metrics = program(state, split.arrays, order.epoch(epoch)[start : start + count], key, hyper)
+        jax.block_until_ready(metrics)  # or all parts of an epoch would be under way before a signal is looked for
         yield state, metrics
         step += count
 

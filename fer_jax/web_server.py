@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,7 +50,10 @@ class TooLarge(Exception):
 
 
 class Guard:
-    """ASGI middleware: our Content-Security-Policy on every answer, and no request larger than an upload may be."""
+    """ASGI middleware: our Content-Security-Policy on every answer, and no request larger than an upload may be.
+
+    Nor one for a file elsewhere, which Gradio would fetch and hand on.
+    """
 
     ROOM = 2**20  # bytes of a request beyond the file in it
 
@@ -68,6 +72,10 @@ class Guard:
                 message = message | {"headers": [*message.get("headers", []), *encoded]}
             await send(message)
 
+        async def refuse(status, why):
+            await send({"type": "http.response.start", "status": status, "headers": []})
+            await send({"type": "http.response.body", "body": why})
+
         async def receive_guarded():
             nonlocal received
             message = await receive()
@@ -79,6 +87,9 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if re.search("https?:", scope["path"], re.IGNORECASE):
+            await refuse(403, b"no files from elsewhere")
+            return
         length = dict(scope["headers"]).get(b"content-length", b"0")
         try:
             if length.isdigit() and int(length) > MAX_BYTES + self.ROOM:
@@ -87,8 +98,7 @@ class Guard:
             await self._app(scope, receive_guarded, send_guarded)
         except TooLarge:
             if not answered:
-                await send({"type": "http.response.start", "status": 413, "headers": []})
-                await send({"type": "http.response.body", "body": b"larger than an upload may be"})
+                await refuse(413, b"larger than an upload may be")
 
 
 @contextlib.contextmanager

@@ -323,6 +323,9 @@ def test_a_crop_that_is_no_more_is_deleted(tree, tmp_path):
         "no face", "unreadable", "ok"
     ]  # fmt: skip
     assert crops() == ["a/2.png", "sheet.png"]
+    (out / "a/0.png").write_bytes((out / "a/2.png").read_bytes())  # cut out by hand
+    run(source, table, out, runner="threads", several="all")
+    assert crops() == ["a/0.png", "a/2.png", "sheet.png"]
 
 
 def test_images_whose_crops_would_be_the_same_file_are_refused(tree, tmp_path):

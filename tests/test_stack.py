@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import time
 
 import jax
@@ -97,6 +98,26 @@ def test_a_member_takes_the_steps_that_it_would_take_alone(experiment, alone, tm
     assert results["metrics"]["loss"] == pytest.approx(reference["metrics"]["loss"], abs=1e-5)
 
 
+def test_where_an_epoch_is_several_programs_the_rows_are_those_of_a_run_alone(experiment, tmp_path, monkeypatch):
+    members = [each | {"train.log_every": 3} for each in NUMBERS[:2]]
+    config = config_lib.overridden(small_config(), members[0])
+    run.claim_workdir(tmp_path / "alone", config)
+    run.fit(experiment.sibling(config), tmp_path / "alone", started=0.0, until=8)
+    monkeypatch.setattr(stack, "_on_cpu", lambda experiment: False)
+    monkeypatch.setattr(stack.train, "steps_at_once", lambda left: 4)
+    stack.fit(open_courses(experiment, tmp_path, members), "grouped", started=0.0, until=8)
+    alone, stacked = (logs.read_rows(tmp_path / name / "metrics.jsonl") for name in ("alone", "0"))
+    assert [row["step"] for row in stacked if row["split"] == "train"] == [3, 6, 8]
+    assert [row["step"] for row in alone] == [row["step"] for row in stacked]
+
+
+def test_a_run_whose_selected_weights_are_gone_reports_no_others(experiment, alone, tmp_path):
+    shutil.copytree(alone / "0", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/checkpoints/best")
+    with pytest.raises(UserError, match=r"checkpoints/best is gone, and with it the weights to report: delete .*run"):
+        run.complete(experiment, tmp_path / "run", started=0.0)
+
+
 @pytest.mark.slow
 def test_by_columns_it_takes_the_same_steps(experiment, alone, tmp_path):
     stack.fit(open_courses(experiment, tmp_path, NUMBERS), "columns", started=0.0, until=16)
@@ -177,7 +198,7 @@ def test_a_stack_larger_than_the_memory_is_split(experiment, monkeypatch):
         (1, 0, 5, 1),
         (8, 180, 8, 8),  # a member a device, with its whole batch of eight times a device's share
         (8, 179, 8, 4),  # two devices a member
-        (8, 180, 7, 4),  # seven can't be dealt out: all would be on each device
+        (8, 180, 7, 2),  # seven or three can't be dealt out: all would be on each device
     ):
         mesh = sharding.make_mesh(jax.devices()[:devices])
         assert stack.most_members(dataclasses.replace(experiment, mesh=mesh), members) == most, (devices, room)

@@ -52,6 +52,7 @@ def run_steps(config, mesh, steps, form="loop"):
         most = {"scan": train.MOST_STEPS, "parts": 4}[form]
         iterator = train.scanned_steps(state, split, order, key, hyper, recipe=recipe, mesh=mesh, most=most)
     for current, metrics in iterator:
+        assert form == "loop" or metrics["loss"].is_ready()  # signals are looked for in between
         losses.extend(np.atleast_1d(metrics["loss"]).tolist())
         if len(losses) >= steps:
             return np.array(losses), jax.device_get(current)

@@ -269,7 +269,7 @@ def test_the_guard_caps_requests_and_forbids_outside_content():
         async def send(message):
             sent.append(message)
 
-        scope = {"type": "http", "headers": [(b"content-length", str(length).encode())]}
+        scope = {"type": "http", "path": "/", "headers": [(b"content-length", str(length).encode())]}
         asyncio.run(web_server.Guard(app)(scope, None, send))
         return sent
 
@@ -295,7 +295,7 @@ def test_the_guard_counts_what_comes_without_a_stated_length():
         async def send(message):
             sent.append(message)
 
-        asyncio.run(web_server.Guard(app)({"type": "http", "headers": []}, receive, send))
+        asyncio.run(web_server.Guard(app)({"type": "http", "path": "/", "headers": []}, receive, send))
         return sent[0]["status"], len(left)
 
     assert ask(100) == (200, 0)
@@ -401,8 +401,11 @@ def test_nothing_is_fetched_for_a_visitor(served, monkeypatch):
         asked.append(url)
 
     monkeypatch.setattr("gradio.processing_utils.sh.get", get)
+    monkeypatch.setattr("safehttpx.async_validate_url", get)
     answer = answered(address, "https://faces.example/photo.png")
     assert not answer["success"]
+    for path in ("file=https://faces.example/a.png", "file=HTTP%3A//faces.example/a", "file/https://faces.example/a"):
+        assert ask(f"{address}gradio_api/{path}")[0] == 403
     assert asked == []
     assert not list(folder.rglob("photo.png"))
 

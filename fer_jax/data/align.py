@@ -266,14 +266,14 @@ def _claim(settings: Settings) -> None:
 
 
 def _delete_old_crops(settings: Settings, images: Sequence[str], rows: Sequence[dict]) -> None:
-    """Deletes the crops that these images had before and have no more, as when no face is found in one now."""
-    stems, crops = set(map(_stem, images)), {row["output"] for row in rows}
-    for path in settings.output.rglob("*.png"):
-        crop = path.relative_to(settings.output).as_posix()
-        further = _FURTHER.fullmatch(_stem(crop)) if settings.several == "all" else None
-        of_these = _stem(crop) in stems or (further and further[1] in stems)
-        if of_these and crop not in crops and path.is_file():
-            path.unlink()
+    """Deletes the crops that faces.csv has of these images and `rows` have no more, as when no face is found now."""
+    table = settings.output / "faces.csv"
+    if not table.exists():
+        return
+    with table.open(newline="") as file:
+        before = {row["output"] for row in csv.DictReader(file) if row["path"] in set(images)}
+    for crop in before - {row["output"] for row in rows} - {""}:
+        (settings.output / crop).unlink(missing_ok=True)
 
 
 def align_tree(

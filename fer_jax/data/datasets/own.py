@@ -194,7 +194,7 @@ class Folder(PictureBuilder):
         root, *files = self.raw
         if unused := Counter(path.suffix.lower() or path.name for path in set(_files(root)).difference(files)):
             shown = ", ".join(f"{count:,} {suffix}" for suffix, count in unused.most_common())
-            self.notes.append(f"files that are not used, being no images or videos in an emotion's folder: {shown}")
+            self.notes.append(f"files that are not images or videos in an emotion's folder: {shown}")
         pictures = [Picture(path, _emotion(path.parent), path.relative_to(root).as_posix()) for path in files]
         if files[0].parent.parent != root:
             splits = {split: set() for split in SPLITS}
