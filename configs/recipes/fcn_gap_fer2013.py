@@ -1,7 +1,10 @@
-"""The fully convolutional net with global average pooling on FER2013, trained longer and harder than in its paper.
+"""The fully convolutional net with global average pooling on FER2013, trained harder than in its paper.
 
-The net of configs/fcn_gap.py, with augmentation in position, size, contrast and by erasing, label smoothing, a warm-up
-and a moving average of the weights. Aim: 68 % of PublicTest (the paper: 66); not trained yet, for it takes a GPU.
+The net of configs/fcn_gap.py by Muon (Jordan et al. 2024), with augmentation in position, size and contrast, label
+smoothing, a moving average of the weights, and smaller images for the first 8 epochs: 64.03 % of PublicTest (the paper:
+66; aim: 68), one seed, the last of 32 epochs, in 78 minutes on two CPU cores beside another training. It was still
+improving, and fits the augmented training images no better than these (64 %): longer, on a GPU, should give more
+(`--config.train.epochs=150`). Log: tests/benchmarks/results/fcn_gap_fer2013_cpu.
 Command: python -m fer_jax.main --config=configs/recipes/fcn_gap_fer2013.py --data_dir=PATH
 """
 
@@ -17,15 +20,18 @@ def get_config(dataset: str = "fer2013") -> ConfigDict:
     config.model.options.dropout = 0.2
     config.data.normalization = "symmetric"
     config.head.label_smoothing = 0.1
-    config.augment.shift = 0.08
-    config.augment.rotate = 10.0
-    config.augment.scale = 0.1
+    config.augment.shift = 0.1
+    config.augment.rotate = 15.0
+    config.augment.scale = 0.15
     config.augment.contrast = 0.2
-    config.augment.erase = 0.1
-    config.optim.name = "adam"
-    config.optim.learning_rate = 4e-3
-    config.optim.warmup_epochs = 2.0
-    config.train.batch_size = 128
-    config.train.epochs = 150
+    config.optim.name = "muon"
+    config.optim.momentum = 0.95
+    config.optim.learning_rate = 0.01
+    config.optim.decoupled = True
+    config.optim.weight_decay = 0.05
+    config.optim.warmup_epochs = 1.0
+    config.train.batch_size = 64
+    config.train.smaller_first = ((8, 32),)
+    config.train.epochs = 32
     config.train.ema_decay = 0.999
     return config.lock()
