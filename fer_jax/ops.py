@@ -48,11 +48,11 @@ def conv(x: jax.Array, kernel: jax.Array, strides, padding, **options) -> jax.Ar
     """`lax.conv_general_dilated` as `flax.linen.Conv` calls it: x [B, H, W, C], kernel [KH, KW, C, F].
 
     On a CPU it takes other forms, each measured at the shapes of our nets. A kernel of one pixel is a matrix product
-    (its gradient 2 to 7 times as fast), one of up to 27 values, as of a net's first layer, a sum of shifted images
-    (1.7 to 12 times), 3x3 of up to eight channels takes two pixels at a time (1.6 to 3 times), 3x3 and 5x5 of many are
-    Winograd's (`winograd`, 1.2 to 1.4 times); so do the gradients of x. One without padding is padded and cropped where
-    XLA takes YNNPACK's, from 17 channels on (1.5 to 3 times). The kernel's gradient is summed over parts of the batch,
-    for XLA gives each such convolution one thread (up to 8 times as fast for large images, on two cores).
+    (its gradient 2 to 7 times as fast), 3x3 of up to three channels one with the nine shifted images (1.2 to 3 times),
+    of up to eight it takes two pixels at a time (1.6 to 3 times), 3x3 and 5x5 of many are Winograd's (`winograd`, 1.2
+    to 1.4 times); so do the gradients of x. One without padding is padded and cropped where XLA takes YNNPACK's, from
+    17 channels on (1.5 to 3 times). The kernel's gradient is summed over parts of the batch, for XLA gives each such
+    convolution one thread (up to 8 times as fast for large images, on two cores).
     """
     plain = functools.partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
     dilated = {*options.get("lhs_dilation", (1,)), *options.get("rhs_dilation", (1,))} != {1}
@@ -81,8 +81,8 @@ def _pointwise(x, kernel, *, strides):
 
 @functools.partial(jax.custom_vjp, nondiff_argnames=("strides", "sides"))
 def _spatial(x, kernel, strides, sides):
-    if math.prod(kernel.shape[:3]) <= 27 and strides == (1, 1):
-        return _by_taps(x, kernel, sides)
+    if kernel.shape[:2] == (3, 3) and x.shape[-1] <= 3 and strides == (1, 1):
+        return _by_columns(x, kernel, strides, sides)
     return _dense(x, kernel, strides, sides)
 
 
@@ -143,18 +143,6 @@ def _direct(x, kernel, strides, sides):
     padding = ((0, height), (0, width)) if crop else sides
     y = lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
     return y[:, : x.shape[1] - height, : x.shape[2] - width] if crop else y
-
-
-def _by_taps(x, kernel, sides):
-    """The sum of the shifted image times each value of the kernel, which XLA fuses to one pass over memory."""
-    wide, taps = (array.astype(jnp.float32) for array in (x, kernel))  # summed so, as XLA's convolution is
-    wide = jnp.pad(wide, ((0, 0), *sides, (0, 0)))
-    rows, columns = (n - k + 1 for n, k in zip(wide.shape[1:3], taps.shape, strict=False))
-    total = sum(
-        wide[:, i : i + rows, j : j + columns, channel : channel + 1] * taps[i, j, channel]
-        for i, j, channel in itertools.product(*map(range, taps.shape[:3]))
-    )
-    return total.astype(x.dtype)
 
 
 def _by_columns(x, kernel, strides, sides):
