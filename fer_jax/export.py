@@ -211,7 +211,7 @@ def export(
     # Else a GPU or TPU multiplies float32 with fewer bits, and its answers are not those of other machines.
     with jax.default_matmul_precision("highest"):
         expected = net.predict(faces.images)
-        if not np.isfinite(expected.probabilities).all():
+        if expected.damaged.any():
             raise UserError(f"{source}: answers are not finite; its weights are damaged or its training diverged")
         rows = [Row(source, "run", "float32", _accuracy(expected, faces), 0.0)]
         for precision in precisions:

@@ -40,6 +40,11 @@ class Prediction(NamedTuple):
         """The most probable emotion of each face."""
         return [self.emotions[i] for i in self.probabilities.argmax(1)]
 
+    @property
+    def damaged(self) -> np.ndarray:
+        """Whether these are no probabilities, bool [n]: not finite, or all 0, which XLA makes of NaN at times."""
+        return ~(np.abs(self.probabilities.sum(1) - 1) < 1e-3)
+
 
 @dataclasses.dataclass(frozen=True)
 class Recognizer:

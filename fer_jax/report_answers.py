@@ -124,7 +124,7 @@ def ask(
         raise UserError(f"the {split} split of {name} has no images with a label to score: choose another --split")
     image = arrays["image"][chosen]
     prediction = net.predict(image)
-    if damaged := int((~np.isfinite(prediction.probabilities)).any(1).sum()):
+    if damaged := int(prediction.damaged.sum()):
         raise UserError(
             f"the network of {workdir} gives outputs that are not finite for {damaged:,} of {len(image):,} images: its "
             f"weights are damaged or its training diverged; train again, e.g. with a lower optim.learning_rate"

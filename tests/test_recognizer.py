@@ -36,6 +36,15 @@ def test_a_loaded_network_answers_as_its_run_did(runs):
         assert none.intensities.shape == (0, 6)
 
 
+def test_what_is_no_probability_is_told():
+    probabilities = np.array([[0.2, 0.8], [np.nan, 1.0], [0.0, 0.0]], np.float32)
+    assert recognizer.Prediction(probabilities, np.zeros((3, 1)), ("happy", "sad")).damaged.tolist() == [
+        False,
+        True,
+        True,
+    ]
+
+
 def test_an_ensemble_is_the_mean_of_its_members(runs):
     workdirs, raw = runs
     members = [recognizer.load(workdir) for workdir in workdirs]
