@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from fer_jax import config as config_lib
-from fer_jax import stack
+from fer_jax import stack, stack_cost
 from fer_jax.benchmark_measure import Work, alternate, fit_line, spread
 from fer_jax.benchmark_models import Settings, Start, Step, Training, config_of, random_experiment
 from fer_jax.course import fresh_state
@@ -82,8 +82,8 @@ def _members(experiment: Experiment) -> dict[str, Work]:
 
 def _members_work(experiment: Experiment, members: int) -> Work:
     configs = [config_lib.overridden(experiment.config, {"seed": seed}) for seed in range(members)]
-    plan = stack.choose(experiment, members)
-    if plan.form == stack.SEQUENTIAL:
+    plan = stack_cost.choose(experiment, members)
+    if plan.form == stack_cost.SEQUENTIAL:
         siblings = [experiment.sibling(config) for config in configs]
         trainings = [Training(sibling, fresh_state(sibling)) for sibling in siblings]
 

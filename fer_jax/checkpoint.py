@@ -21,7 +21,7 @@ from flax import traverse_util
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from fer_jax import sharding
+from fer_jax import files, sharding
 from fer_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -128,9 +128,8 @@ def save_weights(path: Path, variables: dict, metadata: dict) -> None:
     should be the same bytes.
     """
     flat = {name: np.asarray(value) for name, value in traverse_util.flatten_dict(variables, sep="/").items()}
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(flat, temporary, metadata={"fer_jax": json.dumps(metadata)})
-    temporary.replace(path)
+    with files.whole(path) as temporary:
+        save_file(flat, temporary, metadata={"fer_jax": json.dumps(metadata)})
 
 
 def graft(variables: dict, weights: dict, output: frozenset[str] = frozenset()) -> dict:

@@ -34,6 +34,7 @@ from flax import traverse_util
 
 from fer_jax import __version__, checkpoint, export_onnx, recognizer
 from fer_jax.data import prepare
+from fer_jax.data.emotions import relabel
 from fer_jax.errors import UserError, unknown
 from fer_jax.imaging import to_input
 from fer_jax.recognizer import Prediction, Recognizer
@@ -265,9 +266,7 @@ def split_faces(
     """
     dataset = prepare.load_of_run(workdir, data_dir)
     arrays = dataset.arrays(split)
-    # A data set's order of emotions need not be the network's; IGNORE is the last place.
-    places = np.array([*(net.emotions.index(name) if name in net.emotions else -1 for name in dataset.emotions), -1])
-    labels = places[arrays["label"]]
+    labels = relabel(arrays["label"], dataset.emotions, net.emotions)
     chosen = np.flatnonzero(labels >= 0)
     if not len(chosen):
         raise UserError(f"the {split} split of {dataset.name} shows none of {', '.join(net.emotions)}")

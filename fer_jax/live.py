@@ -26,7 +26,7 @@ import jax
 import numpy as np
 
 from fer_jax import checkpoint, overlay, process, recognizer
-from fer_jax.data import align as alignment
+from fer_jax.data import crops
 from fer_jax.data.datasets import DATASETS
 from fer_jax.data.datasets.base import square
 from fer_jax.data.detect import DETECTORS, Detector, Face, ShapePredictor, make_detector
@@ -116,7 +116,7 @@ def crop(image: np.ndarray, face: Face, *, side: int, align: str) -> np.ndarray:
     """
     if align == "box":
         return square(image, side, face.box)
-    return alignment.align(image, face, size=side, method=align)
+    return crops.align(image, face, size=side, method=align)
 
 
 def picture(image: np.ndarray, faces: Sequence[TrackedFace], emotions: Sequence[str], note: str = "") -> np.ndarray:

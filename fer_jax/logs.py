@@ -15,6 +15,8 @@ import jax
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from fer_jax import files
+
 PACKAGES = ("fer_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets")
 PACKAGES += ("numpy", "opencv-python", "ml-collections")
 
@@ -27,9 +29,8 @@ class RunLog:
         self._timing = workdir / "timing.jsonl"
         if self._path.exists():
             kept = [row for row in read_rows(self._path) if row["step"] <= step]
-            temporary = self._path.with_suffix(".tmp")
-            temporary.write_text("".join(map(_line, kept)))
-            temporary.replace(self._path)
+            with files.whole(self._path) as temporary:
+                temporary.write_text("".join(map(_line, kept)))
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1, write_to_disk=True)
 
     def row(self, row: dict) -> None:
@@ -121,9 +122,8 @@ class ProgressBar:
 
 def write_json(path: Path, content: dict) -> None:
     """Writes JSON, readable and all or nothing."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2, default=list) + "\n")
-    temporary.replace(path)
+    with files.whole(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, default=list) + "\n")
 
 
 def _line(row: dict) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fer_jax import ensemble, recognizer
 from fer_jax.data import prepare
-from fer_jax.data.emotions import expressed, remap
+from fer_jax.data.emotions import expressed, relabel, remap
 from fer_jax.errors import UserError
 from fer_jax.recognizer import Recognizer
 from fer_jax.run import reported_split
@@ -111,9 +111,7 @@ def ask(
         )
     net = recognizer.load(workdir)
     emotions = _match(net, data, workdir, transfer=transfer)
-    # The last place is for examples without a label.
-    place = [emotions.index(emotion) if emotion in net.emotions else -1 for emotion in data.emotions] + [-1]
-    label = np.array(place)[arrays["label"]]
+    label = relabel(arrays["label"], data.emotions, emotions)
     unknown = {
         emotion: int((arrays["label"] == i).sum())
         for i, emotion in enumerate(data.emotions)

@@ -12,7 +12,6 @@ The run directory:
 
 import contextlib
 import dataclasses
-import errno
 import itertools
 import json
 import logging
@@ -25,7 +24,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from fer_jax import checkpoint, figures, heads, logs, metrics, models, optim, sharding, train
+from fer_jax import checkpoint, figures, files, heads, logs, metrics, models, optim, sharding, train
 from fer_jax import config as config_lib
 from fer_jax.course import Clock, Course, SavingPace, weights_metadata
 from fer_jax.data import audit, normalization, pipeline, prepare
@@ -193,7 +192,7 @@ def full_disk_explained(workdir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in files.FULL:
             raise UserError(
                 f"no space left while writing to {error.filename or workdir}: free some and run the same command "
                 f"with --workdir={workdir}; it resumes from the last checkpoint"
@@ -375,7 +374,7 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
         else:
             logs.write_json(path, content)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in files.FULL:
             raise
         raise UserError(
             f"cannot write to the run directory {workdir}: {error.strerror}; choose another --workdir"

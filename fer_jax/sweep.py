@@ -54,7 +54,7 @@ class Group:
     """Members of one structure, and how they are trained."""
 
     members: tuple[Member, ...]
-    form: str  # one of stack.FORMS
+    form: str  # one of stack_cost.FORMS
     at_once: int
     seconds: float  # expected, of all that is left to do
     megabytes: float  # a member takes of the device's memory
@@ -88,19 +88,19 @@ def plan(planned: Sequence[Member], workdir: Path, *, form: str = "auto", data_d
     """The unfinished members in groups of one structure, each with the form that a measurement found the fastest.
 
     Args:
-      form: one of `stack.FORMS`, or `auto`: what is fastest; on a CPU that is one after another.
+      form: one of `stack_cost.FORMS`, or `auto`: what is fastest; on a CPU that is one after another.
 
     Raises:
       UserError: a member's directory holds a run of another config, or the data are wrong.
     """
-    from fer_jax import run, stack
+    from fer_jax import run, stack_cost
 
     groups = []
     for alike in unfinished(planned, workdir):
         experiment = run.build(alike[0].config, data_dir)
-        cost = stack.choose(experiment, len(alike), form)
+        cost = stack_cost.choose(experiment, len(alike), form)
         seconds = cost.seconds * experiment.total_steps
-        megabytes = stack.bytes_a_member(experiment) / 1e6
+        megabytes = stack_cost.bytes_a_member(experiment) / 1e6
         groups.append(Group(tuple(alike), cost.form, cost.at_once, seconds, megabytes))
     return groups
 

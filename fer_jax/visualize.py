@@ -31,6 +31,7 @@ import numpy as np
 from fer_jax import recognizer, report_figures
 from fer_jax.data import prepare
 from fer_jax.data.datasets.base import read_image
+from fer_jax.data.emotions import relabel
 from fer_jax.errors import UserError
 from fer_jax.imaging import to_input
 from fer_jax.recognizer import Recognizer
@@ -53,9 +54,7 @@ def split_faces(
     """
     dataset = prepare.load_of_run(workdir, data_dir)
     arrays = dataset.arrays(split)
-    # A data set's order of emotions need not be the network's; the label of an image without one is -1.
-    places = np.array([*(emotions.index(name) if name in emotions else -1 for name in dataset.emotions), -1])
-    labels = places[arrays["label"]]
+    labels = relabel(arrays["label"], dataset.emotions, emotions)
     known = np.flatnonzero(labels >= 0)
     if not len(known):
         raise UserError(f"{dataset.name}, {split} split: no face shows one of {', '.join(emotions)}")

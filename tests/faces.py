@@ -1,8 +1,11 @@
-"""Small inputs for the tests: arrays of noise, and FER2013 files with a pattern that can be learnt."""
+"""Small inputs for the tests: arrays of noise, FER2013 files with a pattern that can be learnt, a photograph."""
 
 from pathlib import Path
 
+import cv2
 import numpy as np
+
+from fer_jax.data import synthetic
 
 
 def noise_arrays(count: int, shape: tuple[int, int, int] = (48, 48, 1), emotions: int = 7, seed: int = 0) -> dict:
@@ -30,3 +33,12 @@ def write_fer2013(path: Path, *, train: int = 70, validation: int = 21, test: in
     path.mkdir(parents=True, exist_ok=True)
     (path / "fer2013.csv").write_text("\n".join(lines) + "\n")
     return path
+
+
+def photograph(number, degrees, scale=1.5, side=320):
+    """A synthetic face turned and enlarged somewhere in a larger picture: (image, its 68 landmarks there)."""
+    drawn = synthetic.example(0, number, number)
+    turn = cv2.getRotationMatrix2D((64, 64), degrees, scale)
+    turn[:, 2] += (side / 2 - 64 + 7.3, side / 2 - 64 - 4.6)
+    image = cv2.warpAffine(drawn.image, turn, (side, side), borderMode=cv2.BORDER_REPLICATE)
+    return image, drawn.landmarks @ turn[:, :2].T + turn[:, 2]

@@ -172,3 +172,17 @@ def write_folder(root, split=""):
         for i in range(10):
             save(root / split / folder / f"{i}.{ending}", face(emotion, i))
     return root
+
+
+def splits_of(dataset, name="subject"):
+    """For each value of a feature the splits it occurs in."""
+    found = {}
+    for split, _, example in examples(dataset):
+        found.setdefault(text(example, name), set()).add(split)
+    return found
+
+
+def assert_no_subject_straddles(dataset, subjects):
+    found = splits_of(dataset)
+    assert set(found) == set(subjects)
+    assert all(len(splits) == 1 for splits in found.values())

@@ -17,12 +17,11 @@ import pytest
 
 from fer_jax import config as config_lib
 from fer_jax import models, run, sweep_members
-from fer_jax.data import align, prepare
+from fer_jax.data import align, crops, prepare
 from fer_jax.data.datasets.kdef import CODES
 from fer_jax.errors import UserError
 from tests import tiny_config
-from tests.faces import write_fer2013
-from tests.test_align import photograph
+from tests.faces import photograph, write_fer2013
 
 ROOT = Path(__file__).parents[1]
 ABLATIONS = sorted((ROOT / "configs/ablations").glob("*.py"))
@@ -209,10 +208,10 @@ def by_source(dataset):
 def test_one_sweep_prepares_every_alignment_and_drops_no_image_in_silence(kdef, tmp_path, caplog):
     caplog.set_level("INFO", logger="fer_jax")
     config = config_lib.overridden(tiny_config.get_config("kdef"), {"train.batch_size": 8})
-    found = sweep_members.members(config, [config_lib.product(data__align=("", *align.METHODS))])
+    found = sweep_members.members(config, [config_lib.product(data__align=("", *crops.METHODS))])
     sweep_members.check(found, str(kdef))
     plain, *aligned = (prepare.load_configured(member.config.data, kdef) for member in found)
-    images = {method: by_source(dataset) for method, dataset in zip(align.METHODS, aligned, strict=True)}
+    images = {method: by_source(dataset) for method, dataset in zip(crops.METHODS, aligned, strict=True)}
     assert len({dataset.fingerprint for dataset in [plain, *aligned]}) == 4
     assert {dataset.name for dataset in aligned} == {"kdef"}
     for method, of_method in images.items():
@@ -220,7 +219,7 @@ def test_one_sweep_prepares_every_alignment_and_drops_no_image_in_silence(kdef, 
         assert len(of_method) == 34  # the damaged one cannot be read, aligned or not
         face = align.Face.from_landmarks(align.Supplied(kdef)(Path("AF01/AF01AFS.JPG"))[0].landmarks)
         photo = cv2.imread(str(kdef / "AF01/AF01AFS.JPG"))[..., ::-1]
-        expected = align.align(photo, face, method=method).astype(int)
+        expected = crops.align(photo, face, method=method).astype(int)
         # Detections keep places to a thousandth of a pixel.
         assert np.abs(of_method["AF01/AF01AFS.JPG"] - expected).mean() < 0.5
         # No crop can be had of this one by any method: it stays as it is without alignment.
@@ -289,7 +288,7 @@ def test_dlib_finds_the_faces_where_no_landmarks_are_given(kdef):
     record = json.loads((dataset.directory / "prepared.json").read_text())
     assert len(record["unaligned"]) <= 3  # of 14 drawn faces
     photo = cv2.imread(str(kdef / "AF02/AF02DIS.JPG"))[..., ::-1]
-    expected = align.align(photo, truth).astype(float)
+    expected = crops.align(photo, truth).astype(float)
     assert np.abs(by_source(dataset)["AF02/AF02DIS.JPG"] - expected).mean() < 25
 
 
@@ -301,5 +300,5 @@ def test_the_alignments_are_trained_and_compared_by_one_command(kdef, tmp_path):
         command, cwd=ROOT, env=os.environ | {"XLA_FLAGS": ""}, capture_output=True, text=True, timeout=600
     )
     assert result.returncode == 0, result.stderr
-    for method in align.METHODS:
+    for method in crops.METHODS:
         assert f"| data.align={method} | 1 |" in result.stdout

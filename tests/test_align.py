@@ -1,128 +1,21 @@
-"""Alignment by landmarks: what the paper asks of a crop, mirrored faces, resampling, and the command on trees."""
+"""Alignment by landmarks: the command on trees of photographs, and data sets aligned while prepared."""
 
 import csv
+import errno
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from fer_jax.data import align, detect, prepare, synthetic
+from fer_jax.data import align, crops, detect, prepare
 from fer_jax.data.datasets import DATASETS
 from fer_jax.data.datasets.base import Picture
 from fer_jax.data.detect import Face
 from fer_jax.errors import UserError
 from tests import miniatures
-
-SIZE = 128
-# The landmark of a mirrored face that lies where landmark i of the face did (iBUG order).
-MIRRORED = [*range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, *range(35, 30, -1), 45, 44, 43, 42, 47, 46]
-MIRRORED += [39, 38, 37, 36, 41, 40, *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), 67, 66, 65]
-
-
-def photograph(number, degrees, scale=1.5, side=320):
-    """A synthetic face turned and enlarged somewhere in a larger picture: (image, its 68 landmarks there)."""
-    drawn = synthetic.example(0, number, number)
-    turn = cv2.getRotationMatrix2D((64, 64), degrees, scale)
-    turn[:, 2] += (side / 2 - 64 + 7.3, side / 2 - 64 - 4.6)
-    image = cv2.warpAffine(drawn.image, turn, (side, side), borderMode=cv2.BORDER_REPLICATE)
-    return image, drawn.landmarks @ turn[:, :2].T + turn[:, 2]
-
-
-def moved(face, **options):
-    """The landmarks in the crop."""
-    transform = align.crop_transform(face, size=SIZE, **options)
-    return Face.from_landmarks(face.landmarks @ transform[:, :2].T + transform[:, 2])
-
-
-@pytest.mark.parametrize("degrees", [-40, -25, -5, 0, 12, 33, 40])
-def test_the_crop_is_what_the_paper_describes(degrees):
-    for number in range(6):
-        face = Face.from_landmarks(photograph(number, degrees)[1])
-        aligned = moved(face)
-        assert abs(align.roll(aligned)) < 0.5
-        assert aligned.eyes[:, 1].mean() == pytest.approx(SIZE / 3, abs=1)
-        assert aligned.landmarks[0, 0] == pytest.approx(0, abs=1)
-        assert aligned.landmarks[16, 0] == pytest.approx(SIZE - 1, abs=1)
-        assert aligned.landmarks[8, 1] == pytest.approx(SIZE - 1, abs=1)
-
-
-def test_the_pixels_go_where_the_landmarks_go():
-    """Dots painted on the landmarks of a turned face are found at the landmarks of its crop."""
-    for number, degrees in ((0, -40), (1, 15), (2, 38)):
-        image, landmarks = photograph(number, degrees, scale=1.2)
-        transform = align.crop_transform(Face.from_landmarks(landmarks), size=SIZE)
-        expected = landmarks @ transform[:, :2].T + transform[:, 2]
-        for point in (30, 36, 45, 57):
-            dot = np.zeros(image.shape[:2], np.float32)
-            cv2.circle(dot, tuple((landmarks[point] * 16).round().astype(int)), 3 * 16, 255, -1, cv2.LINE_AA, 4)
-            crop = align.warp(dot.astype(np.uint8)[..., None], transform, size=SIZE)[..., 0].astype(float)
-            rows, columns = np.mgrid[:SIZE, :SIZE]
-            found = np.array([(columns * crop).sum(), (rows * crop).sum()]) / crop.sum()
-            np.testing.assert_allclose(found, expected[point], atol=0.2)
-
-
-def test_a_face_turned_either_way_gives_the_same_crop():
-    for number in range(4):
-        crops = [
-            align.align(image, Face.from_landmarks(landmarks)).astype(float)
-            for image, landmarks in (photograph(number, degrees) for degrees in (0, -30, 30))
-        ]
-        for turned in crops[1:]:
-            assert np.abs(turned - crops[0])[8:-8, 8:-8].mean() < 4
-
-
-@pytest.mark.parametrize("method", align.METHODS)
-def test_a_mirrored_face_gives_the_mirrored_crop(method):
-    image, landmarks = photograph(3, 20)
-    mirrored = landmarks[MIRRORED] * (-1, 1) + (image.shape[1] - 1, 0)
-    crop = align.align(image, Face.from_landmarks(landmarks), method=method).astype(int)
-    other = align.align(image[:, ::-1].copy(), Face.from_landmarks(mirrored), method=method).astype(int)
-    # OpenCV rounds places to a 32nd of a pixel.
-    assert np.abs(crop[:, ::-1] - other).mean() < 1
-
-
-def test_rotation_levels_the_eyes_about_the_box_and_none_leaves_them():
-    face = Face.from_landmarks(photograph(0, 30)[1])
-    level, as_it_is = moved(face, method="rotation"), moved(face, method="none")
-    assert abs(align.roll(level)) < 1e-6
-    assert abs(align.roll(as_it_is)) > 10
-    x, y, width, height = face.box
-    centre = np.array([[x + width / 2, y + height / 2]])
-    for method in ("rotation", "none"):
-        transform = align.crop_transform(face, method=method)
-        middle = centre @ transform[:, :2].T + transform[:, 2]
-        np.testing.assert_allclose(middle, [[63.5, 63.5]], atol=1e-6)
-
-
-def test_a_large_face_is_averaged_and_not_sampled():
-    """A fine chessboard is grey from afar; taken at single points it would be black and white."""
-    board = (np.indices((1024, 1024)).sum(0) % 2 * 255).astype(np.uint8)
-    face = Face((0, 0, 1024, 1024))
-    crop = align.align(np.repeat(board[..., None], 3, 2), face, method="none")
-    assert 120 <= crop.min() <= crop.max() <= 135
-    ramp = np.tile(np.linspace(0, 255, 1024, dtype=np.float32), (1024, 1)).round().astype(np.uint8)[..., None]
-    reference = cv2.resize(ramp, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
-    np.testing.assert_allclose(align.align(ramp, face, method="none")[..., 0].astype(int), reference, atol=1)
-
-
-def test_borders_are_replicated():
-    image = np.full((40, 40, 1), 77, np.uint8)
-    assert (align.align(image, Face((-30, -30, 100, 100)), method="none") == 77).all()
-
-
-@pytest.mark.parametrize(
-    ("face", "method", "message"),
-    [
-        (Face((0, 0, 9, 9)), "landmarks", "gives no eyes"),
-        (Face((0, 0, 9, 9)), "rotation", "gives no eyes"),
-        (Face((0, 0, 9, 9), eyes=np.array([[2.0, 3], [7, 3]])), "landmarks", "gives no landmarks"),
-        (Face.from_landmarks(np.ones((68, 2))), "landmarks", "span no rectangle"),
-    ],
-)
-def test_what_a_detector_does_not_give_is_named(face, method, message):
-    with pytest.raises(ValueError, match=message):
-        align.crop_transform(face, method=method)
+from tests.faces import photograph
 
 
 @pytest.fixture
@@ -185,10 +78,10 @@ def test_every_image_of_a_tree_is_in_the_table(tree, tmp_path):
         ("empty.png", "unreadable"),
     }
     assert rows["a/2.png", 0]["reason"] == "the largest of 2"
-    assert rows["a/1.png", 0]["roll"] == pytest.approx(align.roll(Face.from_landmarks(photograph(1, 10)[1])), abs=0.02)
+    assert rows["a/1.png", 0]["roll"] == pytest.approx(crops.roll(Face.from_landmarks(photograph(1, 10)[1])), abs=0.02)
     crop = cv2.imread(str(tmp_path / "out" / rows["a/1.png", 0]["output"]))[..., ::-1]
     image, landmarks = photograph(1, 10)
-    assert np.abs(crop.astype(int) - align.align(image, Face.from_landmarks(landmarks))).max() <= 2
+    assert np.abs(crop.astype(int) - crops.align(image, Face.from_landmarks(landmarks))).max() <= 2
     with (tmp_path / "out" / "faces.csv").open() as file:
         assert [row["path"] for row in csv.DictReader(file)] == sorted(path for path, _ in rows)
 
@@ -280,7 +173,7 @@ def test_corrected_landmarks_give_another_crop(tree, tmp_path, kind):
     settings, after = run(source, write(right), tmp_path / "out", runner="threads")
     assert after["a/0.png", 0]["x"] == pytest.approx(before["a/0.png", 0]["x"] - 20, abs=0.11)
     crop = cv2.imread(str(tmp_path / "out" / "a" / "0.png"))[..., ::-1].astype(int)
-    assert np.abs(crop - align.align(image, Face.from_landmarks(right))).max() <= 2
+    assert np.abs(crop - crops.align(image, Face.from_landmarks(right))).max() <= 2
     # What is found as it was is not noted again.
     lines = (tmp_path / "out" / "detections.jsonl").read_text().splitlines()
     assert [json.loads(line)["path"] for line in lines[6:]] == ["a/0.png"]
@@ -360,6 +253,18 @@ def test_wrong_input_is_answered(tmp_path, tree):
         detect.make_detector("dlb")
 
 
+def test_a_full_disk_is_answered(tmp_path, tree, monkeypatch):
+    source, table = tree
+
+    def full(self, *_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(SystemExit, match=r"cannot write to .*settings.txt.* \(No space left on device\): make room"):
+        align.main(["--input", str(source), "--output", str(tmp_path / "o"), "--landmarks", str(table)])
+    assert not list((tmp_path / "o").iterdir())
+
+
 def test_landmark_files(tmp_path):
     points = np.random.default_rng(0).uniform(0, 100, (68, 2)).round(3)
     lines = [f"{x} {y}" for x, y in points]
@@ -431,7 +336,7 @@ def test_corrected_landmarks_beside_the_pictures_are_prepared_anew(tmp_path, mon
     photo = cv2.imread(str(root / "pictures/0.png"))[..., ::-1]
     examples = [example for split in second.splits for example in second.source(split)]
     (image,) = (example["image"] for example in examples if example["source"] == b"pictures/0.png")
-    assert np.abs(image.astype(int) - align.align(photo, Face.from_landmarks(points))).mean() < 0.5
+    assert np.abs(image.astype(int) - crops.align(photo, Face.from_landmarks(points))).mean() < 0.5
     assert prepared(points + 9, align="").directory == prepared(points, align="").directory
 
 

@@ -7,11 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fer_jax import config as config_lib
 from fer_jax import models, run
-from fer_jax.data.emotions import BASIC7, canonical, remap
+from fer_jax.data.emotions import BASIC7, canonical, relabel, remap
 from fer_jax.errors import UserError
 from tests import tiny_config
 from tests.faces import write_fer2013
@@ -124,6 +125,11 @@ def test_emotions_go_by_name():
     assert remap(("sad", "angry"), BASIC7).tolist() == [4, 0]
     with pytest.raises(ValueError, match=r"\['contempt'\] are not among"):
         remap(("contempt",), BASIC7)
+
+
+def test_labels_go_by_name_and_those_without_an_emotion_stay_so():
+    labels = np.array([[0, 1], [2, -1]])
+    np.testing.assert_array_equal(relabel(labels, ("sad", "contempt", "angry"), BASIC7), [[4, -1], [0, -1]])
 
 
 def command(*arguments):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fer_jax import checkpoint, following, heads, live, models, recording, video
-from fer_jax.data import align, synthetic
+from fer_jax.data import crops, synthetic
 from fer_jax.data.datasets.base import square
 from fer_jax.data.detect import Face, ShapePredictor, make_detector
 from fer_jax.data.emotions import BASIC7
@@ -175,7 +175,7 @@ def test_crops_are_those_of_the_training_data():
     face = Face((40.0, 30.0, 90.0, 90.0), eyes=np.array([(60.0, 60.0), (105.0, 70.0)]))
     np.testing.assert_array_equal(live.crop(image, face, side=64, align="box"), square(image, 64, face.box))
     turned = live.crop(image, face, side=64, align="rotation")
-    np.testing.assert_array_equal(turned, align.align(image, face, size=64, method="rotation"))
+    np.testing.assert_array_equal(turned, crops.align(image, face, size=64, method="rotation"))
     with pytest.raises(ValueError, match="no landmarks"):
         live.crop(image, face, side=64, align="landmarks")
 

@@ -193,7 +193,7 @@ def test_readings_come_back_as_they_were(tmp_path):
     kept.add("train", first)
     kept.add("train", second)
     kept.add("test", first)
-    (tmp_path / "kept/train-00002.tmp").write_bytes(b"cut short")
+    (tmp_path / "kept/train-00002.npz.1.tmp").write_bytes(b"cut short")
     again = Readings(tmp_path / "kept")
     assert list(again.load("train")) == first + second
     assert list(again.load("test")) == first

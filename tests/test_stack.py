@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fer_jax import config as config_lib
-from fer_jax import logs, ops, recognizer, run, sharding, stack, sweep, sweep_members, train
+from fer_jax import logs, ops, recognizer, run, sharding, stack, stack_cost, sweep, sweep_members, train
 from fer_jax.course import Course
 from fer_jax.data import pipeline
 from fer_jax.errors import UserError
@@ -103,7 +103,7 @@ def test_where_an_epoch_is_several_programs_the_rows_are_those_of_a_run_alone(ex
     config = config_lib.overridden(small_config(), members[0])
     run.claim_workdir(tmp_path / "alone", config)
     run.fit(experiment.sibling(config), tmp_path / "alone", started=0.0, until=8)
-    monkeypatch.setattr(stack, "_on_cpu", lambda experiment: False)
+    monkeypatch.setattr(stack, "on_cpu", lambda experiment: False)
     monkeypatch.setattr(stack.train, "steps_at_once", lambda left: 4)
     stack.fit(open_courses(experiment, tmp_path, members), "grouped", started=0.0, until=8)
     alone, stacked = (logs.read_rows(tmp_path / name / "metrics.jsonl") for name in ("alone", "0"))
@@ -181,18 +181,18 @@ def test_what_is_a_number_does_not_change_the_structure():
 
 
 def test_the_fastest_form_is_found_by_measuring(experiment):
-    costs = stack.measure(experiment, 3, stack.FORMS)
-    assert sorted(cost.form for cost in costs) == sorted(stack.FORMS)
+    costs = stack_cost.measure(experiment, 3, stack_cost.FORMS)
+    assert sorted(cost.form for cost in costs) == sorted(stack_cost.FORMS)
     assert [cost.seconds for cost in costs] == sorted(cost.seconds for cost in costs)
     assert {cost.form: cost.at_once for cost in costs} == {"sequential": 1, "grouped": 3, "columns": 3}
-    assert stack.choose(experiment, 3).form == "sequential"  # on a CPU
+    assert stack_cost.choose(experiment, 3).form == "sequential"  # on a CPU
     with pytest.raises(UserError, match=r"unknown form of a stack 'group'\. Did you mean 'grouped'"):
-        stack.choose(experiment, 3, "group")
+        stack_cost.choose(experiment, 3, "group")
 
 
 def test_a_stack_larger_than_the_memory_is_split(experiment, monkeypatch):
-    monkeypatch.setattr(stack, "_bytes", lambda experiment: (100, 10))
-    monkeypatch.setattr(stack, "device_memory", lambda device: room / stack.MEMORY_SHARE)
+    monkeypatch.setattr(stack_cost, "_bytes", lambda experiment: (100, 10))
+    monkeypatch.setattr(stack_cost, "device_memory", lambda device: room / stack_cost.MEMORY_SHARE)
     for devices, room, members, most in (
         (1, 250, 5, 2),
         (1, 0, 5, 1),
@@ -201,7 +201,7 @@ def test_a_stack_larger_than_the_memory_is_split(experiment, monkeypatch):
         (8, 180, 7, 2),  # seven or three can't be dealt out: all would be on each device
     ):
         mesh = sharding.make_mesh(jax.devices()[:devices])
-        assert stack.most_members(dataclasses.replace(experiment, mesh=mesh), members) == most, (devices, room)
+        assert stack_cost.most_members(dataclasses.replace(experiment, mesh=mesh), members) == most, (devices, room)
 
 
 def test_a_stack_that_meets_the_end_of_the_memory_is_halved(experiment, monkeypatch):
@@ -210,8 +210,8 @@ def test_a_stack_that_meets_the_end_of_the_memory_is_halved(experiment, monkeypa
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
         return [0.5] * members
 
-    monkeypatch.setattr(stack, "_time_stack", time_stack)
-    (cost,) = stack.measure(experiment, 9, ("columns",))
+    monkeypatch.setattr(stack_cost, "_time_stack", time_stack)
+    (cost,) = stack_cost.measure(experiment, 9, ("columns",))
     assert (cost.at_once, cost.seconds) == (2, 0.5 * 9 / 2)
 
 
@@ -227,13 +227,13 @@ def test_a_plan_takes_a_few_steps_however_long_an_epoch_is(experiment, monkeypat
         return program
 
     def looped(*arguments, stop, **others):
-        return train.scanned_steps(*arguments, **others, most=stack._MEASURED_STEPS)
+        return train.scanned_steps(*arguments, **others, most=stack_cost._MEASURED_STEPS)
 
     monkeypatch.setattr(train, "compile_epoch", compile_epoch)
     monkeypatch.setattr(train, "looped_steps", looped)
     order = pipeline.TrainOrder(length=100_000, batch_size=16, seed=0)
-    stack.measure(dataclasses.replace(experiment, order=order), 1, ("sequential",))
-    assert max(taken) <= stack._MEASURED_STEPS
+    stack_cost.measure(dataclasses.replace(experiment, order=order), 1, ("sequential",))
+    assert max(taken) <= stack_cost._MEASURED_STEPS
     assert len(taken) == 4
 
 
@@ -253,7 +253,7 @@ def test_streamed_data_cannot_be_stacked(data, tmp_path):
     streamed = run.build(small_config(**{"data.residence": "stream"}), data)
     with pytest.raises(UserError, match=r"data\.residence=device"):
         stack.Stack(streamed, [streamed.config] * 2, "grouped")
-    assert stack.choose(streamed, 2).form == "sequential"
+    assert stack_cost.choose(streamed, 2).form == "sequential"
 
 
 def test_successive_halving_stops_most_members_early(data, tmp_path):

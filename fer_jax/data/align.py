@@ -2,11 +2,7 @@
 
     python -m fer_jax.data.align --input=DIR --output=DIR [--method=landmarks] [--detector=dlib] [--runner=ray]
 
-Xu et al., section "Face Alignment": the face is turned about the centres of the eyes until they are level; in the
-turned frame landmarks 1, 17 and 9 are its left, right and lower boundary, and the upper one lies where the distance
-from it to the eyes is a third of the height; the crop is resized. `rotation` (level the eyes, keep the detector's
-box) and `none` (the box alone) are what the paper compares it with.
-
+What a crop shows, by each method, is said in `crops`.
 The output mirrors the tree of the input as PNG, which the data sets' builders take as they take the original (CK+:
 align `cohn-kanade-images` and put `Emotion` beside the result), with `faces.csv` (every image, every face, and why
 one has no crop), `settings.txt` (what the crops are), and `detections.jsonl`, from which a run that was cut short goes
@@ -18,9 +14,7 @@ import argparse
 import csv
 import dataclasses
 import functools
-import hashlib
 import json
-import os
 import re
 import sys
 from collections import Counter
@@ -32,83 +26,18 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from fer_jax.data import runners
-from fer_jax.data.detect import DETECTORS, Detector, Face, ShapePredictor, Supplied, make_detector
+from fer_jax import files
+from fer_jax.data import crops, detections, runners
+from fer_jax.data.detect import DETECTORS, Detector, Face, Supplied, make_detector
 from fer_jax.errors import UserError
 
 if TYPE_CHECKING:
     from fer_jax.data.datasets.base import Picture
 
-METHODS = ("landmarks", "rotation", "none")
 SEVERAL = ("largest", "all", "refuse")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".webp")
 _COLUMNS = ("path", "face", "status", "reason", "output", "x", "y", "width", "height", "roll")
-_LEFT, _BOTTOM, _RIGHT = 0, 8, 16  # landmarks 1, 9 and 17 of the paper
 _FURTHER = re.compile(r"(.+)-[1-9]\d*")  # the crop of a further face in an image; see `align_image`
-
-
-def roll(face: Face) -> float:
-    """The angle of the line between the eyes, degrees, clockwise in the image; nan where the eyes are not known."""
-    if face.eyes is None:
-        return float("nan")
-    across, down = face.eyes[1] - face.eyes[0]
-    return float(np.degrees(np.arctan2(down, across)))
-
-
-def crop_transform(face: Face, *, size: int = 128, method: str = "landmarks") -> np.ndarray:
-    """The affine map from the image to the aligned crop: float64 [2, 3], pixel centres at whole numbers.
-
-    Args:
-      face: with landmarks for `landmarks`, with eyes for `rotation`.
-
-    Raises:
-      ValueError: the face lacks them, or they span no rectangle; says which.
-    """
-    turn = np.eye(2)
-    if method != "none":
-        if face.eyes is None:
-            raise ValueError("the detector gives no eyes: install the extra align or use --method=none")
-        angle = np.radians(roll(face))
-        turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    x, y, width, height = face.box
-    centre = np.array([x + width / 2, y + height / 2]) if face.eyes is None else face.eyes.mean(0)
-    if method == "landmarks":
-        if face.landmarks is None:
-            raise ValueError("the detector gives no landmarks: install the extra align or use another --method")
-        turned = (face.landmarks - centre) @ turn.T
-        left, right, bottom = turned[_LEFT, 0], turned[_RIGHT, 0], turned[_BOTTOM, 1]
-        top = -bottom / 2  # the eyes are at 0: a third of the height above them, two thirds below
-    else:
-        # The box, about its centre in the turned frame.
-        middle = turn @ (np.array([x + width / 2, y + height / 2]) - centre)
-        (left, top), (right, bottom) = middle - (width / 2, height / 2), middle + (width / 2, height / 2)
-    if right - left < 2 or bottom - top < 2:
-        raise ValueError("the landmarks span no rectangle: is the face in profile, or the file of another image?")
-    scale = np.diag([size / (right - left), size / (bottom - top)])
-    # The boundaries are the outer edges of the outer pixels, half a pixel from their centres.
-    offset = -scale @ (turn @ centre + (left, top)) - 0.5
-    return np.hstack([scale @ turn, offset[:, None]])
-
-
-def warp(image: np.ndarray, transform: np.ndarray, *, size: int = 128) -> np.ndarray:
-    """The crop uint8 [size, size, C] of an image uint8 [H, W, C]: one bilinear resampling, borders replicated.
-
-    Where the crop is less than half as large as what it shows, whole blocks of pixels are averaged before, so that
-    no detail turns into noise.
-    """
-    block = int(1 / max(np.hypot(*transform[:, 0]), np.hypot(*transform[:, 1]), 1e-6))
-    if block >= 2:
-        height, width = (max(side // block, 1) for side in image.shape[:2])
-        image = cv2.resize(image[: height * block, : width * block], (width, height), interpolation=cv2.INTER_AREA)
-        # Pixel i of the smaller image has its centre at block * i + (block - 1) / 2.
-        transform = np.hstack([transform[:, :2] * block, transform @ [[(block - 1) / 2], [(block - 1) / 2], [1]]])
-    crop = cv2.warpAffine(image, transform, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return crop.reshape(size, size, -1)
-
-
-def align(image: np.ndarray, face: Face, *, size: int = 128, method: str = "landmarks") -> np.ndarray:
-    """The aligned crop uint8 [size, size, C] of one face in an image uint8 [H, W, C]; see `crop_transform`."""
-    return warp(image, crop_transform(face, size=size, method=method), size=size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +54,18 @@ class Settings:
     landmarks: Path | None = None  # supplied with the data: no detector then
     detections: Path | None = None  # the file that keeps them; None: detections.jsonl in the output
 
+    def known(self) -> dict[str, dict]:
+        """The lines of the file of detections that still hold; see `detections.read`."""
+        return detections.read(self.kept, self.source, self.origin)
+
+    @property
+    def kept(self) -> Path:
+        return self.detections or self.output / "detections.jsonl"
+
+    @property
+    def origin(self) -> str:
+        return detections.origin(self.detector, self.model, self.landmarks)
+
 
 def align_image(
     path: str, known: dict | None, *, settings: Settings, detector: Detector | Supplied
@@ -140,15 +81,16 @@ def align_image(
     source = settings.source / path
     if not source.exists():
         return None, [_row(path, "unreadable", "does not exist")]
-    record = known or {"path": path, **stamp(source)}
+    record = known or {"path": path, **detections.stamp(source)}
     image = cv2.imread(str(source), cv2.IMREAD_COLOR)
     if image is None:
         reason = "not an image, or damaged" if source.stat().st_size else "an empty file"
         return record | {"faces": []}, [_row(path, "unreadable", reason)]
     if "faces" not in record:
         found = detector(Path(path)) if settings.landmarks else detector(image[..., ::-1])
-        record["faces"] = [_to_json(face) for face in sorted(found, key=lambda face: -face.box[2] * face.box[3])]
-    faces = [_from_json(face) for face in record["faces"]]
+        found = sorted(found, key=lambda face: -face.box[2] * face.box[3])
+        record["faces"] = [detections.to_json(face) for face in found]
+    faces = [detections.from_json(face) for face in record["faces"]]
     if not faces:
         reason = f"no landmarks of it in {settings.landmarks}" if settings.landmarks else "the detector finds none"
         return record, [_row(path, "no face", reason)]
@@ -157,7 +99,7 @@ def align_image(
     rows = []
     for number, face in enumerate(faces if settings.several == "all" else faces[:1]):
         try:
-            crop = align(image, face, size=settings.size, method=settings.method)
+            crop = crops.align(image, face, size=settings.size, method=settings.method)
         except ValueError as error:
             rows.append(_row(path, "no crop", str(error), number, face))
             continue
@@ -170,48 +112,17 @@ def align_image(
 
 
 def _write(path: Path, crop: np.ndarray) -> None:
-    """Writes a PNG that is never seen half-written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_bytes(cv2.imencode(".png", crop)[1].tobytes())
-    temporary.replace(path)
+    with files.whole(path) as temporary:
+        temporary.write_bytes(cv2.imencode(".png", crop)[1].tobytes())
 
 
 def _row(path, status, reason, number="", face=None, output="") -> dict:
     row = {"path": path, "face": number, "status": status, "reason": reason, "output": output}
     if face:
         row |= dict(zip(("x", "y", "width", "height"), (round(value, 1) for value in face.box), strict=True))
-        row["roll"] = round(roll(face), 2)
+        row["roll"] = round(crops.roll(face), 2)
     return row
-
-
-def _to_json(face: Face) -> dict:
-    points = {name: getattr(face, name) for name in ("landmarks", "eyes")}
-    points = {name: value.round(3).tolist() for name, value in points.items() if value is not None}
-    return {"box": list(face.box)} | points
-
-
-def _from_json(face: dict) -> Face:
-    points = {name: np.array(face[name]) for name in ("landmarks", "eyes") if name in face}
-    return Face(tuple(face["box"]), **points)
-
-
-def stamp(path: Path) -> dict:
-    """By what a file is known to be the one seen before."""
-    status = path.stat()
-    return {"bytes": status.st_size, "modified": status.st_mtime_ns}
-
-
-def _detector_name(settings: Settings) -> str:
-    """By what the faces found before are known to be those that would be found now."""
-    if settings.landmarks:
-        return f"supplied {settings.landmarks}"
-    parts = [settings.detector]
-    if settings.detector == "yunet":
-        parts.append(hashlib.sha256(settings.model.read_bytes()).hexdigest()[:12])
-    if ShapePredictor.available():
-        parts.append("with landmarks")
-    return " ".join(parts)
 
 
 def find_images(source: Path, output: Path) -> list[str]:
@@ -255,14 +166,14 @@ def _claim(settings: Settings) -> None:
       UserError: it has other ones.
     """
     note = settings.output / "settings.txt"
-    crops = f"--method={settings.method} --several={settings.several} --size={settings.size}"
-    if note.exists() and (before := note.read_text().strip()) != crops:
+    asked = f"--method={settings.method} --several={settings.several} --size={settings.size}"
+    if note.exists() and (before := note.read_text().strip()) != asked:
         raise UserError(
-            f"{settings.output} has crops of {before}, not of {crops}: choose another output folder (with a copy of "
+            f"{settings.output} has crops of {before}, not of {asked}: choose another output folder (with a copy of "
             f"detections.jsonl nothing is detected again), or delete this one"
         )
-    note.with_suffix(".tmp").write_text(crops + "\n")
-    note.with_suffix(".tmp").replace(note)
+    with files.whole(note) as temporary:
+        temporary.write_text(asked + "\n")
 
 
 def _delete_old_crops(settings: Settings, images: Sequence[str], rows: Sequence[dict]) -> None:
@@ -294,11 +205,11 @@ def align_tree(
     else:
         Supplied(settings.landmarks)
     _claim(settings)
-    before, by = _known_detections(settings), {"detector": _detector_name(settings)}
+    before, by = settings.known(), {"detector": settings.origin}
     known = {} if settings.landmarks else before  # landmarks may have been corrected, and are quickly read
     rows = []
     with (
-        _detections(settings).open("a") as log,
+        settings.kept.open("a") as log,
         tqdm(total=len(images), unit=" images", smoothing=0.05, disable=None) as bar,
     ):
         work = ((image, known.get(image)) for image in images)
@@ -310,32 +221,11 @@ def align_tree(
             bar.update()
     rows.sort(key=lambda row: (row["path"], row["face"] or 0))
     _delete_old_crops(settings, images, rows)
-    table = settings.output / "faces.csv"
-    with table.with_suffix(".tmp").open("w", newline="") as file:
+    with files.whole(settings.output / "faces.csv") as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, _COLUMNS, restval="")
         writer.writeheader()
         writer.writerows(rows)
-    table.with_suffix(".tmp").replace(table)
     return rows
-
-
-def _detections(settings: Settings) -> Path:
-    return settings.detections or settings.output / "detections.jsonl"
-
-
-def _known_detections(settings: Settings) -> dict[str, dict]:
-    """The lines of detections.jsonl that hold for the files as they are and for this detector."""
-    path, detector = _detections(settings), _detector_name(settings)
-    known = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # cut short by a kill
-        source = settings.source / record["path"]
-        if source.exists() and record == record | stamp(source) | {"detector": detector}:
-            known[record["path"]] = record
-    return known
 
 
 def _aligner(settings: Settings) -> Callable[[tuple[str, dict | None]], tuple[dict | None, list]]:
@@ -408,11 +298,11 @@ def preview(settings: Settings, rows: Sequence[dict], path: Path, count: int = 2
 
     rows = [row for row in rows if row["status"] == "ok"]
     chosen = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))]
-    detections = _known_detections(settings)
+    known = settings.known()
     before, after = [], []
     for row in chosen:
         image = cv2.imread(str(settings.source / row["path"]))[..., ::-1]
-        face = _from_json(detections[row["path"]]["faces"][int(row["face"])])
+        face = detections.from_json(known[row["path"]]["faces"][int(row["face"])])
         before.append(_surroundings(image, face))
         after.append(cv2.resize(cv2.imread(str(settings.output / row["output"]))[..., ::-1], (256, 256)))
     half = -(-len(chosen) // 2)
@@ -429,8 +319,8 @@ def _surroundings(image: np.ndarray, face: Face, side: int = 256) -> np.ndarray:
     x, y, width, height = face.box
     reach = max(width, height)
     wide = Face((x + width / 2 - reach, y + height / 2 - reach, 2 * reach, 2 * reach))
-    transform = crop_transform(wide, size=side, method="none")
-    picture = np.ascontiguousarray(warp(image, transform, size=side))
+    transform = crops.crop_transform(wide, size=side, method="none")
+    picture = np.ascontiguousarray(crops.warp(image, transform, size=side))
     corners = np.array([(x, y), (x + width, y + height)]) @ transform[:, :2].T + transform[:, 2]
     cv2.rectangle(picture, *(tuple(map(int, corner.round())) for corner in corners), (80, 160, 255), 1, cv2.LINE_AA)
     points = face.landmarks if face.landmarks is not None else face.eyes
@@ -447,7 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--input", type=Path, required=True, help="folder of images, searched to any depth")
     parser.add_argument("--output", type=Path, required=True, help="folder of crops, mirrors the input")
-    parser.add_argument("--method", choices=METHODS, default="landmarks", help="landmarks (default): Xu et al.")
+    parser.add_argument("--method", choices=crops.METHODS, default="landmarks", help="landmarks (default): Xu et al.")
     parser.add_argument("--detector", choices=DETECTORS, default="dlib")
     parser.add_argument("--model", type=Path, help="the ONNX file of yunet")
     parser.add_argument("--landmarks", type=Path, help="folder or CSV of landmarks that come with the data")
@@ -477,6 +367,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"preview: {options.preview}")
     except UserError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno not in files.UNWRITABLE:
+            raise
+        where = error.filename or settings.output
+        sys.exit(
+            f"error: cannot write to {where} ({error.strerror}): make room there and repeat the command, which goes "
+            f"on where it was, or choose another --output"
+        )
 
 
 if __name__ == "__main__":

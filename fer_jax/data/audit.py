@@ -19,6 +19,7 @@ import numpy as np
 
 from fer_jax.data import prepare
 from fer_jax.data.audit_page import page, summary
+from fer_jax.data.crops import METHODS
 from fer_jax.data.emotions import expressed
 from fer_jax.errors import UserError
 
@@ -307,7 +308,6 @@ def _with_copy(groups: list[list[Place]], splits: list[str]) -> dict[str, dict[s
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend."""
-    from fer_jax.data.align import METHODS
     from fer_jax.data.datasets import DATASETS
 
     parser = argparse.ArgumentParser(

@@ -9,7 +9,6 @@ read. So a run without copies, a fold of the subjects and several data sets join
 
 import contextlib
 import dataclasses
-import errno
 import functools
 import hashlib
 import logging
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fer_jax import files
 from fer_jax.data.lock import alone
 from fer_jax.data.rows import ARRAYS, Adapter, KeptRows, RecordRows, Rows, SelectedRows, mapped, stacked
 from fer_jax.errors import UserError
@@ -134,7 +134,7 @@ class Dataset:
                     for path in paths.values():
                         (Path(partial) / path.name).replace(path)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+            if error.errno not in files.UNWRITABLE:
                 raise
             raise CannotKeep(
                 f"{what} cannot be written to {folder} ({error.strerror}): free some space, or set FER_JAX_CACHE to a "

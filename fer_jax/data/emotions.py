@@ -54,3 +54,12 @@ def remap(source: Sequence[str], target: Sequence[str]) -> np.ndarray:
             f"emotions {missing} are not among {list(target)}: choose a data set or model with the same ones"
         )
     return np.array([list(target).index(name) for name in source], np.int32)
+
+
+def relabel(labels: np.ndarray, source: Sequence[str], target: Sequence[str]) -> np.ndarray:
+    """Labels of the source's emotions as those of the target's, by name: int32, shaped as they are.
+
+    -1, an image without a label, stays; an emotion that the target lacks becomes it.
+    """
+    places = [list(target).index(name) if name in target else -1 for name in source]
+    return np.array([*places, -1], np.int32)[labels]

@@ -9,7 +9,6 @@ command goes on where it was.
 
 import argparse
 import contextlib
-import errno
 import hashlib
 import io
 import itertools
@@ -25,9 +24,11 @@ from typing import Any
 import cv2
 import numpy as np
 
+from fer_jax import files
 from fer_jax.config import cache_directory
 from fer_jax.data import align as align_lib
 from fer_jax.data import combine
+from fer_jax.data.crops import METHODS
 from fer_jax.data.dataset import Dataset
 from fer_jax.data.detect import LANDMARK_SUFFIXES
 from fer_jax.data.lock import alone
@@ -53,7 +54,7 @@ def load(
     Args:
       name: a key of `datasets.DATASETS`.
       variant: of the data set; None is its default.
-      align: a method of `align.METHODS` by which its photographs are aligned first, or '' for photographs as they are.
+      align: a method of `crops.METHODS` by which its photographs are aligned first, or '' for photographs as they are.
         One without a face stays as it is, and is listed.
       data_dir: where the raw data lie. Without it the one prepared before is taken, if there is exactly one.
       cache_dir: default `$FER_JAX_CACHE`, else `~/.cache/fer_jax`.
@@ -73,8 +74,8 @@ def load(
     if variant not in builder_class.VARIANTS:
         known = ", ".join(repr(known) for known in builder_class.VARIANTS)
         raise UserError(f"{name} has no variant {variant!r}; it has: {known}")
-    if align and align not in align_lib.METHODS:
-        raise unknown("method of alignment", align, align_lib.METHODS)
+    if align and align not in METHODS:
+        raise unknown("method of alignment", align, METHODS)
     if align and not issubclass(builder_class, PictureBuilder):
         photographs = ", ".join(name for name, builder in DATASETS.items() if issubclass(builder, PictureBuilder))
         raise UserError(
@@ -91,7 +92,7 @@ def load(
         try:
             _prepare(builder_class, variant, raw, directory, align=align, runner=runner, workers=workers)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+            if error.errno not in files.UNWRITABLE:
                 raise
             raise UserError(
                 f"cannot write to {directory} ({error.strerror}): make room, or set FER_JAX_CACHE to a folder that has "
@@ -195,7 +196,7 @@ def _landmarks(raw: tuple[Path, ...]) -> list[Path]:
     found = set()
     for path in raw:
         if path.is_dir():
-            found.update(file for file in path.rglob("[!.]*") if file.name.endswith(LANDMARK_SUFFIXES))
+            found.update(file for file in files.visible(path) if file.name.endswith(LANDMARK_SUFFIXES))
         elif path.suffix.lower() in align_lib.SUFFIXES:
             found.update(path.with_name(path.stem + ending) for ending in LANDMARK_SUFFIXES)
     return sorted(path for path in found if path.is_file())
@@ -203,8 +204,7 @@ def _landmarks(raw: tuple[Path, ...]) -> list[Path]:
 
 def _listing(folder: Path) -> bytes:
     """The names and sizes of all files in a folder, hidden ones apart."""
-    found = sorted(path for path in folder.rglob("[!.]*") if path.is_file())
-    lines = [f"{path.relative_to(folder)} {path.stat().st_size}\n" for path in found]
+    lines = [f"{path.relative_to(folder)} {path.stat().st_size}\n" for path in sorted(files.visible(folder))]
     return "".join(lines).encode(errors="surrogateescape")
 
 
@@ -394,7 +394,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("name", help=", ".join(DATASETS))
     parser.add_argument("--data_dir", type=Path, help="where the raw data lie")
     parser.add_argument("--variant", help="of the data set, e.g. majority of ferplus")
-    parser.add_argument("--align", default="", choices=align_lib.METHODS, help="align the photographs first")
+    parser.add_argument("--align", default="", choices=METHODS, help="align the photographs first")
     parser.add_argument("--runner", choices=("threads", "ray"), default="threads", help="ray: on a cluster")
     parser.add_argument("--workers", type=int, help="threads, or Ray actors (default: one a core)")
     parser.add_argument("--preview", type=Path, metavar="FILE", help="draw some faces of each emotion")

@@ -12,7 +12,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from fer_jax.data.emotions import expressed
+from fer_jax.data.emotions import expressed, relabel
 
 ARRAYS = {"image": np.uint8, "label": np.int32, "intensity": np.float32}
 
@@ -85,8 +85,7 @@ class Adapter:
 
     def label(self, label: np.ndarray) -> np.ndarray:
         """Labels int [...] by name; those of an emotion that the target lacks become -1."""
-        known = [self.target.index(name) if name in self.target else -1 for name in self.emotions]
-        return np.array(known, np.int32)[label]
+        return relabel(label, self.emotions, self.target)
 
     def intensity(self, intensity: np.ndarray, label: np.ndarray) -> np.ndarray:
         """Intensities float32 [..., E] in the columns of the same name; of emotions that the target lacks none."""

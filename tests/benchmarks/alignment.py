@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fer_jax.data import align, synthetic
+from fer_jax.data import crops, synthetic
 from fer_jax.data.detect import Face, ShapePredictor, make_detector
 
 
@@ -37,7 +37,7 @@ def main():
     examples = [synthetic.example(0, i, i) for i in range(64)]
     images = [cv2.resize(example.image, (256, 256)) for example in examples]
     faces = [Face.from_landmarks(example.landmarks * 2 + 0.5) for example in examples]
-    each = seconds(lambda i: align.align(images[i % 64], faces[i % 64]), 500)
+    each = seconds(lambda i: crops.align(images[i % 64], faces[i % 64]), 500)
     print(f"warp and crop: {1 / each:,.0f} faces/s on one core")
     if options.image and ShapePredictor.available():
         detector = make_detector("dlib")
@@ -47,7 +47,7 @@ def main():
 
         def rest(_):
             cv2.imread(str(options.image))
-            cv2.imencode(".png", align.align(image, face))
+            cv2.imencode(".png", crops.align(image, face))
 
         others = seconds(rest, 20)
         print(f"dlib {1e3 * detect:.1f} ms, reading, aligning and encoding {1e3 * others:.1f} ms an image: ", end="")

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="JSON file")
     options = parser.parse_args(arguments)
     process.set_up()
-    from fer_jax import logs, run, stack
+    from fer_jax import logs, run, stack_cost
 
     rows = []
     for name in options.models:
@@ -30,9 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with config.unlocked():
             config.data.residence = "device"
         experiment = run.build(config)
-        one = stack.measure(experiment, 1, (stack.SEQUENTIAL,))[0].seconds
+        one = stack_cost.measure(experiment, 1, (stack_cost.SEQUENTIAL,))[0].seconds
         for members in options.members:
-            for cost in stack.measure(experiment, members, stack.FORMS):
+            for cost in stack_cost.measure(experiment, members, stack_cost.FORMS):
                 row = {"model": name, "batch": config.train.batch_size, "members": members, "form": cost.form}
                 row |= {"at_once": cost.at_once, "seconds": cost.seconds, "times_one_run": cost.seconds / one}
                 rows.append(row)

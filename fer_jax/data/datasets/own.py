@@ -14,6 +14,7 @@ from fer_jax.data.datasets.fer2013 import SPLIT_FOLDERS
 from fer_jax.data.datasets.subjects import SPLITS, divide, split_stratified, split_subjects
 from fer_jax.data.emotions import CANONICAL, canonical
 from fer_jax.errors import UserError
+from fer_jax.files import visible
 
 COLUMNS = ("path", "emotion", "intensity", "subject", "split")  # the first two are needed
 EVERY = 5  # of how many frames of a video one is taken
@@ -192,7 +193,7 @@ class Folder(PictureBuilder):
 
     def pictures(self):
         root, *files = self.raw
-        if unused := Counter(path.suffix.lower() or path.name for path in set(_files(root)).difference(files)):
+        if unused := Counter(path.suffix.lower() or path.name for path in set(visible(root)).difference(files)):
             shown = ", ".join(f"{count:,} {suffix}" for suffix, count in unused.most_common())
             self.notes.append(f"files that are not images or videos in an emotion's folder: {shown}")
         pictures = [Picture(path, _emotion(path.parent), path.relative_to(root).as_posix()) for path in files]
@@ -254,7 +255,7 @@ def _find_files(root: Path) -> list[Path]:
     folders = _folders(root)
     splits = [folder for folder in folders if _split_of(folder.name)]
     for beside in folders if splits else ():
-        if beside not in splits and any(path.suffix.lower() in _IMAGES + _VIDEOS for path in _files(beside)):
+        if beside not in splits and any(path.suffix.lower() in _IMAGES + _VIDEOS for path in visible(beside)):
             raise UserError(
                 f"{beside} lies beside {splits[0]} and is no split ({', '.join(SPLITS)}): name it as one, put it into "
                 f"one of the splits, or elsewhere"
@@ -268,13 +269,6 @@ def _find_files(root: Path) -> list[Path]:
     for folder in {path.parent: None for path in files}:
         _emotion(folder)
     return files
-
-
-def _files(root: Path) -> Iterator[Path]:
-    """All files below a folder, but for hidden ones."""
-    for path in root.rglob("[!.]*"):
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts):
-            yield path
 
 
 def _folders(root: Path) -> Sequence[Path]:

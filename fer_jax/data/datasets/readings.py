@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fer_jax import files
+
 
 class StoredFace(NamedTuple):
     """A face as it is stored."""
@@ -56,13 +58,10 @@ class Readings:
             "unusable": np.array([reading.unusable for reading in readings], str),
         }
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._path(split, self._count(split))
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
+        with files.whole(self._path(split, self._count(split))) as temporary, temporary.open("wb") as file:
             np.savez(file, **arrays)
             file.flush()
             os.fsync(file.fileno())  # or the name could outlive a power cut and the content not
-        temporary.replace(path)
 
     def _count(self, split: str) -> int:
         return len(list(self._folder.glob(f"{split}-*.npz")))

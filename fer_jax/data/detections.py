@@ -1,0 +1,52 @@
+"""detections.jsonl: which faces were found in the photographs of a folder, so that none is looked for twice."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from fer_jax.data.detect import Face, ShapePredictor
+
+
+def to_json(face: Face) -> dict:
+    points = {name: getattr(face, name) for name in ("landmarks", "eyes")}
+    points = {name: value.round(3).tolist() for name, value in points.items() if value is not None}
+    return {"box": list(face.box)} | points
+
+
+def from_json(face: dict) -> Face:
+    points = {name: np.array(face[name]) for name in ("landmarks", "eyes") if name in face}
+    return Face(tuple(face["box"]), **points)
+
+
+def stamp(path: Path) -> dict:
+    """By what a file is known to be the one seen before."""
+    status = path.stat()
+    return {"bytes": status.st_size, "modified": status.st_mtime_ns}
+
+
+def origin(detector: str, model: Path | None, landmarks: Path | None) -> str:
+    """By what the faces found before are known to be those that would be found now; see `align.Settings`."""
+    if landmarks:
+        return f"supplied {landmarks}"
+    parts = [detector]
+    if detector == "yunet":
+        parts.append(hashlib.sha256(model.read_bytes()).hexdigest()[:12])
+    if ShapePredictor.available():
+        parts.append("with landmarks")
+    return " ".join(parts)
+
+
+def read(path: Path, source: Path, detector: str) -> dict[str, dict]:
+    """The lines by path that hold for the files of `source` as they are and for a detector, named by `origin`."""
+    known = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # cut short by a kill
+        photograph = source / record["path"]
+        if photograph.exists() and record == record | stamp(photograph) | {"detector": detector}:
+            known[record["path"]] = record
+    return known
