@@ -55,7 +55,8 @@ def device_name() -> str:
     """The accelerator's name, or the processor's where Linux tells it."""
     device, processors = jax.devices()[0], Path("/proc/cpuinfo")
     if device.platform == "cpu" and processors.exists():
-        named = (line.partition(":")[2].strip() for line in processors.open() if line.startswith("model name"))
+        lines = processors.read_text().splitlines()
+        named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
         return next(named, device.device_kind)
     return device.device_kind
 

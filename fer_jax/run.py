@@ -135,33 +135,31 @@ def make_recipe(config: ConfigDict, dataset: prepare.Dataset, steps_per_epoch: i
     )
     ends = itertools.accumulate(epochs * steps_per_epoch for epochs, _ in config.train.smaller_first)
     smaller_first = tuple((end, side) for end, (_, side) in zip(ends, config.train.smaller_first, strict=True))
+    variables = _variable_shapes(config, model, input_shape)
     for _, side in smaller_first:
-        _check_sizes(model, input_shape, side)
+        if side < MIN_SIDE:
+            raise UserError(f"train.smaller_first: {side} pixels are too few: at least {MIN_SIDE} a side")
+        if _variable_shapes(config, model, (side, side, input_shape[2])) != variables:
+            raise UserError(
+                f"train.smaller_first: {config.model.name} has other weights for images of {side} pixels than for "
+                f"those of {input_shape}; only networks that end in global pooling take any size"
+            )
     return train.Recipe(model, head, optim.make_optimizer(config.optim), schedule, input_shape, smaller_first)
 
 
-def _check_sizes(model: nn.Module, input_shape: tuple[int, int, int], side: int) -> None:
-    """That a model has the same weights for smaller images, so that it can be trained on them first.
+def _variable_shapes(config: ConfigDict, model: nn.Module, input_shape: tuple[int, int, int]) -> dict:
+    """As `models.variable_shapes`.
 
     Raises:
-      UserError: it has not, or takes no such images.
+      UserError: such a model cannot be made for images of this size.
     """
-    if side < MIN_SIDE:
-        raise UserError(f"train.smaller_first: {side} pixels are too few: at least {MIN_SIDE} a side")
-
-    whole = models.variable_shapes(model, input_shape)
     try:
-        same = models.variable_shapes(model, (side, side, input_shape[2])) == whole
-    except (TypeError, ValueError, ZeroDivisionError) as error:  # nothing is left of them after the poolings
+        return models.variable_shapes(model, input_shape)
+    except (TypeError, ValueError) as error:
+        options = config.model.options.to_dict()
         raise UserError(
-            f"train.smaller_first: {type(model).__name__} cannot be made for images of {side} pixels beside those of "
-            f"{input_shape}: {error}"
+            f"{config.model.name} cannot be made with options {options} for images of {input_shape}: {error}"
         ) from error
-    if not same:
-        raise UserError(
-            f"train.smaller_first: {type(model).__name__} has other weights for images of {side} pixels than for those "
-            f"of {input_shape}; only networks that end in global pooling take any size"
-        )
 
 
 def run(config: ConfigDict, workdir: Path, *, data_dir: str | None = None) -> dict:

@@ -169,7 +169,11 @@ def test_a_net_of_one_size_is_not_trained_on_smaller_images():
         make_recipe(small_config(**{"train.smaller_first": ((1, 24),)}), data, steps_per_epoch=6)
     config = small_config(**{"model.name": "alexnet", "model.input_shape": (224, 224, 3)})
     config.model.options, config.train.smaller_first = {}, ((1, 24),)
-    with pytest.raises(UserError, match="AlexNet cannot be made for images of 24 pixels"):
+    with pytest.raises(UserError, match=r"alexnet cannot be made .* of \(24, 24, 3\): they are too small"):
+        make_recipe(config, data, steps_per_epoch=6)
+    config = small_config(**{"model.name": "inception_v3", "model.input_shape": (48, 48, 3)})
+    config.model.options = {}
+    with pytest.raises(UserError, match=r"inception_v3 cannot be made .* of \(48, 48, 3\): they are too small"):
         make_recipe(config, data, steps_per_epoch=6)
     with pytest.raises(UserError, match=r"16 pixels are too few: at least 24"):
         make_recipe(small_config(**{"train.smaller_first": ((1, 16),)}), data, steps_per_epoch=6)

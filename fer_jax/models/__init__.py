@@ -107,9 +107,20 @@ def create(
 
 
 def variable_shapes(module: nn.Module, input_shape: tuple[int, int, int]) -> dict:
-    """The variables of a model for images [h, w, c] as `jax.ShapeDtypeStruct`s; nothing is computed or compiled."""
+    """The variables of a model for images [h, w, c] as `jax.ShapeDtypeStruct`s; nothing is computed or compiled.
+
+    Raises:
+      ValueError: the images are too small, or an option has an impossible value.
+      TypeError: an option is of another type.
+    """
     image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    return jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
+    try:
+        shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
+    except ZeroDivisionError:  # of some releases of Flax, where others make a layer without inputs
+        shapes = None
+    if shapes is None or any(0 in leaf.shape for leaf in jax.tree.leaves(shapes)):
+        raise ValueError("they are too small, its poolings leave nothing of them")
+    return shapes
 
 
 def forward_flops(module: nn.Module, input_shape: tuple[int, int, int]) -> float:
