@@ -12,13 +12,17 @@ UNWRITABLE = FULL | {errno.EACCES, errno.EPERM, errno.EROFS}  # full, or not the
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A path to write to; what is there takes the name `path` if the block ends well. So none is seen half-written."""
+    """A path to write to; what is there takes the name `path` if the block ends well. So none is seen half-written.
+
+    A kill may leave NAME.PID.tmp behind.
+    """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         temporary.replace(path)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
 
 
 def visible(folder: Path) -> Iterator[Path]:

@@ -26,7 +26,7 @@ def make_schedule(config: ConfigDict, *, steps_per_epoch: int, total_steps: int)
     either may start with a linear warm-up of `warmup_epochs`.
 
     Raises:
-      UserError: unknown schedule, or a warm-up as long as the run.
+      UserError: unknown schedule, a warm-up as long as the run, or a negative `decay_factor`.
     """
     warmup = round(config.warmup_epochs * steps_per_epoch)
     if warmup >= total_steps and warmup > 0:
@@ -36,6 +36,8 @@ def make_schedule(config: ConfigDict, *, steps_per_epoch: int, total_steps: int)
     elif config.schedule == "cosine":
         course = optax.cosine_decay_schedule(1.0, total_steps - warmup)
     elif config.schedule == "step":
+        if config.decay_factor < 0:
+            raise UserError(f"optim.decay_factor = {config.decay_factor} is negative: use one in 0..1, e.g. 0.1")
         boundaries = {
             max(round(epoch * steps_per_epoch) - warmup, 0): config.decay_factor for epoch in config.decay_epochs
         }

@@ -135,10 +135,10 @@ def assemble(variables: dict, metadata: dict, source: Path | str) -> Recognizer:
         dtype=models.compute_dtype(config.model.get("dtype", "auto")),
         **model_options(config),
     )
-    shapes = models.variable_shapes(model, tuple(metadata["input_shape"]))
     try:
+        shapes = models.variable_shapes(model, tuple(metadata["input_shape"]))
         checkpoint.graft({"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}, variables)
-    except UserError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"{source}, as {config.model.name}: {error}") from error
     dataset = metadata.get("results", {}).get("dataset", "")
     return Recognizer(model, head, variables, tuple(metadata["emotions"]), tuple(metadata["input_shape"]), dataset)

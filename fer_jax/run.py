@@ -118,7 +118,11 @@ def reported_split(splits: Iterable[str]) -> str | None:
 
 
 def make_recipe(config: ConfigDict, dataset: prepare.Dataset, steps_per_epoch: int) -> train.Recipe:
-    """The model, head and optimizer of a config, for a data set's emotions."""
+    """The model, head and optimizer of a config, for a data set's emotions.
+
+    Raises:
+      UserError: fields that do not go together; names them.
+    """
     head = heads.make_head(config.head.name, dataset.emotions, loss=config.head.loss)
     input_shape = tuple(config.model.input_shape)
     if min(input_shape[:2]) < MIN_SIDE:
@@ -135,11 +139,12 @@ def make_recipe(config: ConfigDict, dataset: prepare.Dataset, steps_per_epoch: i
     )
     ends = itertools.accumulate(epochs * steps_per_epoch for epochs, _ in config.train.smaller_first)
     smaller_first = tuple((end, side) for end, (_, side) in zip(ends, config.train.smaller_first, strict=True))
-    variables = _variable_shapes(config, model, input_shape)
+    variables = _variable_shapes(config, model, input_shape, f"model.input_shape = {input_shape}")
     for _, side in smaller_first:
         if side < MIN_SIDE:
             raise UserError(f"train.smaller_first: {side} pixels are too few: at least {MIN_SIDE} a side")
-        if _variable_shapes(config, model, (side, side, input_shape[2])) != variables:
+        asked = f"train.smaller_first, {side} pixels a side"
+        if _variable_shapes(config, model, (side, side, input_shape[2]), asked) != variables:
             raise UserError(
                 f"train.smaller_first: {config.model.name} has other weights for images of {side} pixels than for "
                 f"those of {input_shape}; only networks that end in global pooling take any size"
@@ -147,18 +152,20 @@ def make_recipe(config: ConfigDict, dataset: prepare.Dataset, steps_per_epoch: i
     return train.Recipe(model, head, optim.make_optimizer(config.optim), schedule, input_shape, smaller_first)
 
 
-def _variable_shapes(config: ConfigDict, model: nn.Module, input_shape: tuple[int, int, int]) -> dict:
-    """As `models.variable_shapes`.
+def _variable_shapes(config: ConfigDict, model: nn.Module, input_shape: tuple[int, int, int], asked: str) -> dict:
+    """As `models.variable_shapes`; `asked` is how the config asks for images of this size.
 
     Raises:
-      UserError: such a model cannot be made for images of this size.
+      UserError: the options, or images of this size, are none for this model.
     """
     try:
         return models.variable_shapes(model, input_shape)
+    except UserError:
+        raise
     except (TypeError, ValueError) as error:
         options = config.model.options.to_dict()
         raise UserError(
-            f"{config.model.name} cannot be made with options {options} for images of {input_shape}: {error}"
+            f"{config.model.name} cannot be made with options {options} for images of {asked}: {error}"
         ) from error
 
 

@@ -112,6 +112,10 @@ def test_weights_of_another_architecture_are_refused_by_name(runs, tmp_path):
     checkpoint.save_weights(tmp_path / "weights.safetensors", variables, metadata)
     with pytest.raises(UserError, match=r"as shallow: the weights are those of another model:\n  params/.*has shape"):
         recognizer.load(tmp_path)
+    metadata["model"] = metadata["model"] | {"options": {"filters": [0, 4], "hidden": [16]}}
+    checkpoint.save_weights(tmp_path / "weights.safetensors", variables, metadata)
+    with pytest.raises(UserError, match=r"as shallow: .*an option is 0"):
+        recognizer.load(tmp_path)
 
 
 @pytest.mark.slow  # prepares FER2013

@@ -169,11 +169,11 @@ def test_a_net_of_one_size_is_not_trained_on_smaller_images():
         make_recipe(small_config(**{"train.smaller_first": ((1, 24),)}), data, steps_per_epoch=6)
     config = small_config(**{"model.name": "alexnet", "model.input_shape": (224, 224, 3)})
     config.model.options, config.train.smaller_first = {}, ((1, 24),)
-    with pytest.raises(UserError, match=r"alexnet cannot be made .* of \(24, 24, 3\): they are too small"):
+    with pytest.raises(UserError, match=r"alexnet cannot .* train\.smaller_first, 24 pixels .* are too small"):
         make_recipe(config, data, steps_per_epoch=6)
     config = small_config(**{"model.name": "inception_v3", "model.input_shape": (48, 48, 3)})
     config.model.options = {}
-    with pytest.raises(UserError, match=r"inception_v3 cannot be made .* of \(48, 48, 3\): they are too small"):
+    with pytest.raises(UserError, match=r"inception_v3 cannot .* model\.input_shape = \(48, 48, 3\): .* are too small"):
         make_recipe(config, data, steps_per_epoch=6)
     with pytest.raises(UserError, match=r"16 pixels are too few: at least 24"):
         make_recipe(small_config(**{"train.smaller_first": ((1, 16),)}), data, steps_per_epoch=6)
@@ -327,6 +327,13 @@ def test_schedules():
     assert float(cosine(100)) == pytest.approx(0, abs=1e-6)
     steps = schedule(schedule="step", decay_epochs=(3, 6), decay_factor=0.1)
     assert [float(steps(s)) for s in (29, 31, 61)] == pytest.approx([1, 0.1, 0.01])
+
+
+def test_schedules_that_cannot_be_are_refused():
+    with pytest.raises(UserError, match=r"optim\.decay_factor = -1\.0 is negative"):
+        schedule(schedule="step", decay_epochs=(3,), decay_factor=-1.0)
+    with pytest.raises(UserError, match=r"optim\.warmup_epochs = 10\.0 is as long as the run"):
+        schedule(schedule="cosine", warmup_epochs=10.0)
 
 
 def test_wrong_names_list_the_right_ones():

@@ -3,6 +3,7 @@
     python -m fer_jax.data.align --input=DIR --output=DIR [--method=landmarks] [--detector=dlib] [--runner=ray]
 
 What a crop shows, by each method, is said in `crops`.
+
 The output mirrors the tree of the input as PNG, which the data sets' builders take as they take the original (CK+:
 align `cohn-kanade-images` and put `Emotion` beside the result), with `faces.csv` (every image, every face, and why
 one has no crop), `settings.txt` (what the crops are), and `detections.jsonl`, from which a run that was cut short goes
@@ -60,10 +61,12 @@ class Settings:
 
     @property
     def kept(self) -> Path:
+        """The file of detections."""
         return self.detections or self.output / "detections.jsonl"
 
     @property
     def origin(self) -> str:
+        """What finds the faces; see `detections.origin`."""
         return detections.origin(self.detector, self.model, self.landmarks)
 
 
@@ -199,7 +202,10 @@ def align_tree(
     if images is None:
         images = find_images(settings.source, settings.output)
     _refuse_same_crops(images, settings)
-    settings.output.mkdir(parents=True, exist_ok=True)
+    try:
+        settings.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to --output={settings.output} ({error.strerror}): choose another") from error
     if settings.landmarks is None:
         make_detector(settings.detector, settings.model)  # fails here, not in every worker
     else:
@@ -209,9 +215,11 @@ def align_tree(
     known = {} if settings.landmarks else before  # landmarks may have been corrected, and are quickly read
     rows = []
     with (
-        settings.kept.open("a") as log,
+        settings.kept.open("a+") as log,
         tqdm(total=len(images), unit=" images", smoothing=0.05, disable=None) as bar,
     ):
+        if log.tell() and not settings.kept.read_bytes().endswith(b"\n"):
+            log.write("\n")  # after a line that was cut short
         work = ((image, known.get(image)) for image in images)
         start = functools.partial(_aligner, settings)
         for record, of_image in runners.each(start, work, runner=runner, workers=workers):
@@ -368,12 +376,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        if error.errno not in files.UNWRITABLE:
+        if error.errno not in files.FULL:
             raise
-        where = error.filename or settings.output
         sys.exit(
-            f"error: cannot write to {where} ({error.strerror}): make room there and repeat the command, which goes "
-            f"on where it was, or choose another --output"
+            f"error: no space left while writing to {error.filename or settings.output}: free some and repeat the "
+            f"command, which goes on where it was"
         )
 
 

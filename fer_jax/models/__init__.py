@@ -119,7 +119,7 @@ def variable_shapes(module: nn.Module, input_shape: tuple[int, int, int]) -> dic
     except ZeroDivisionError:  # of some releases of Flax, where others make a layer without inputs
         shapes = None
     if shapes is None or any(0 in leaf.shape for leaf in jax.tree.leaves(shapes)):
-        raise ValueError("they are too small, its poolings leave nothing of them")
+        raise ValueError(f"images of {input_shape} are too small, or an option is 0: a layer is left without inputs")
     return shapes
 
 
