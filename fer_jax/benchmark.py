@@ -52,7 +52,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--suite", nargs="+", default=("train", "infer", "input"), choices=SUITES, help="default: train infer input"
     )
     parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME", help="files in configs/")
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, help="default: float32, on accelerators bfloat16 too")
+    parser.add_argument(
+        "--dtypes", nargs="+", choices=DTYPES, help="default: float32, and bfloat16 if the device has it"
+    )
     parser.add_argument("--batch", type=_above_zero, help="default: the config's own")
     parser.add_argument("--rounds", type=_above_zero, default=7, help="default 7")
     parser.add_argument("--seconds", type=float, default=0.5, help="of each side in a round, default 0.5")
@@ -76,7 +78,7 @@ def run(options: argparse.Namespace) -> list[dict]:
         raise UserError("--figure is the picture of --suite=scaling")
     import jax
 
-    from fer_jax import benchmark_input, benchmark_models, benchmark_run, benchmark_scaling, logs, report_cost
+    from fer_jax import benchmark_input, benchmark_models, benchmark_run, benchmark_scaling, logs, models, report_cost
 
     suites = {
         "train": benchmark_models.train_suite,
@@ -85,7 +87,7 @@ def run(options: argparse.Namespace) -> list[dict]:
         "end_to_end": benchmark_run.end_to_end_suite,
         "scaling": benchmark_scaling.scaling_suite,
     }
-    default = DTYPES[:1] if jax.default_backend() == "cpu" else DTYPES
+    default = DTYPES if models.compute_dtype("auto").name == "bfloat16" else DTYPES[:1]
     settings = benchmark_models.Settings(
         models=tuple(options.models),
         dtypes=tuple(options.dtypes or default),

@@ -1,6 +1,7 @@
 """The operations written by hand because XLA's own lowering is slow on a CPU, each with its proof.
 
-On GPU and TPU they are XLA's own: `jax.lax.platform_dependent` decides when the program is compiled.
+On GPU and TPU they are XLA's own, but for the gradient of pooling: `jax.lax.platform_dependent` decides when the
+program is compiled.
 tests/test_ops.py holds each one, gradients included, to XLA's within 1e-5.
 
 `convolutions("columns")` does without XLA's convolutions on every platform, for stacked members (fer_jax/stack.py).
@@ -219,35 +220,31 @@ depthwise_conv.defvjp(_forward, _backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def max_pool(x: jax.Array, size: int, stride: int, padding: str) -> jax.Array:
-    """Maxima of size x size windows of x [B, H, W, C], padding SAME or VALID.
+def max_pool(x: jax.Array, size: int, stride: int, padding: str | tuple[tuple[int, int], ...]) -> jax.Array:
+    """Maxima of size x size windows of x [B, H, W, C]; padding SAME, VALID, or before and after rows and columns.
 
-    XLA's CPU gradient is a serial scatter, 5 to 15 times slower than the comparisons used here. As there, the first
-    of equal maxima takes the whole gradient.
+    XLA's gradient is a scatter: on a CPU a serial one, 5 to 15 times slower than the comparisons used here, on a GPU
+    one that adds in any order, or not at all where `--xla_gpu_deterministic_ops` is set. So every platform trains by
+    comparisons. As there, the first of equal maxima takes the whole gradient.
     """
-    return _pool_forward(x, size, stride, padding)[0]
+    cpu = functools.partial(_pool_by_comparison, size=size, stride=stride, padding=padding)
+    default = functools.partial(_pool_by_window, size=size, stride=stride, padding=padding)
+    return lax.platform_dependent(x, cpu=lambda x: cpu(x)[0], default=default)
 
 
 def _pool_forward(x, size, stride, padding):
-    cpu = functools.partial(_pool_by_comparison, size=size, stride=stride, padding=padding)
-    default = functools.partial(_pool_by_window, size=size, stride=stride, padding=padding)
-    y, winner = lax.platform_dependent(x, cpu=cpu, default=default)
+    y, winner = _pool_by_comparison(x, size=size, stride=stride, padding=padding)
     return y, (x, winner)
 
 
 def _pool_backward(size, stride, padding, residuals, grad):
-    cpu = functools.partial(_unpool_by_winner, size=size, stride=stride, padding=padding)
-    default = functools.partial(_unpool_by_window, size=size, stride=stride, padding=padding)
-    return (lax.platform_dependent(*residuals, grad, cpu=cpu, default=default),)
+    return (_unpool_by_winner(*residuals, grad, size=size, stride=stride, padding=padding),)
 
 
 def _pool_by_window(x, *, size, stride, padding):
-    y = lax.reduce_window(x, -jnp.inf, lax.max, (1, size, size, 1), (1, stride, stride, 1), padding)
-    return y, jnp.zeros(y.shape, jnp.uint8)
-
-
-def _unpool_by_window(x, _winner, grad, **window):
-    return jax.vjp(lambda x: _pool_by_window(x, **window)[0], x)[1](grad)[0]
+    if padding not in _NAMED:
+        padding = ((0, 0), *padding, (0, 0))
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, size, size, 1), (1, stride, stride, 1), padding)
 
 
 def _pool_by_comparison(x, *, size, stride, padding):
@@ -286,7 +283,9 @@ def _unpool_by_winner(x, winner, grad, *, size, stride, padding):
 
 def _windows(x, size, stride, padding):
     """The rows and columns of windows, and the padding of the two sides of the image."""
-    sides = lax.padtype_to_pads(x.shape[1:3], (size, size), (stride, stride), padding)
+    sides = padding
+    if padding in _NAMED:
+        sides = lax.padtype_to_pads(x.shape[1:3], (size, size), (stride, stride), padding)
     rows, columns = ((n + sum(side) - size) // stride + 1 for n, side in zip(x.shape[1:3], sides, strict=True))
     return rows, columns, sides
 

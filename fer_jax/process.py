@@ -39,7 +39,11 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
     import jax
 
     try:
-        jax.distributed.initialize(coordinator, processes, process)
+        # A process that is shown one GPU of several, as by `srun --gpus-per-task=1`, sees it as its first; JAX would
+        # look for one of the number that the process has on its machine.
+        shown = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        alone = {"local_device_ids": [0]} if shown and "," not in shown else {}
+        jax.distributed.initialize(coordinator, processes, process, **alone)
     except (ValueError, RuntimeError) as error:
         raise UserError(
             f"--distributed: {str(error).splitlines()[0]}; start each process by srun or mpirun, or give it "

@@ -243,7 +243,7 @@ def fit(courses: Sequence[Course], form: str, *, started: float, until: int | No
         logs.ProgressBar(total=stop * images_a_step, done=step * images_a_step) as bar,
     ):
         while step < stop and crew.going():
-            most = 1 if on_cpu(experiment) else train.steps_at_once(steps_per_epoch - step % steps_per_epoch)
+            most = 1 if on_cpu(experiment) else train.steps_at_once(steps_per_epoch, step % steps_per_epoch)
             state, results = stack.take(state, keys, step, most)
             if most > 1:
                 jax.block_until_ready(results)  # as in `train.scanned_steps`

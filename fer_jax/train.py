@@ -232,13 +232,15 @@ def compile_epoch(recipe: Recipe, mesh: Mesh):
     return jax.jit(program, donate_argnums=0)
 
 
-def steps_at_once(left: int, most: int = MOST_STEPS) -> int:
-    """How many of the steps left in an epoch one program takes: all, or equal parts of at most so many.
+def steps_at_once(epoch: int, start: int, most: int = MOST_STEPS) -> int:
+    """How many steps one program takes from step `start` of an epoch on: to its end, or to that of a part of it.
 
-    In between a signal is heeded and the progress shown. Parts of one size are one compilation.
+    In between a signal is heeded and the progress shown. Parts of one size, which is at most `most` and not less than
+    half of it, are one compilation; an epoch of a length that has none ends in a smaller one.
     """
-    parts = -(-left // most)
-    return -(-left // parts)
+    sizes = [epoch] if epoch <= most else [size for size in range(most, most // 2, -1) if epoch % size == 0]
+    size = sizes[0] if sizes else -(-epoch // -(-epoch // most))
+    return min(size - start % size, epoch - start)
 
 
 def scanned_steps(
@@ -249,7 +251,7 @@ def scanned_steps(
     step = int(state.step)
     while True:
         epoch, start = divmod(step, order.steps_per_epoch)
-        count = steps_at_once(order.steps_per_epoch - start, most)
+        count = steps_at_once(order.steps_per_epoch, start, most)
         state, metrics = program(state, split.arrays, order.epoch(epoch)[start : start + count], key, hyper)
         jax.block_until_ready(metrics)  # or all parts of an epoch would be under way before a signal is looked for
         yield state, metrics

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from fer_jax import checkpoint, config, logs, run, sharding
+from fer_jax import checkpoint, config, logs, process, run, sharding
 from fer_jax.data import pipeline
 from tests import tiny_config
 from tests.faces import noise_arrays, write_fer2013
@@ -182,3 +182,16 @@ def test_incomplete_flags_are_refused_in_a_line(flags, told, environment):
     assert result.returncode == 1
     assert told in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(("shown", "local"), [("3", [0]), ("0,1", None), ("", None), (None, None)])
+def test_a_process_that_is_shown_one_gpu_takes_it(monkeypatch, shown, local):
+    """As by `srun --gpus-per-task=1`, where each process sees its own GPU as the first."""
+    asked = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **options: asked.append(options))
+    monkeypatch.setenv("JAX_ENABLE_PREEMPTION_SERVICE", "false")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if shown is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    process.join("localhost:1", 2, 1)
+    assert asked == [{"local_device_ids": local} if local else {}]

@@ -1,6 +1,8 @@
 """Every registered model keeps its contract: parameters, shapes, types, devices."""
 
-import flax.linen as nn
+import functools
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,6 +57,22 @@ def test_logits_are_float32_whatever_is_computed_in(name, dtype):
     )
     assert trained.dtype == jnp.float32
     assert jax.tree.structure(updated.get("batch_stats", {})) == jax.tree.structure(variables.get("batch_stats", {}))
+
+
+@pytest.mark.parametrize("name", ["shallow", "fcn_gap"])  # an affine layer, an average
+def test_logits_are_not_rounded_to_what_is_computed_in(name):
+    model = models.create(name, num_outputs=7, dtype=jnp.bfloat16)
+    images = jax.random.uniform(jax.random.key(0), (3, 48, 48, 1))
+    logits, _ = jax.jit(functools.partial(model.init_with_output, train=False))(jax.random.key(1), images)
+    assert (logits != logits.astype(jnp.bfloat16)).any()
+
+
+def test_bfloat16_is_chosen_where_there_are_units_for_it(monkeypatch):
+    for platform, capability, chosen in (("cpu", None, 4), ("gpu", "7.5", 4), ("gpu", "9.0", 2), ("tpu", None, 2)):
+        device = SimpleNamespace(platform=platform, **({"compute_capability": capability} if capability else {}))
+        monkeypatch.setattr(jax, "local_devices", lambda device=device: [device])
+        assert models.compute_dtype("auto").itemsize == chosen, (platform, capability)
+        assert models.compute_dtype("float32").itemsize == 4
 
 
 @pytest.fixture(scope="module")
@@ -216,10 +234,10 @@ def test_the_spatial_transformer_samples_as_torch_does():
 def test_ceil_pooling_equals_torch(kind, length, size, stride):
     torch = pytest.importorskip("torch", reason="the reference is PyTorch, which is not installed")
     x = np.random.default_rng(0).normal(size=(1, length, length, 2)).astype(np.float32)
-    pool, name = (nn.max_pool, "MaxPool2d") if kind == "max" else (nn.avg_pool, "AvgPool2d")
+    name = "MaxPool2d" if kind == "max" else "AvgPool2d"
     reference = getattr(torch.nn, name)(size, stride, ceil_mode=True)
     theirs = reference(torch.tensor(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    np.testing.assert_allclose(layers.ceil_pool(pool, x, size, stride), theirs, atol=1e-6)
+    np.testing.assert_allclose(layers.ceil_pool(kind, x, size, stride), theirs, atol=1e-6)
 
 
 def test_the_switches_of_the_builder_change_what_they_name():

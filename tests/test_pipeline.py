@@ -1,5 +1,8 @@
 """The pipeline: the order is a function of (seed, epoch), and residence changes nothing that is trained on."""
 
+from types import SimpleNamespace
+
+import jax
 import numpy as np
 import pytest
 
@@ -117,6 +120,13 @@ def dataset(counts):
         class_counts={},
         fingerprint="",
     )
+
+
+def test_an_accelerator_that_does_not_tell_its_memory_is_not_taken_to_have_that_of_its_host():
+    silent = SimpleNamespace(platform="gpu", memory_stats=lambda: None)
+    assert pipeline.device_memory(silent) == 0
+    assert pipeline.device_memory(SimpleNamespace(platform="tpu", memory_stats=lambda: {"bytes_limit": 5})) == 5
+    assert pipeline.device_memory(jax.devices()[0]) > 1e8
 
 
 def test_residence_is_chosen_by_size_unless_it_is_asked_for(mesh, monkeypatch):

@@ -329,6 +329,29 @@ def test_schedules():
     assert [float(steps(s)) for s in (29, 31, 61)] == pytest.approx([1, 0.1, 0.01])
 
 
+@pytest.mark.parametrize(
+    ("epoch", "most", "parts"),
+    [
+        (449, 512, [449]),
+        (512, 512, [512]),
+        (897, 512, [299, 299, 299]),
+        (1160, 512, [290, 290, 290, 290]),
+        (1021, 512, [511, 510]),  # a prime
+        (7, 20, [7]),
+        (100, 20, [20] * 5),
+    ],
+)
+def test_the_programs_of_an_epoch_have_one_size_where_they_can(epoch, most, parts):
+    start, taken = 0, []
+    while start < epoch:
+        taken.append(train.steps_at_once(epoch, start, most))
+        start += taken[-1]
+    assert taken == parts
+    # A run that goes on in mid-epoch comes back to these parts.
+    start = parts[0] // 2
+    assert train.steps_at_once(epoch, start, most) == parts[0] - start
+
+
 def test_schedules_that_cannot_be_are_refused():
     with pytest.raises(UserError, match=r"optim\.decay_factor = -1\.0 is negative"):
         schedule(schedule="step", decay_epochs=(3,), decay_factor=-1.0)

@@ -218,8 +218,8 @@ def train_order(length: int, batch_size: int, seed: int, *, labels: np.ndarray |
 
 
 def device_memory(device: jax.Device) -> int:
-    """Bytes of memory of a device; of this machine, shared among its devices, for CPUs."""
-    stats = device.memory_stats()
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"]
+    """Bytes of memory of a device, 0 where it does not say; of this machine, shared among its devices, for CPUs."""
+    stats = device.memory_stats() or {}
+    if device.platform != "cpu" or "bytes_limit" in stats:
+        return stats.get("bytes_limit", 0)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()

@@ -80,9 +80,14 @@ def options(name: str) -> list[str]:
 
 
 def compute_dtype(name: str) -> jnp.dtype:
-    """The type to compute in: `float32`, `bfloat16`, or `auto`: bfloat16 on accelerators, where it is faster."""
+    """The type to compute in: `float32`, `bfloat16`, or `auto`: bfloat16 on accelerators that have units for it.
+
+    Nvidia's have them since Ampere, compute capability 8: a T4 computes in float32.
+    """
     if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        device = jax.local_devices()[0]
+        old = device.platform == "gpu" and float(getattr(device, "compute_capability", 8)) < 8
+        name = "float32" if device.platform == "cpu" or old else "bfloat16"
     return jnp.dtype(name)
 
 
@@ -126,9 +131,18 @@ def variable_shapes(module: nn.Module, input_shape: tuple[int, int, int]) -> dic
 def forward_flops(module: nn.Module, input_shape: tuple[int, int, int]) -> float:
     """Operations of one face's forward pass, a multiplication and an addition being two.
 
-    Counted by XLA on the program before optimisation.
+    Counted by XLA on the program of a GPU before optimisation, so the same number everywhere. Only XLA for CPUs
+    counts, the plugins of accelerators do not.
+
+    Raises:
+      UserError: JAX has been told to do without CPUs.
     """
     image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     variables = variable_shapes(module, input_shape)
-    lowered = jax.jit(lambda variables, x: module.apply(variables, x, train=False)).lower(variables, image)
-    return lowered.cost_analysis()["flops"]
+    try:
+        (cpu, *_) = jax.local_devices(backend="cpu")
+    except RuntimeError as error:
+        raise UserError("FLOPs are counted by XLA for CPUs: name them in JAX_PLATFORMS too, e.g. cuda,cpu") from error
+    with jax.default_device(cpu):
+        traced = jax.jit(lambda variables, x: module.apply(variables, x, train=False)).trace(variables, image)
+        return traced.lower(lowering_platforms=("cuda",)).cost_analysis()["flops"]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fer_jax import ops
-from fer_jax.models.layers import BatchNorm, Conv, Dropout, affine_classifier, ceil_pool, output_init, sample_affine
+from fer_jax.models.layers import BatchNorm, Conv, Dropout, affine_classifier, ceil_pool, logits, sample_affine
 
 _VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
@@ -28,7 +28,7 @@ class L2SVM(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         x = x.astype(self.dtype)
-        for filters, kernel, pool in ((32, 5, nn.max_pool), (32, 4, nn.avg_pool), (64, 5, nn.avg_pool)):
+        for filters, kernel, pool in ((32, 5, "max"), (32, 4, "mean"), (64, 5, "mean")):
             x = nn.relu(Conv(filters, (kernel, kernel), dtype=self.dtype)(x))
             x = ceil_pool(pool, x, 3, 2)  # 42 -> 21 -> 10 -> 5
         return affine_classifier(self, x, (3072,), train=train)
@@ -56,7 +56,7 @@ class AlexNet(nn.Module):
         x = x.reshape(x.shape[0], -1)  # (B, 6 * 6 * 256)
         for _ in range(2):
             x = nn.relu(nn.Dense(4096, dtype=self.dtype)(Dropout(self.dropout, self.axis_name)(x, train=train)))
-        return nn.Dense(self.num_outputs, kernel_init=output_init, dtype=self.dtype)(x).astype(jnp.float32)
+        return logits(self, x)
 
 
 class VGG16(nn.Module):
@@ -112,4 +112,4 @@ class DeepEmotion(nn.Module):
         x = nn.relu(pool(x))
         x = Dropout(self.dropout, self.axis_name)(x, train=train)
         x = nn.relu(nn.Dense(50, dtype=self.dtype)(x.reshape(x.shape[0], -1)))
-        return nn.Dense(self.num_outputs, kernel_init=output_init, dtype=self.dtype)(x).astype(jnp.float32)
+        return logits(self, x)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from fer_jax import ops
 from fer_jax.errors import UserError
 from fer_jax.models.hog import hog
-from fer_jax.models.layers import BatchNorm, Conv, DepthwiseConv, Dropout, output_init
+from fer_jax.models.layers import BatchNorm, Conv, DepthwiseConv, Dropout, logits
 
 
 class ConvAffine(nn.Module):
@@ -66,7 +66,7 @@ class ConvAffine(nn.Module):
             x = jnp.concatenate([x, hog(images).astype(self.dtype)], -1)
         for width, norm, rate in self._layers("hidden", "hidden_batch_norm", "dropout"):
             x = activate(nn.Dense(width, use_bias=not norm, dtype=self.dtype)(x), norm, rate)
-        return nn.Dense(self.num_outputs, kernel_init=output_init, dtype=self.dtype)(x).astype(jnp.float32)
+        return logits(self, x)
 
     def _layers(self, first: str, *others: str) -> list[tuple[Any, ...]]:
         """The options of each layer; the first says how many layers there are."""

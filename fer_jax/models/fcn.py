@@ -33,4 +33,4 @@ class FullyConvolutional(nn.Module):
                 x = Conv(filters, (kernel, kernel), use_bias=False, dtype=self.dtype)(x)
                 x = nn.relu(BatchNorm(self.axis_name)(x, train=train))
         x = Conv(self.num_outputs, (3, 3), kernel_init=output_init, dtype=self.dtype)(x)
-        return x.mean((1, 2)).astype(jnp.float32)
+        return x.mean((1, 2), dtype=jnp.float32)

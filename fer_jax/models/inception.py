@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from fer_jax import ops
-from fer_jax.models.layers import BatchNorm, Conv, DepthwiseConv, Dropout, output_init
+from fer_jax.models.layers import BatchNorm, Conv, DepthwiseConv, Dropout, logits
 
 
 class InceptionV3(nn.Module):
@@ -77,7 +77,7 @@ class InceptionV3(nn.Module):
                 conv(average(x), 192, (1, 1)),
             )
         x = Dropout(self.dropout, self.axis_name)(x.mean((1, 2)), train=train)
-        return nn.Dense(self.num_outputs, kernel_init=output_init, dtype=self.dtype)(x).astype(jnp.float32)
+        return logits(self, x)
 
 
 class Xception(nn.Module):
@@ -116,4 +116,4 @@ class Xception(nn.Module):
         x = ops.max_pool(x, 3, 2, "SAME") + residual
         x = nn.relu(separable(nn.relu(separable(x, 1536)), 2048))
         x = Dropout(self.dropout, self.axis_name)(x.mean((1, 2)), train=train)
-        return nn.Dense(self.num_outputs, kernel_init=output_init, dtype=self.dtype)(x).astype(jnp.float32)
+        return logits(self, x)

@@ -1,7 +1,7 @@
 """Layers that several architectures share: BatchNorm and dropout that know of the mesh, pooling, sampling."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -88,14 +88,24 @@ def affine_classifier(net: nn.Module, x: jax.Array, widths: Sequence[int], *, tr
     for width in widths:
         x = nn.relu(nn.Dense(width, dtype=net.dtype)(x))
         x = Dropout(net.dropout, net.axis_name)(x, train=train)
-    return nn.Dense(net.num_outputs, kernel_init=output_init, dtype=net.dtype)(x).astype(jnp.float32)
+    return logits(net, x)
 
 
-def ceil_pool(pool: Callable, x: jax.Array, size: int, stride: int) -> jax.Array:
-    """`nn.max_pool` or `nn.avg_pool` as Caffe pools: a last, incomplete window counts, what lies outside does not."""
-    sides = [(0, -(length - size) % stride) for length in x.shape[1:3]]
-    options = {} if pool is nn.max_pool else {"count_include_pad": False}
-    return pool(x, (size, size), strides=(stride, stride), padding=sides, **options)
+def logits(net: nn.Module, x: jax.Array) -> jax.Array:
+    """The affine layer that ends a net: x [B, N] -> float32 [B, num_outputs].
+
+    In float32 whatever `net` computes in: bfloat16 knows 64 numbers between 2 and 4, where logits would be equal.
+    To be called in the compact method of `net`.
+    """
+    return nn.Dense(net.num_outputs, kernel_init=output_init, dtype=jnp.float32)(x)
+
+
+def ceil_pool(kind: str, x: jax.Array, size: int, stride: int) -> jax.Array:
+    """Pooling as Caffe does, `kind` max or mean: a last, incomplete window counts, what lies outside does not."""
+    sides = tuple((0, -(length - size) % stride) for length in x.shape[1:3])
+    if kind == "max":
+        return ops.max_pool(x, size, stride, sides)
+    return nn.avg_pool(x, (size, size), strides=(stride, stride), padding=sides, count_include_pad=False)
 
 
 def local_response_norm(

@@ -42,4 +42,4 @@ class MiniXception(nn.Module):
             x = convolve(nn.relu(convolve(x, filters)), filters)
             x = ops.max_pool(x, 3, 2, "SAME") + residual
         x = Conv(self.num_outputs, (3, 3), kernel_init=output_init, dtype=self.dtype)(x)
-        return x.mean((1, 2)).astype(jnp.float32)
+        return x.mean((1, 2), dtype=jnp.float32)

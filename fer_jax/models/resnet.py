@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fer_jax.models.layers import BatchNorm, Conv, output_init
+from fer_jax import ops
+from fer_jax.models.layers import BatchNorm, Conv, logits
 
 
 class ResNet18(nn.Module):
@@ -32,11 +33,11 @@ class ResNet18(nn.Module):
             x = nn.relu(norm(conv(x, 64, 3)))
         else:
             x = nn.relu(norm(conv(x, 64, 7, 2)))
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            x = ops.max_pool(x, 3, 2, ((1, 1), (1, 1)))
         for filters in (64, 128, 256, 512):
             for block in range(2):
                 stride = 2 if block == 0 and filters > 64 else 1
                 shortcut = norm(conv(x, filters, 1, stride)) if stride == 2 else x
                 x = nn.relu(norm(conv(x, filters, 3, stride)))
                 x = nn.relu(norm(conv(x, filters, 3)) + shortcut)
-        return nn.Dense(self.num_outputs, kernel_init=output_init, dtype=self.dtype)(x.mean((1, 2))).astype(jnp.float32)
+        return logits(self, x.mean((1, 2)))

@@ -30,7 +30,7 @@ class VGGS(nn.Module):
             return nn.relu(Conv(filters, (size, size), stride, padding, dtype=self.dtype)(x))
 
         def pool(x, size):
-            return ceil_pool(nn.max_pool, x, size, size)
+            return ceil_pool("max", x, size, size)
 
         x = conv(x.astype(self.dtype), 96, 7, stride=2, padding=0)  # (B, 109, 109, 96)
         x = pool(local_response_norm(x), 3)  # (B, 37, 37, 96)

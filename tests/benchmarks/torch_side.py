@@ -46,6 +46,7 @@ def trainings(experiment: Experiment, variables: dict) -> dict[str, "Training"]:
     Raises:
       UserError: the experiment has what there is no counterpart of.
     """
+    torch._dynamo.reset()  # it compiles a function eight times, and from then on runs it as it is
     config = experiment.config
     for what, wanted in (
         (f"the model {config.model.name}", config.model.name in NETS),
@@ -69,6 +70,7 @@ def inferences(experiment: Experiment, net: Recognizer) -> dict[str, "Inference"
     """
     if experiment.config.model.name not in NETS:
         raise UserError(f"--against=torch has no counterpart of {experiment.config.model.name}: {', '.join(NETS)}")
+    torch._dynamo.reset()  # as above
     on = device()
     images = np.asarray(experiment.splits["train"].arrays["image"])
     return {form: Inference(experiment, net, images, form, on) for form in forms(on)}
@@ -126,7 +128,9 @@ class Training:
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
             self._optimizer, lambda step: course[min(step, len(course) - 1)]
         )
-        self._loss = self._forward if form == "eager" else torch.compile(self._forward, mode=_COMPILED[form])
+        self._loss = (
+            self._forward if form == "eager" else torch.compile(self._forward, mode=_COMPILED[form], dynamic=False)
+        )
         self._step = 0
         self._fixed = self._batch(0)
         self.peak_bytes: int | None = None  # of the GPU's memory, that of all forms' weights included
