@@ -1,4 +1,4 @@
-"""mini-Xception on FER2013: four residual depthwise-separable modules, 58 k parameters.
+"""mini-Xception on FER2013: four residual depthwise-separable modules, 57 k parameters.
 
 Papers: Arriaga et al. 2017; Kaskun et al., Lviv (66 % on FER2013).
 Command: python -m fer_jax.main --config=configs/mini_xception.py:fer2013 --data_dir=PATH

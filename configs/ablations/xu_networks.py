@@ -1,4 +1,4 @@
-"""The original VGG-S against the small one, each as in its own config.
+"""The original VGG-S against the small one, each with its own optimizer.
 
 Paper: Xu et al., Purdue/HP: over 500 MB against 12.1 MB of weights, 85 % against 82 % there.
 Command: python -m fer_jax.sweep --config=configs/ablations/xu_networks.py:fer2013 --data_dir=PATH --seeds=3
