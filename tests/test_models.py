@@ -68,7 +68,13 @@ def test_logits_are_not_rounded_to_what_is_computed_in(name):
 
 
 def test_bfloat16_is_chosen_where_there_are_units_for_it(monkeypatch):
-    for platform, capability, chosen in (("cpu", None, 4), ("gpu", "7.5", 4), ("gpu", "9.0", 2), ("tpu", None, 2)):
+    for platform, capability, chosen in (
+        ("cpu", None, 4),
+        ("gpu", "7.5", 4),
+        ("gpu", "9.0", 2),
+        ("gpu", "gfx942", 2),
+        ("tpu", None, 2),
+    ):
         device = SimpleNamespace(platform=platform, **({"compute_capability": capability} if capability else {}))
         monkeypatch.setattr(jax, "local_devices", lambda device=device: [device])
         assert models.compute_dtype("auto").itemsize == chosen, (platform, capability)

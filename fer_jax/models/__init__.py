@@ -86,7 +86,8 @@ def compute_dtype(name: str) -> jnp.dtype:
     """
     if name == "auto":
         device = jax.local_devices()[0]
-        old = device.platform == "gpu" and float(getattr(device, "compute_capability", 8)) < 8
+        capability = getattr(device, "compute_capability", "")  # AMD's is a name, e.g. gfx942
+        old = capability[:1].isdigit() and float(capability) < 8
         name = "float32" if device.platform == "cpu" or old else "bfloat16"
     return jnp.dtype(name)
 
