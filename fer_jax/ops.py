@@ -60,8 +60,7 @@ def conv(x: jax.Array, kernel: jax.Array, strides, padding, **options) -> jax.Ar
     if dilated or options.get("feature_group_count", 1) != 1:
         return plain(x, kernel)
     strides = tuple(strides)
-    sides = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding) if padding in _NAMED else padding
-    sides = tuple(map(tuple, sides))
+    sides = _sides(x, kernel.shape[:2], strides, padding)
     if _convolutions.get() == "columns":
         return _by_columns(x, kernel, strides, sides)
     if kernel.shape[:2] == (1, 1) and sides == _UNPADDED:
@@ -71,8 +70,13 @@ def conv(x: jax.Array, kernel: jax.Array, strides, padding, **options) -> jax.Ar
     return lax.platform_dependent(x, kernel, cpu=cpu, default=plain)
 
 
-_NAMED = ("SAME", "VALID")
 _UNPADDED = ((0, 0), (0, 0))
+
+
+def _sides(x, window, strides, padding):
+    """How many rows come before and after those of x, and how many columns."""
+    named = padding in ("SAME", "VALID")
+    return tuple(map(tuple, lax.padtype_to_pads(x.shape[1:3], window, strides, padding) if named else padding))
 
 
 def _pointwise(x, kernel, *, strides):
@@ -242,9 +246,9 @@ def _pool_backward(size, stride, padding, residuals, grad):
 
 
 def _pool_by_window(x, *, size, stride, padding):
-    if padding not in _NAMED:
-        padding = ((0, 0), *padding, (0, 0))
-    return lax.reduce_window(x, -jnp.inf, lax.max, (1, size, size, 1), (1, stride, stride, 1), padding)
+    *_, sides = _windows(x, size, stride, padding)
+    sides = ((0, 0), *sides, (0, 0))
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, size, size, 1), (1, stride, stride, 1), sides)
 
 
 def _pool_by_comparison(x, *, size, stride, padding):
@@ -283,9 +287,7 @@ def _unpool_by_winner(x, winner, grad, *, size, stride, padding):
 
 def _windows(x, size, stride, padding):
     """The rows and columns of windows, and the padding of the two sides of the image."""
-    sides = padding
-    if padding in _NAMED:
-        sides = lax.padtype_to_pads(x.shape[1:3], (size, size), (stride, stride), padding)
+    sides = _sides(x, (size, size), (stride, stride), padding)
     rows, columns = ((n + sum(side) - size) // stride + 1 for n, side in zip(x.shape[1:3], sides, strict=True))
     return rows, columns, sides
 

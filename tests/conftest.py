@@ -20,3 +20,10 @@ def shared_data() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip(f"real data is absent: {SHARED / 'data'}")
     return SHARED / "data"
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """The folder of prepared data sets, an empty one for each test."""
+    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache/datasets"

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_jax.data import align, crops, detect, prepare
+from fer_jax.data import align, crops, detect, prepare, synthetic
 from fer_jax.data.datasets import DATASETS
 from fer_jax.data.datasets.base import Picture
 from fer_jax.data.detect import Face
@@ -297,6 +297,13 @@ def test_dlib_and_haar_find_a_face(shared_data):
     for name in ("dlib", "haar"):
         (face,) = detect.make_detector(name)(image)
         assert np.linalg.norm(face.landmarks - truth, axis=1).mean() < 0.1 * interocular
+
+
+def test_haar_looks_for_no_smaller_faces_than_it_is_told_and_skips_landmarks():
+    image = np.full((240, 320, 3), 120, np.uint8)
+    image[40:200, 40:200] = cv2.resize(synthetic.example(0, 1, 1).image, (160, 160))
+    assert [face.landmarks for face in detect.make_detector("haar", landmarks=False, smallest=100)(image)] == [None]
+    assert detect.make_detector("haar", landmarks=False, smallest=200)(image) == []
 
 
 def test_an_aligned_tree_is_prepared_like_the_original(tmp_path, monkeypatch):

@@ -21,11 +21,7 @@ from fer_jax.data.emotions import BASIC7, CANONICAL
 from fer_jax.errors import UserError
 from tests.faces import write_fer2013
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache/datasets"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 from fer_jax import checkpoint, following, heads, live, models, recording, video
 from fer_jax.data import crops, synthetic
 from fer_jax.data.datasets.base import square
-from fer_jax.data.detect import Face, ShapePredictor, make_detector
+from fer_jax.data.detect import Face, ShapePredictor
 from fer_jax.data.emotions import BASIC7
 from fer_jax.errors import UserError
 from fer_jax.recognizer import Recognizer
@@ -453,13 +453,6 @@ def test_alignment_without_landmarks_is_refused_at_once(weights, tmp_path, monke
     for name in ("landmarks", "rotation"):
         with pytest.raises(SystemExit, match=rf"error: --align={name} needs landmarks: pip install"):
             live.main([f"--weights={weights}", f"--align={name}", f"--table={tmp_path}/t.csv"])
-
-
-def test_haar_looks_for_no_smaller_faces_than_it_is_told_and_skips_landmarks():
-    image = np.full((240, 320, 3), 120, np.uint8)
-    image[40:200, 40:200] = cv2.resize(synthetic.example(0, 1, 1).image, (160, 160))
-    assert [face.landmarks for face in make_detector("haar", landmarks=False, smallest=100)(image)] == [None]
-    assert make_detector("haar", landmarks=False, smallest=200)(image) == []
 
 
 @pytest.mark.parametrize("signum", live.ENDING)

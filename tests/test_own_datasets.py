@@ -21,11 +21,7 @@ from tests.miniatures import (
     write_folder,
 )
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache/datasets"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def test_csv_with_subjects(tmp_path):

@@ -32,10 +32,7 @@ from tests.miniatures import (
 NEW = ("ckplus", "jaffe", "kdef", "mug", "affectnet", "csv", "folder")
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache/datasets"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 # --- What all of them have in common.

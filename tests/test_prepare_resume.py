@@ -39,11 +39,12 @@ prepare.load("kdef", data_dir=sys.argv[1], workers=1)
 """
 
 
+pytestmark = pytest.mark.usefixtures("cache")
+
+
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
+def kept_four_at_a_time(monkeypatch):
     monkeypatch.setattr(base, "KEPT_TOGETHER", 4)
-    return tmp_path / "cache/datasets"
 
 
 @pytest.fixture
