@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import jax
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from fer_jax import files
@@ -25,6 +24,8 @@ class RunLog:
     """Appends rows to a run directory; opening it at a step drops the rows that come after."""
 
     def __init__(self, workdir: Path, *, step: int):
+        from tensorboardX import SummaryWriter  # here: it imports PyTorch where that is installed, for seconds
+
         self._path = workdir / "metrics.jsonl"
         self._timing = workdir / "timing.jsonl"
         if self._path.exists():

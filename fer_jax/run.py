@@ -24,7 +24,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from fer_jax import checkpoint, figures, files, heads, logs, metrics, models, optim, sharding, train
+from fer_jax import checkpoint, files, heads, logs, metrics, models, optim, sharding, train
 from fer_jax import config as config_lib
 from fer_jax.course import Clock, Course, SavingPace, weights_metadata
 from fer_jax.data import audit, normalization, pipeline, prepare
@@ -277,6 +277,8 @@ def fit(
 
 def finish(course: Course, state: train.TrainState) -> dict:
     """Evaluates the selected weights once more, on the test split where there is one, and writes the results."""
+    from fer_jax import figures  # here: Matplotlib and SciPy take a second, for which the first step need not wait
+
     experiment, workdir = course.experiment, course.workdir
     selected_on = "validation" if "validation" in experiment.splits else None
     if selected_on:
