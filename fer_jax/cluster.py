@@ -207,7 +207,7 @@ def run_members(
 
     Raises:
       UserError: no such cluster, or its machines are too small.
-      train.Interrupted: stopped by SIGTERM or Ctrl-C after saving; the same call goes on.
+      train.Interrupted: stopped by one of `process.ENDING` after saving; the same call goes on.
     """
     from fer_jax import train
 

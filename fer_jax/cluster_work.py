@@ -175,12 +175,13 @@ def _interrupted_by(path: Path) -> Iterator[None]:
     over = threading.Event()
 
     def look() -> None:
-        # Again and again, for between two members nobody listens; while one saves, the signal is ignored.
+        # Again and again, for between two members nobody listens.
         while not over.wait(_LOOK_SECONDS):
             if path.exists():
                 _thread.interrupt_main(signal.SIGTERM)
 
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Not SIG_IGN, which would be left so by who listens, as nohup's.
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
     try:

@@ -42,7 +42,6 @@ ALIGNMENTS = ("box", "rotation", "landmarks")
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)  # to which `Recognizer.predict` pads the faces of a frame
 BATCH = BATCH_SIZES[-1]  # the faces of a larger crowd are several batches
 SMALLEST_FACE = 40  # pixels: FER2013's faces have 48, and Haar's time goes into the small ones
-ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # the last as of a terminal that was closed
 FPS_SECONDS = 1.0  # time constant of the frame rate that is shown
 
 
@@ -226,7 +225,7 @@ class FrameRate:
 
 
 class Stopped(BaseException):
-    """One of ENDING, as an exception, so that the outputs are closed."""
+    """One of `process.ENDING`, as an exception, so that the outputs are closed."""
 
     def __init__(self, signum: int):
         super().__init__(signum)
@@ -235,25 +234,21 @@ class Stopped(BaseException):
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """ENDING raise `Stopped`, but for those that are ignored, as by nohup; a second one acts as it did before."""
+    """`process.ending_signals` raise `Stopped`; a second Ctrl-C interrupts as usual, others of a kind are ignored."""
     before = {}
 
     def stop(signum, _frame):
-        signal.signal(signum, before[signum])
+        signal.signal(signum, before[signum] if signum == signal.SIGINT else signal.SIG_IGN)
         raise Stopped(signum)
 
     try:
         with contextlib.suppress(ValueError):  # not in the main thread: signals are left alone
-            for signum in _heeded():
+            for signum in process.ending_signals():
                 before[signum] = signal.signal(signum, stop)
         yield
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-
-
-def _heeded() -> list[signal.Signals]:
-    return [signum for signum in ENDING if signal.getsignal(signum) != signal.SIG_IGN]
 
 
 @contextlib.contextmanager
@@ -263,7 +258,7 @@ def undisturbed() -> Iterator[None]:
     before, pending = {}, []
     try:
         with contextlib.suppress(ValueError):
-            for signum in _heeded():
+            for signum in process.ending_signals():
                 before[signum] = signal.signal(signum, lambda *arguments: pending.append(arguments))
         yield
     finally:

@@ -4,6 +4,7 @@ import ctypes
 import logging
 import os
 import platform
+import signal
 import sys
 
 from absl import logging as absl_logging
@@ -11,6 +12,8 @@ from absl import logging as absl_logging
 from fer_jax import config as config_lib
 from fer_jax.errors import UserError
 
+# What ends a process that is to leave its work in order; the last comes when its terminal is closed, often twice.
+ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Of glibc's <malloc.h>.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
@@ -70,6 +73,11 @@ def use_compilation_cache() -> None:
     folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config_lib.cache_directory() / "xla"))
     if "jax" in sys.modules:  # has read its environment already
         sys.modules["jax"].config.update("jax_compilation_cache_dir", folder)
+
+
+def ending_signals() -> list[signal.Signals]:
+    """`ENDING` but for those that this process ignores, as nohup has it do."""
+    return [signum for signum in ENDING if signal.getsignal(signum) != signal.SIG_IGN]
 
 
 def keep_freed_memory() -> None:

@@ -174,7 +174,7 @@ def run(config: ConfigDict, workdir: Path, *, data_dir: str | None = None) -> di
 
     Raises:
       UserError: bad config, data or directory, or a loss that is not finite.
-      train.Interrupted: stopped by SIGTERM or Ctrl-C after saving; the same call resumes.
+      train.Interrupted: stopped by one of `process.ENDING` after saving; the same call resumes.
     """
     started = time.perf_counter()
     workdir = Path(workdir)
@@ -214,7 +214,7 @@ def fit(
 
     Raises:
       UserError: a loss that is not finite, a checkpoint of other data.
-      train.Interrupted: stopped by SIGTERM or Ctrl-C after saving.
+      train.Interrupted: stopped by one of `process.ENDING` after saving.
     """
     config, order = experiment.config, experiment.order
     course = Course(experiment, workdir)

@@ -225,7 +225,7 @@ def fit(courses: Sequence[Course], form: str, *, started: float, until: int | No
     last and best states are in their checkpoints.
 
     Raises:
-      train.Interrupted: stopped by SIGTERM or Ctrl-C after saving.
+      train.Interrupted: stopped by one of `process.ENDING` after saving.
     """
     experiment = courses[0].experiment
     stop, step = until or experiment.total_steps, courses[0].step

@@ -112,7 +112,7 @@ def run_group(
 
     Raises:
       UserError: the data or the config are wrong for all of them.
-      train.Interrupted: stopped by SIGTERM or Ctrl-C after saving; the same call goes on.
+      train.Interrupted: stopped by one of `process.ENDING` after saving; the same call goes on.
     """
     from fer_jax import run, stack
     from fer_jax.course import Course
@@ -171,7 +171,7 @@ def run_members(
 
     Raises:
       UserError: a mistake in the config, the data or the directories, before anything is trained.
-      train.Interrupted: stopped by SIGTERM or Ctrl-C after saving; the same call goes on.
+      train.Interrupted: stopped by one of `process.ENDING` after saving; the same call goes on.
     """
     outcomes: dict[str, Outcome] = {}
     going = list(planned)
@@ -218,7 +218,7 @@ def run_members_on_cluster(
 
     Raises:
       UserError: as `run_members`; no Ray, no cluster, one whose machines are too small.
-      train.Interrupted: stopped by SIGTERM or Ctrl-C after saving; the same call goes on.
+      train.Interrupted: stopped by one of `process.ENDING` after saving; the same call goes on.
     """
     try:
         from fer_jax import cluster

@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from fer_jax import augment, imaging, sharding
+from fer_jax import augment, imaging, process, sharding
 from fer_jax.data import normalization
 from fer_jax.data.pipeline import ResidentSplit, Split, TrainOrder, gather
 from fer_jax.errors import UserError
@@ -291,7 +291,7 @@ def training_steps(
 
 
 class Interrupted(Exception):
-    """SIGTERM or Ctrl-C was caught and the state saved."""
+    """SIGTERM, Ctrl-C or the end of the terminal was caught and the state saved."""
 
     def __init__(self, signum: int, step: int):
         super().__init__(f"{signal.Signals(signum).name} at step {step}: saved")
@@ -299,12 +299,12 @@ class Interrupted(Exception):
 
 
 class Interruption:
-    """Remembers SIGTERM and Ctrl-C instead of dying of them; a second Ctrl-C interrupts as usual."""
+    """Remembers `process.ending_signals` instead of dying of them; a second Ctrl-C interrupts as usual."""
 
     def __enter__(self):
         self.signum = 0
         self._before = {}
-        for signum in (signal.SIGTERM, signal.SIGINT):
+        for signum in process.ending_signals():
             try:
                 self._before[signum] = signal.signal(signum, self._remember)
             except ValueError:  # not in the main thread (a notebook's worker, a test): leave signals alone
@@ -323,7 +323,8 @@ class Interruption:
 
     def _remember(self, signum, _frame):
         self.signum = signum
-        signal.signal(signum, self._before[signum])
+        if signum == signal.SIGINT:
+            signal.signal(signum, self._before[signum])
 
     def __exit__(self, *_):
         for signum, handler in self._before.items():

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from fer_jax import checkpoint, following, heads, live, models, recording, video
+from fer_jax import checkpoint, following, heads, live, models, process, recording, video
 from fer_jax.data import crops, synthetic
 from fer_jax.data.datasets.base import square
 from fer_jax.data.detect import Face, ShapePredictor
@@ -455,7 +455,7 @@ def test_alignment_without_landmarks_is_refused_at_once(weights, tmp_path, monke
             live.main([f"--weights={weights}", f"--align={name}", f"--table={tmp_path}/t.csv"])
 
 
-@pytest.mark.parametrize("signum", live.ENDING)
+@pytest.mark.parametrize("signum", process.ENDING)
 def test_a_signal_while_compiling_is_put_off(signum):
     done = []
     with live.stoppable(), pytest.raises(live.Stopped) as stopped:
@@ -466,6 +466,19 @@ def test_a_signal_while_compiling_is_put_off(signum):
                 done.append(step)
     assert stopped.value.signum == signum
     assert done == [0]
+
+
+def test_a_terminal_that_is_closed_may_say_so_twice():
+    closed = False
+    with pytest.raises(live.Stopped), live.stoppable():
+        try:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(1)
+        finally:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.01)
+            closed = True
+    assert closed
 
 
 def test_what_nohup_ignores_ends_nothing():

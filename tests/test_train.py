@@ -1,5 +1,9 @@
 """The training step: one device equals eight, a scan equals a loop, and the updates are what the papers mean."""
 
+import os
+import signal
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -379,6 +383,36 @@ def test_a_loss_that_is_not_finite_names_its_step():
     window.add({"loss": np.array([1.0, np.nan, 2.0]), "learning_rate": np.full(3, 0.1)})
     with pytest.raises(UserError, match=r"nan at step 42 \(learning rate 0\.1\)"):
         window.read()
+
+
+def test_a_terminal_that_is_closed_is_remembered_though_it_says_so_twice_but_not_under_nohup():
+    with train.Interruption() as interruption:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.01)
+    assert interruption.signum == signal.SIGHUP
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with train.Interruption() as interruption:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.01)
+        assert not interruption.signum
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_ctrl_c_interrupts_as_usual():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), train.Interruption() as interruption:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+            assert interruption.signum == signal.SIGINT
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_window_means_are_cut_at_the_same_steps_whether_or_not_they_were_interrupted():
