@@ -19,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from fer_jax import files, sharding
 from fer_jax.errors import UserError
@@ -129,7 +129,8 @@ def save_weights(path: Path, variables: dict, metadata: dict) -> None:
     """
     flat = {name: np.asarray(value) for name, value in traverse_util.flatten_dict(variables, sep="/").items()}
     with files.whole(path) as temporary:
-        save_file(flat, temporary, metadata={"fer_jax": json.dumps(metadata)})
+        # Not by `save_file`, whose files only their owner may read (safetensors 0.8).
+        temporary.write_bytes(save(flat, metadata={"fer_jax": json.dumps(metadata)}))
 
 
 def graft(variables: dict, weights: dict, output: frozenset[str] = frozenset()) -> dict:

@@ -249,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             options.output.parent.mkdir(parents=True, exist_ok=True)
             checkpoint.save_weights(options.output, variables, metadata | {"source": options.input.name})
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             raise UserError(f"--output={options.output} cannot be written: {error}") from error
     except UserError as error:
         sys.exit(f"error: {error}")

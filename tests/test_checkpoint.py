@@ -130,6 +130,8 @@ def test_weights_round_trip_with_names_and_metadata(tmp_path):
     assert read == metadata
     np.testing.assert_array_equal(loaded["params"]["layer"]["kernel"], variables["params"]["layer"]["kernel"])
     np.testing.assert_array_equal(loaded["normalizer"]["mean"], variables["normalizer"]["mean"])
+    (tmp_path / "any").touch()
+    assert (tmp_path / "weights.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
 def test_a_full_disk_leaves_the_checkpoints_before_as_they_are(folder, monkeypatch):
