@@ -1,6 +1,7 @@
-"""Eight forced CPU devices, a persistent compilation cache, warnings as errors."""
+"""Eight forced CPU devices, a persistent compilation cache, and what tests of several files ask for."""
 
 import os
+import signal
 from pathlib import Path
 
 # Before anything imports JAX.
@@ -27,3 +28,13 @@ def cache(tmp_path, monkeypatch) -> Path:
     """The folder of prepared data sets, an empty one for each test."""
     monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache/datasets"
+
+
+@pytest.fixture
+def as_in_a_terminal():
+    """Signals that act as usual, though pytest itself may run under nohup or in the background of a shell."""
+    usual = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {signum: signal.signal(signum, handler) for signum, handler in usual.items()}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)

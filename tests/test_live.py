@@ -456,7 +456,7 @@ def test_alignment_without_landmarks_is_refused_at_once(weights, tmp_path, monke
 
 
 @pytest.mark.parametrize("signum", process.ENDING)
-def test_a_signal_while_compiling_is_put_off(signum):
+def test_a_signal_while_compiling_is_put_off(signum, as_in_a_terminal):
     done = []
     with live.stoppable(), pytest.raises(live.Stopped) as stopped:
         for step in range(2):
@@ -468,7 +468,7 @@ def test_a_signal_while_compiling_is_put_off(signum):
     assert done == [0]
 
 
-def test_a_terminal_that_is_closed_may_say_so_twice():
+def test_a_terminal_that_is_closed_may_say_so_twice(as_in_a_terminal):
     closed = False
     with pytest.raises(live.Stopped), live.stoppable():
         try:
@@ -481,15 +481,12 @@ def test_a_terminal_that_is_closed_may_say_so_twice():
     assert closed
 
 
-def test_what_nohup_ignores_ends_nothing():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with live.stoppable(), live.undisturbed():
-            os.kill(os.getpid(), signal.SIGHUP)
-            time.sleep(0.01)
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
+def test_what_nohup_ignores_ends_nothing(as_in_a_terminal):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with live.stoppable(), live.undisturbed():
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(0.01)
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 # Drawing

@@ -385,34 +385,27 @@ def test_a_loss_that_is_not_finite_names_its_step():
         window.read()
 
 
-def test_a_terminal_that_is_closed_is_remembered_though_it_says_so_twice_but_not_under_nohup():
+def test_a_terminal_that_is_closed_is_remembered_though_it_says_so_twice_but_not_under_nohup(as_in_a_terminal):
     with train.Interruption() as interruption:
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGHUP)
             time.sleep(0.01)
     assert interruption.signum == signal.SIGHUP
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with train.Interruption() as interruption:
-            os.kill(os.getpid(), signal.SIGHUP)
-            time.sleep(0.01)
-        assert not interruption.signum
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with train.Interruption() as interruption:
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(0.01)
+    assert not interruption.signum
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
-def test_a_second_ctrl_c_interrupts_as_usual():
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt), train.Interruption() as interruption:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.01)
-            assert interruption.signum == signal.SIGINT
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(1)
-    finally:
-        signal.signal(signal.SIGINT, before)
+def test_a_second_ctrl_c_interrupts_as_usual(as_in_a_terminal):
+    with pytest.raises(KeyboardInterrupt), train.Interruption() as interruption:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        assert interruption.signum == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
 
 
 def test_window_means_are_cut_at_the_same_steps_whether_or_not_they_were_interrupted():
