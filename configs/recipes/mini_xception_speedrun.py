@@ -3,7 +3,7 @@
 The net of configs/mini_xception.py by the recipe of mini_xception_fer2013.py (Muon, label smoothing, augmentation), on
 smaller images first (Tan & Le 2021), then at 64x64: the best of 48 epochs, selected on the same images, in 85 minutes
 beside another training, where the aim is half an hour. The validation loss is least four epochs before the end: longer
-alone would not help. mini_xception_fer2013.py has 64.95 at 48x48 in 35 minutes; with the light augmentation of Arriaga
+alone would not help. mini_xception_fer2013.py has 64.33 at 48x48 in 35 minutes; with the light augmentation of Arriaga
 et al. and hard labels this one had 64.08 after 35 epochs, of which no log is kept. Log:
 tests/benchmarks/results/mini_xception_speedrun_cpu. On a GPU, for which it is meant too, it was not run yet.
 Command: python -m fer_jax.main --config=configs/recipes/mini_xception_speedrun.py --data_dir=PATH
