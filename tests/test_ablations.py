@@ -97,9 +97,8 @@ def test_the_ablations_of_the_issue_are_there():
 
 
 @pytest.fixture
-def fer2013(tmp_path, monkeypatch):
+def fer2013(tmp_path, cache):
     """140 training images with few of one emotion, 21 for validation and for testing each; where the raw file lies."""
-    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
     path = write_fer2013(tmp_path / "raw", train=140) / "fer2013.csv"
     rows = path.read_text().splitlines()
     rare = [row for row in rows if row.startswith("1,") and row.endswith(",Training")]
@@ -183,9 +182,8 @@ def test_folds_by_image_need_enough_images(fer2013):
 
 
 @pytest.fixture
-def kdef(tmp_path, monkeypatch):
+def kdef(tmp_path, cache):
     """Photographs of turned faces in KDEF's layout; one whose landmarks are of no face, one damaged."""
-    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
     root = tmp_path / "kdef"
     for subject in range(5):
         folder = root / f"AF{subject + 1:02}"

@@ -306,8 +306,7 @@ def test_haar_looks_for_no_smaller_faces_than_it_is_told_and_skips_landmarks():
     assert detect.make_detector("haar", landmarks=False, smallest=200)(image) == []
 
 
-def test_an_aligned_tree_is_prepared_like_the_original(tmp_path, monkeypatch):
-    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
+def test_an_aligned_tree_is_prepared_like_the_original(tmp_path, cache):
     raw, landmarks = tmp_path / "jaffe", tmp_path / "landmarks"
     raw.mkdir()
     landmarks.mkdir()
@@ -327,8 +326,7 @@ def test_an_aligned_tree_is_prepared_like_the_original(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("ending", [".pts", "_landmarks.txt", ".txt"])
-def test_corrected_landmarks_beside_the_pictures_are_prepared_anew(tmp_path, monkeypatch, ending):
-    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
+def test_corrected_landmarks_beside_the_pictures_are_prepared_anew(tmp_path, cache, ending):
     root = miniatures.write_csv(tmp_path / "raw", rows=12)
     _, points = photograph(0, 0, scale=0.5, side=128)
 
@@ -360,8 +358,7 @@ def test_landmarks_in_a_folder_that_stands_for_its_pictures_are_part_of_the_key(
     assert keys[0][1] != keys[1][1]
 
 
-def test_a_picture_that_is_missing_is_left_out_and_taken_when_it_is_there(tmp_path, monkeypatch):
-    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
+def test_a_picture_that_is_missing_is_left_out_and_taken_when_it_is_there(tmp_path, cache):
     root = miniatures.write_affectnet(tmp_path / "raw")
     _, points = photograph(0, 0, scale=0.8, side=128)
     for picture in root.rglob("*.jpg"):

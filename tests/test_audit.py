@@ -143,10 +143,9 @@ def test_what_is_left_out():
     }
 
 
-def test_a_shared_subject_is_on_the_page_and_in_the_summary(tmp_path, monkeypatch, capsys):
+def test_a_shared_subject_is_on_the_page_and_in_the_summary(tmp_path, cache, monkeypatch, capsys):
     from fer_jax.data.datasets import synthetic as builder
 
-    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(builder, "PICTURES", 2)
     monkeypatch.setitem(builder.SUBJECTS, "small", {"train": 4, "validation": 2, "test": 2})
     monkeypatch.setattr(audit, "_subjects", lambda _: {"train": ["p", "q"], "validation": ["q"], "test": ["r"]})
@@ -159,9 +158,8 @@ def test_a_shared_subject_is_on_the_page_and_in_the_summary(tmp_path, monkeypatc
 
 
 @pytest.fixture
-def raw(tmp_path, monkeypatch):
+def raw(tmp_path, cache):
     """A FER2013 of noise without copies; rows start at line 2: train 0..13, validation 0..6, test 0..6."""
-    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
     return write_fer2013(tmp_path / "raw", train=14, validation=7, test=7)
 
 
@@ -237,10 +235,9 @@ def test_a_clean_data_set_is_said_to_be_clean(raw, tmp_path, capsys):
     assert "<img" not in page
 
 
-def test_subjects_and_intensities_are_on_the_page_where_the_data_have_them(tmp_path, monkeypatch, capsys):
+def test_subjects_and_intensities_are_on_the_page_where_the_data_have_them(tmp_path, cache, monkeypatch, capsys):
     from fer_jax.data.datasets import synthetic as builder
 
-    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(builder, "PICTURES", 3)
     monkeypatch.setitem(builder.SUBJECTS, "small", {"train": 5, "validation": 2, "test": 2})
     audit.main(["synthetic", "--variant=small", f"--output={tmp_path}"])

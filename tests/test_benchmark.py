@@ -54,9 +54,8 @@ def tiny_configs(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def raw(tmp_path, monkeypatch):
+def raw(tmp_path, cache):
     """A FER2013 of a few images."""
-    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
     return write_fer2013(tmp_path / "raw", train=112)
 
 

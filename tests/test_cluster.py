@@ -159,11 +159,10 @@ def test_a_cluster_that_does_not_answer_is_the_users_to_mend(cluster, tmp_path, 
 
 
 @pytest.fixture
-def two_workers(cluster, tmp_path, monkeypatch):
+def two_workers(cluster, tmp_path, cache):
     """A local Ray of two workers; returns a folder with data."""
     import ray
 
-    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
     write_fer2013(tmp_path / "raw")
     ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, logging_level="error")
     yield tmp_path
@@ -254,8 +253,7 @@ def test_members_stopped_by_asha_stay_stopped(two_workers):
 
 
 @pytest.mark.slow
-def test_a_command_killed_or_interrupted_goes_on(cluster, tmp_path, monkeypatch):
-    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
+def test_a_command_killed_or_interrupted_goes_on(cluster, tmp_path, cache):
     planned, data, workdir = plan(8, 0.05), write_fer2013(tmp_path / "raw"), tmp_path / "cluster"
     command = [sys.executable, "-m", "fer_jax.sweep", "--config=tests/tiny_config.py", f"--data_dir={data}"]
     command += ["--config.train.epochs=8", "--config.train.batch_size=16", "--config.eval.batch_size=16"]

@@ -76,8 +76,7 @@ def test_values_out_of_range_are_refused_by_name(field, value, message):
         config_lib.validate(config)
 
 
-def test_too_small_images_and_unknown_names_are_refused_before_training(tmp_path, monkeypatch):
-    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
+def test_too_small_images_and_unknown_names_are_refused_before_training(tmp_path, cache):
     data = write_fer2013(tmp_path / "raw")
     for field, value, message in (
         ("model.input_shape", (16, 16, 1), r"model\.input_shape = \(16, 16, 1\) is too small: at least 24 pixels"),

@@ -265,8 +265,7 @@ def workdir(request, tmp_path_factory):
     return folder
 
 
-def test_the_command_draws_pictures_of_a_split(workdir, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
+def test_the_command_draws_pictures_of_a_split(workdir, tmp_path, cache, capsys):
     raw = write_fer2013(tmp_path / "raw")
     arguments = [f"--workdir={workdir}", f"--data_dir={raw}", f"--output={tmp_path / 'out'}"]
     visualize.main([*arguments, "--split=validation"])
@@ -284,8 +283,7 @@ def test_the_command_draws_pictures_of_a_split(workdir, tmp_path, monkeypatch, c
 
 
 @pytest.mark.parametrize("workdir", ["classification"], indirect=True)
-def test_several_runs_are_set_side_by_side(workdir, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
+def test_several_runs_are_set_side_by_side(workdir, tmp_path, cache, capsys):
     raw = write_fer2013(tmp_path / "raw")
     other = tmp_path / "other"
     other.mkdir()

@@ -13,9 +13,8 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("data", [pytest.param("synthetic", marks=pytest.mark.slow), "fer2013"])
-def test_the_notebook_runs_from_top_to_bottom(data, tmp_path, monkeypatch):
+def test_the_notebook_runs_from_top_to_bottom(data, tmp_path, cache, monkeypatch):
     monkeypatch.setenv("FER_JAX_EPOCHS", "1")
-    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     if data == "fer2013":

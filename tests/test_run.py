@@ -256,10 +256,9 @@ def test_an_unwritable_workdir_is_refused(tmp_path):
         run.run(tiny_config.get_config(), tmp_path / "file/run")
 
 
-def test_an_intensity_head_trains_on_eight_devices_and_reports_its_rmse(tmp_path, monkeypatch):
+def test_an_intensity_head_trains_on_eight_devices_and_reports_its_rmse(tmp_path, cache):
     from tests import tiny_config
 
-    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
     config = tiny_config.get_config("synthetic")
     config.data.variant = "small"
     config.head.name = "intensity"
@@ -331,8 +330,7 @@ def test_a_full_disk_met_anywhere_is_a_message(tmp_path, monkeypatch, number):
 
 
 @pytest.mark.parametrize("residence", ["device", "stream"])
-def test_what_an_audit_lists_is_left_out_of_training_and_scored_beside(residence, tmp_path, monkeypatch):
-    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
+def test_what_an_audit_lists_is_left_out_of_training_and_scored_beside(residence, tmp_path, cache):
     raw = write_fer2013(tmp_path / "raw")
     rows = (raw / "fer2013.csv").read_text().splitlines()
     training = [row for row in rows if row.endswith("Training")]

@@ -124,10 +124,11 @@ def test_quick_is_of_the_config_file(tmp_path):
         ({"train.batch_size": 71}, r"70 examples, fewer than one batch of 71"),
     ],
 )
-def test_mistakes_in_the_last_member_are_found_before_the_first_is_compiled(overrides, message, tmp_path, monkeypatch):
+def test_mistakes_in_the_last_member_are_found_before_the_first_is_compiled(
+    overrides, message, tmp_path, cache, monkeypatch
+):
     from fer_jax import train
 
-    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(train, "compile_step", lambda *_: pytest.fail("a step was compiled"))
     data = write_fer2013(tmp_path / "raw")
     planned = sweep_members.members(tiny_config.get_config(), [[{}, overrides]])
