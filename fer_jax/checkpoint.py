@@ -1,7 +1,7 @@
 """Checkpoints: save and restore the state with its place in the data; weights for people as safetensors.
 
 A run keeps `checkpoints/last` (the newest two, so that a damaged one has a predecessor) and `checkpoints/best`
-(one, by the validation score). A checkpoint holds the TrainState - whose step is the position in the data,
+(likewise, by the validation score). A checkpoint holds the TrainState - whose step is the position in the data,
 since the order is a function of (seed, epoch) - and a JSON `meta`. Orbax writes to a temporary folder and
 renames it: a save cut short never appears, and one damaged later fails to restore and is passed over. It is deleted
 only once an older one was restored: what cannot be read may be whole, and the reason lie elsewhere.

@@ -41,20 +41,16 @@ class Course:
             self._thrown_away = tempfile.TemporaryDirectory(prefix="fer_jax")
             self.workdir = Path(self._thrown_away.name)
         self.last = checkpoint.Checkpoints(workdir / "checkpoints/last", keep=2)
-        self.best = checkpoint.Checkpoints(workdir / "checkpoints/best", keep=1)
+        # Two as well: a run killed after the best was written, and before the last, goes on from an earlier step, for
+        # which the best before is the best.
+        self.best = checkpoint.Checkpoints(workdir / "checkpoints/best", keep=2)
         self.start, self._meta, self.key = _begin(experiment, self.last, workdir)
         self.step = int(self.start.step)
         self.best.drop_after(self.step)
         self.window = train.Window(self._meta.pop("window"), self.step)
-        logs.write_json(self.workdir / "environment.json", logs.environment())
-        self._log = None
-
-    @property
-    def log(self) -> logs.RunLog:
-        """The files of metrics, open for the rows after `step`."""
-        if self._log is None:
-            self._log = logs.RunLog(self.workdir, step=self.step)
-        return self._log
+        self.log = logs.RunLog(self.workdir, step=self.step)
+        if self.step < experiment.total_steps:
+            logs.record_environment(self.workdir / "environment.json", step=self.step)
 
     @property
     def epoch(self) -> float:
@@ -85,7 +81,13 @@ class Course:
         return loss
 
     def judge(self, summary: dict) -> bool:
-        """Writes the scores on the validation split; True if they are the best so far."""
+        """Writes the scores on the validation split; True if they are the best so far.
+
+        Raises:
+          UserError: the loss is not finite.
+        """
+        if summary["count"] and summary["loss"] is None:
+            raise UserError(f"the loss on validation is not finite at step {self.step}: {train.DIVERGED}")
         self.log.row({"step": self.step, "epoch": self.epoch, "split": "validation", **summary})
         score = selection_score(self.experiment.config, summary)
         if self.best_score is not None and score <= self.best_score:
@@ -113,9 +115,7 @@ class Course:
             checkpoint.save_weights(path, jax.device_get(state.variables), weights_metadata(self.experiment))
 
     def close(self) -> None:
-        if self._log is not None:
-            self._log.close()
-            self._log = None
+        self.log.close()
 
 
 def weights_metadata(experiment: "Experiment") -> dict:
@@ -155,7 +155,8 @@ def fresh_state(experiment: "Experiment") -> tuple[train.TrainState, jax.Array]:
         raise UserError(
             f"train.smaller_first: {config.model.pretrained} subtracts a mean image, which has one size of images"
         )
-    same_outputs = metadata["emotions"] and tuple(metadata["emotions"]) == experiment.dataset.emotions
+    same_emotions = metadata["emotions"] and tuple(metadata["emotions"]) == experiment.dataset.emotions
+    same_outputs = same_emotions and metadata.get("head", {}).get("name", "classification") == config.head.name
     state = train.init_state(recipe, init_key, pretrained["normalizer"], mesh, ema=ema)
     return _begin_with(state, pretrained, recipe, keep_output=bool(same_outputs)), step_key
 
@@ -234,7 +235,7 @@ def _begin(experiment: "Experiment", last: checkpoint.Checkpoints, workdir: Path
 
 
 def _begin_with(state: train.TrainState, weights: dict, recipe: train.Recipe, *, keep_output: bool) -> train.TrainState:
-    """The fresh state with pretrained weights; the output layer only if its emotions are the same."""
+    """The fresh state with pretrained weights; the output layer only if its outputs mean the same."""
 
     def shapes(model):
         params = models.variable_shapes(model, recipe.input_shape)["params"]

@@ -4,6 +4,7 @@
 one never interrupted; what depends on the machine (seconds, images/s) goes to `timing.jsonl`.
 """
 
+import functools
 import importlib.metadata
 import json
 import platform
@@ -24,15 +25,19 @@ class RunLog:
     """Appends rows to a run directory; opening it at a step drops the rows that come after."""
 
     def __init__(self, workdir: Path, *, step: int):
-        from tensorboardX import SummaryWriter  # here: it imports PyTorch where that is installed, for seconds
-
         self._path = workdir / "metrics.jsonl"
         self._timing = workdir / "timing.jsonl"
+        self._folder, self._step = workdir / "tensorboard", step
         if self._path.exists():
             kept = [row for row in read_rows(self._path) if row["step"] <= step]
             with files.whole(self._path) as temporary:
                 temporary.write_text("".join(map(_line, kept)))
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1, write_to_disk=True)
+
+    @functools.cached_property
+    def _board(self):
+        from tensorboardX import SummaryWriter  # here: it imports PyTorch where that is installed, for seconds
+
+        return SummaryWriter(str(self._folder), purge_step=self._step + 1, write_to_disk=True)
 
     def row(self, row: dict) -> None:
         """One row of metrics: a dict with step, epoch, split and numbers (None where undefined)."""
@@ -53,7 +58,8 @@ class RunLog:
         return read_rows(self._path)
 
     def close(self) -> None:
-        self._board.close()
+        if "_board" in self.__dict__:
+            self._board.close()
 
 
 def read_rows(path: Path) -> list[dict]:
@@ -84,6 +90,22 @@ def environment() -> dict:
         "processes": jax.process_count(),
         "git": _git_commit(),
     }
+
+
+def record_environment(path: Path, *, step: int) -> None:
+    """Writes `environment` as a run begins; where it goes on elsewhere, or in other versions, that is added.
+
+    What differs stands under `resumed`, a list of environments, each with the step from which on it was that.
+    """
+    now = json.loads(json.dumps(environment()))
+    if step == 0 or not path.exists():
+        write_json(path, now)
+        return
+    first = json.loads(path.read_text())
+    earlier = first.get("resumed", [])
+    latest = earlier[-1] if earlier else first
+    if any(latest.get(name) != value for name, value in now.items()):
+        write_json(path, first | {"resumed": [*earlier, {"step": step} | now]})
 
 
 class ProgressBar:
@@ -137,9 +159,11 @@ def _append(path: Path, row: dict) -> None:
 
 
 def _git_commit() -> str | None:
-    """The commit of the code that runs, with '+changes' when the tree differs from it."""
+    """The commit of the code that runs, with '+changes' when the tree differs from it; None outside its repository."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
+        # An installed package may lie in another project's repository, whose commit says nothing of it.
+        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True)
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         status = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

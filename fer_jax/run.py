@@ -77,6 +77,9 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
       UserError: naming the field or the file that is wrong.
     """
     config_lib.validate(config)
+    late = [epoch for epoch in config.optim.decay_epochs if epoch >= config.train.epochs]
+    if config.optim.schedule == "step" and late:
+        log.warning("optim.decay_epochs: %s are not reached in %d epochs (train.epochs)", late, config.train.epochs)
     mesh = sharding.make_mesh()
     sharding.check_batch_size(config.train.batch_size, mesh, "train.batch_size")
     sharding.check_batch_size(config.eval.batch_size, mesh, "eval.batch_size")
@@ -333,7 +336,7 @@ def format_results(results: dict) -> str:
     name = f"{results['model']} on {results['dataset']}" + (" (SYNTHETIC faces)" if results["synthetic"] else "")
     if not results["split"]:
         return f"{name}: trained; the data set has no split to evaluate on"
-    scores = results["metrics"]
+    scores, loss = results["metrics"], results["metrics"]["loss"]
     selected = results["selected_on"]
     protocol = f"selected on {selected}" if selected else "last weights, nothing selected"
     if selected == results["split"]:
@@ -341,7 +344,7 @@ def format_results(results: dict) -> str:
     lines = [
         f"{name}, {results['split']} split, {results['examples']:,} images, step {results['step']:,} ({protocol})",
         f"  accuracy {scores['accuracy']:.2%}   balanced {scores['balanced_accuracy']:.2%}   "
-        f"macro-F1 {scores['macro_f1']:.3f}   loss {scores['loss']:.3f}"
+        f"macro-F1 {scores['macro_f1']:.3f}   loss {'not finite' if loss is None else format(loss, '.3f')}"
         + (f"   RMSE {scores['rmse']:.3f}" if scores.get("rmse") is not None else ""),
     ]
     if varied := results.get("variants"):

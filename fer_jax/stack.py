@@ -176,10 +176,16 @@ class _Crew:
         return loss
 
     def judge(self, summaries: Sequence[dict], state: train.TrainState) -> None:
-        """Writes their scores on the validation split, and remembers the states that are the best so far."""
+        """Writes their scores on the validation split, and remembers the states that are the best so far.
+
+        Those whose loss there is not finite fail.
+        """
         better = np.zeros(len(self.courses), bool)
         for k, course in self.going():
-            better[k] = course.judge(summaries[k])
+            try:
+                better[k] = course.judge(summaries[k])
+            except UserError as error:
+                self.failed[k] = str(error)
         self._best = _where(better, state, self._best)
         self._unsaved |= better
 

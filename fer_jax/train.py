@@ -29,6 +29,10 @@ from fer_jax.errors import UserError
 from fer_jax.heads import IGNORE, Head, class_weights, example_weights
 
 RATES = ("dropout", "conv_dropout")  # options of models: those given as one number for all layers
+DIVERGED = (  # what to do then
+    "try a lower --config.optim.learning_rate, or --config.optim.clip_norm=1, in another --workdir; the last good "
+    "checkpoint is kept here"
+)
 MOST_STEPS = 512  # of one program: seconds even for large networks; an epoch of FER2013 in batches of 64 has 449
 
 
@@ -359,8 +363,7 @@ class Window:
                 if not np.isfinite(self.rows[-1]["loss"]):
                     raise UserError(
                         f"the loss became {self.rows[-1]['loss']} at step {self.step} (learning rate "
-                        f"{self.rows[-1]['learning_rate']:.3g}): lower --config.optim.learning_rate or set "
-                        f"--config.optim.clip_norm; the last good checkpoint is kept"
+                        f"{self.rows[-1]['learning_rate']:.3g}): {DIVERGED}"
                     )
         self._unread = []
         return self.rows

@@ -1,0 +1,137 @@
+"""What a run keeps beside its state: killed at the worst moments it loses nothing and tells the same."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fer_jax import checkpoint, course, logs, run, train
+from fer_jax.errors import UserError
+from tests import tiny_config
+from tests.faces import write_fer2013
+
+
+class Killed(Exception):
+    """In place of kill -9: nothing after it is done."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Raw data of eight steps an epoch, prepared beside."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FER_JAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield str(write_fer2013(tmp_path_factory.mktemp("raw"), train=140))
+
+
+def config(**overrides):
+    config = tiny_config.get_config()
+    config.train.epochs, config.train.batch_size, config.eval.batch_size, config.train.log_every = 4, 16, 16, 3
+    with config.unlocked():
+        config.update_from_flattened_dict(overrides)
+    return config
+
+
+def killed(config, workdir, data):
+    with pytest.raises(Killed):
+        run.run(config, workdir, data_dir=data)
+
+
+def scanned(state, split, order, key, hyper, *, recipe, mesh, stop, most=train.MOST_STEPS):
+    return train.scanned_steps(state, split, order, key, hyper, recipe=recipe, mesh=mesh, most=most)
+
+
+def test_programs_of_many_steps_leave_each_row_once_though_killed_epochs_after_the_last_checkpoint(
+    data, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(train, "training_steps", scanned)
+    rare = config(**{"train.saving_share": 1e-9})  # a checkpoint after the first epoch, and one at the end
+    run.run(rare, tmp_path / "whole", data_dir=data)
+
+    def keep_weights(self, state):
+        if self.step == 24:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(course.Course, "keep_weights", keep_weights)
+        killed(rare, tmp_path / "run", data)
+    assert logs.read_rows(tmp_path / "run/metrics.jsonl")[-1]["step"] == 24
+    run.run(rare, tmp_path / "run", data_dir=data)
+    assert (tmp_path / "run/metrics.jsonl").read_bytes() == (tmp_path / "whole/metrics.jsonl").read_bytes()
+
+
+def test_killed_between_its_two_checkpoints_a_run_keeps_its_best(data, tmp_path, monkeypatch):
+    """The epochs that are taken again may be worse, on a GPU whose sums have no fixed order."""
+    whole_evaluate, whole_save = run.Experiment.evaluate, checkpoint.Checkpoints.save
+    accuracies = iter([0.3, 0.5, 0.29, 0.28, 0.27])
+
+    def evaluate(self, variables, split):
+        summary, sums = whole_evaluate(self, variables, split)
+        return (summary | {"accuracy": next(accuracies)} if split == "validation" else summary), sums
+
+    def save(self, state, meta):
+        if self.directory.name == "last" and int(state.step) == 16:
+            raise Killed
+        whole_save(self, state, meta)
+
+    always = config(**{"train.saving_share": 0.0})
+    monkeypatch.setattr(run.Experiment, "evaluate", evaluate)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Checkpoints, "save", save)
+        killed(always, tmp_path / "run", data)
+    results = run.run(always, tmp_path / "run", data_dir=data)
+    assert results["step"] == 8
+
+
+@pytest.fixture(scope="module")
+def experiment(data):
+    return run.build(config(), data)
+
+
+def test_where_a_run_goes_on_elsewhere_both_places_are_told(tmp_path, monkeypatch):
+    path = tmp_path / "environment.json"
+    for step, devices in ((0, ["gpu: A100"]), (8, ["gpu: A100"]), (16, ["gpu: T4"]), (24, ["gpu: T4"])):
+        monkeypatch.setattr(logs, "environment", lambda devices=devices: {"devices": devices, "git": "abc"})
+        logs.record_environment(path, step=step)
+    written = json.loads(path.read_text())
+    assert written == {
+        "devices": ["gpu: A100"],
+        "git": "abc",
+        "resumed": [{"step": 16, "devices": ["gpu: T4"], "git": "abc"}],
+    }
+
+
+def test_a_finished_run_keeps_its_environment(data, tmp_path):
+    run.run(config(**{"train.epochs": 1}), tmp_path, data_dir=data)
+    (tmp_path / "environment.json").write_text('{"devices": ["gpu: A100"]}')
+    run.run(config(**{"train.epochs": 1}), tmp_path, data_dir=data)
+    assert (tmp_path / "environment.json").read_text() == '{"devices": ["gpu: A100"]}'
+
+
+def test_scores_that_are_not_finite_end_the_run(experiment, tmp_path):
+    under_way = course.Course(experiment, tmp_path)
+    with pytest.raises(UserError, match=r"loss on validation is not finite at step 0: .* in another --workdir"):
+        under_way.judge({"count": 3, "loss": None, "accuracy": 1 / 3})
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_results_that_are_not_finite_are_told():
+    scores = {"accuracy": 1.0, "balanced_accuracy": 1.0, "macro_f1": 1.0, "loss": None}
+    about = {"model": "deep", "dataset": "fer2013", "synthetic": False, "split": "test", "selected_on": None}
+    text = run.format_results(about | {"examples": 3, "step": 8, "metrics": scores, "emotions": []})
+    assert "loss not finite" in text
+
+
+@pytest.mark.parametrize(
+    ("weights", "head"),
+    [("mini_xception_fer2013", "intensity"), ("mini_xception_ferplus_intensity", "classification")],
+)
+def test_pretrained_weights_of_the_other_head_get_a_new_output_layer(data, weights, head):
+    fields = {"model.name": "mini_xception", "model.pretrained": weights, "head.name": head}
+    fields |= {"data.normalization": "symmetric"}
+    other = config(**fields)
+    with other.unlocked():
+        other.model.options = {}
+    state, _ = course.fresh_state(run.build(other, data))
+    given, _ = checkpoint.load_weights(weights)
+    kept = state.params["Conv_0"]["kernel"]
+    np.testing.assert_array_equal(kept, given["params"]["Conv_0"]["kernel"])
