@@ -2,7 +2,7 @@
 
     python -m fer_jax.evaluate --workdir=RUN [--split=test|validation|train] [--data_dir=PATH] [--output=DIR]
     python -m fer_jax.evaluate --workdir=RUN --dataset=OTHER [--variant=NAME]
-    python -m fer_jax.evaluate --workdir=RUN --tta flip variants --ensemble RUN RUN
+    python -m fer_jax.evaluate --workdir=RUN --tta flip ten_crop variants --ensemble RUN RUN
 
 evaluates a finished run and writes RUN/report/index.html and RUN/report/metrics.json (`fer_jax.report`), for another
 data set in RUN/report_OTHER. Its emotions are matched by name: images of those that the network does not know are left

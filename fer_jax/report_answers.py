@@ -17,6 +17,7 @@ from fer_jax.run import reported_split
 
 _VIEW_NAMES = {
     "flip": "mean over the image and its mirror image",
+    "ten_crop": "mean over ten crops: corners, centre, mirrored",
     "variants": f"mean over 28 variants in brightness (1 ± {ensemble.STRENGTH}) and blur",
 }
 

@@ -9,6 +9,7 @@ import shutil
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -302,6 +303,15 @@ def test_the_28_variants_are_those_of_the_augmentation(answers):
         np.testing.assert_allclose(probabilities, answers.net.predict(variants).probabilities.mean(0), atol=1e-5)
     with pytest.raises(UserError, match=r"unknown test-time augmentation 'flop'\. Did you mean 'flip'"):
         ensemble.predict_views(answers.net, faces, "flop")
+
+
+def test_ten_crops_are_the_corners_the_centre_and_their_mirror_images():
+    image = np.arange(48 * 48).reshape(1, 48, 48, 1)
+    crops = np.asarray(ensemble.ten_crops(jnp.asarray(image)))
+    assert crops.shape == (10, 1, 40, 40, 1)
+    for crop, (top, left) in zip(crops, ((0, 0), (0, 8), (8, 0), (8, 8), (4, 4)), strict=False):
+        np.testing.assert_array_equal(crop, image[:, top : top + 40, left : left + 40])
+    np.testing.assert_array_equal(crops[5:], crops[:5, :, :, ::-1])
 
 
 @pytest.fixture
