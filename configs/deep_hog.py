@@ -2,7 +2,8 @@
 
 Paper: Alizadeh & Fazel, Stanford (arXiv:1704.06756), section 3; no gain over pixels alone there.
 Command: python -m fer_jax.main --config=configs/deep_hog.py:fer2013 --data_dir=PATH
-The recipe is ours, that of configs/deep.py.
+The recipe is ours, that of configs/deep.py, but for the mean image: HOG of what is left when one is subtracted are not
+those of the face.
 """
 
 from ml_collections import ConfigDict
@@ -18,10 +19,11 @@ def get_config(dataset: str = "fer2013") -> ConfigDict:
     config.model.options.batch_norm = True
     config.model.options.hidden_batch_norm = True
     config.model.options.conv_dropout = 0.0
-    config.model.options.separable = False
+    config.model.options.kernels = (3, 5, 3, 3)
+    config.model.options.separable = False  # True wants 3x3 kernels alone
     config.model.options.global_pool = False
     config.model.options.dropout = (0.0, 0.5)  # of the two affine layers; see fer_jax/models/conv_affine.py
-    config.data.normalization = "mean_image"
+    config.data.normalization = "per_channel"
     config.optim.learning_rate = 0.02
     config.optim.weight_decay = 1e-4
     config.train.batch_size = 128

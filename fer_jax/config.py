@@ -7,7 +7,7 @@ result from `get_config`. Any field can be overridden on the command line: `--co
 import itertools
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -215,27 +215,36 @@ def validate(config: ConfigDict) -> None:
         "eval.batch_size": config.eval.batch_size,
         "optim.learning_rate": config.optim.learning_rate,
     }
-    if config.train.keep_every < 0:
-        raise UserError(
-            f"train.keep_every = {config.train.keep_every} must be 0 or above (--config.train.keep_every=...)"
-        )
     for field, value in positive.items():
         if not value > 0:
             raise UserError(f"{field} = {value} must be above 0 (--config.{field}=...)")
+    above_one = ("rotate", "gamma", "noise", "mixup", "cutmix")
+    least_zero = {f"augment.{name}": config.augment[name] for name in above_one} | {
+        "train.keep_every": config.train.keep_every,
+        "optim.warmup_epochs": config.optim.warmup_epochs,
+        "optim.weight_decay": config.optim.weight_decay,
+        "optim.clip_norm": config.optim.clip_norm,
+    }
+    for field, value in least_zero.items():
+        if not value >= 0:
+            raise UserError(f"{field} = {value} must be 0 or above (--config.{field}=...)")
     fractions = {
         "train.ema_decay": config.train.ema_decay,
         "train.saving_share": config.train.saving_share,
         "head.label_smoothing": config.head.label_smoothing,
         "eval.variants": config.eval.variants,
     }
-    at_most_one = set(config.augment) - {"rotate", "gamma", "noise", "mixup", "cutmix"}
-    fractions |= {f"augment.{name}": config.augment[name] for name in sorted(at_most_one)}
-    for name in set(config.augment) - at_most_one:
-        if config.augment[name] < 0:
-            raise UserError(f"augment.{name} = {config.augment[name]} must be 0 or above (--config.augment.{name}=...)")
+    fractions |= {f"augment.{name}": config.augment[name] for name in config.augment if name not in above_one}
     for field, value in fractions.items():
         if not 0 <= value <= 1:
             raise UserError(f"{field} = {value} must lie in 0..1 (--config.{field}=...)")
+    for field, value in (("optim.momentum", config.optim.momentum), *_dropout_rates(config)):
+        if not 0 <= value < 1:
+            raise UserError(f"{field} = {value} must lie in 0..1, below 1 (--config.{field}=...)")
+    if config.head.label_smoothing and config.head.name == "classification" and config.head.loss == "squared_hinge":
+        raise UserError("head.label_smoothing is none of head.loss = 'squared_hinge': set it to 0")
+    if config.optim.schedule == "step" and not config.optim.decay_epochs:
+        raise UserError("optim.schedule = 'step' wants optim.decay_epochs, e.g. --config.optim.decay_epochs='(15, 25)'")
     for field, value, choices in (
         ("data.residence", config.data.residence, ("auto", "device", "stream")),
         ("data.sampling", config.data.sampling, ("uniform", "balanced")),
@@ -253,6 +262,13 @@ def validate(config: ConfigDict) -> None:
             f"model.input_shape = {config.model.input_shape} must be (height, width, channels), channels 1 or 3"
         )
     _validate_smaller(config)
+
+
+def _dropout_rates(config: ConfigDict) -> Iterator[tuple[str, float]]:
+    for name in ("dropout", "conv_dropout"):
+        rates = config.model.options.get(name, 0.0)
+        for rate in rates if isinstance(rates, tuple | list) else (rates,):
+            yield f"model.options.{name}", rate
 
 
 def _validate_data(data: ConfigDict) -> None:

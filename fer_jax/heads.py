@@ -97,9 +97,11 @@ class ClassificationHead:
         return len(self.emotions)
 
     def loss(self, logits: jax.Array, batch: dict, *, label_smoothing: jax.Array | float = 0.0) -> jax.Array:
-        """The loss of each example: float32 [B]."""
+        """The loss of each example: float32 [B]; the squared hinge knows no smoothing."""
         if self.loss_name == "soft":
-            return soft_cross_entropy(logits, soft_labels(batch["intensity"], self.emotions))
+            targets = soft_labels(batch["intensity"], self.emotions)
+            targets = targets * (1 - label_smoothing) + label_smoothing / self.num_outputs
+            return soft_cross_entropy(logits, targets)
         if self.loss_name == "squared_hinge":
             return squared_hinge(logits, batch["label"])
         return softmax_cross_entropy(logits, batch["label"], label_smoothing=label_smoothing)

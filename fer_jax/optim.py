@@ -38,9 +38,10 @@ def make_schedule(config: ConfigDict, *, steps_per_epoch: int, total_steps: int)
     elif config.schedule == "step":
         if config.decay_factor < 0:
             raise UserError(f"optim.decay_factor = {config.decay_factor} is negative: use one in 0..1, e.g. 0.1")
-        boundaries = {
-            max(round(epoch * steps_per_epoch) - warmup, 0): config.decay_factor for epoch in config.decay_epochs
-        }
+        boundaries = {}
+        for epoch in config.decay_epochs:
+            step = max(round(epoch * steps_per_epoch) - warmup, 0)
+            boundaries[step] = boundaries.get(step, 1.0) * config.decay_factor
         course = optax.piecewise_constant_schedule(1.0, boundaries)
     else:
         raise UserError(f"optim.schedule = {config.schedule!r} is unknown: use one of {', '.join(SCHEDULES)}")

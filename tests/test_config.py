@@ -66,6 +66,10 @@ def test_every_config_says_where_it_comes_from_and_how_to_run_it(path):
         ("train.smaller_first", ((2, 0),), r"\(\(2, 0\),\) must be pairs \(epochs, pixels\)"),
         ("train.smaller_first", ((2, 128),), r"128 pixels are not smaller than model\.input_shape = \(128, 128, 3\)"),
         ("train.smaller_first", ((8, 32), (2, 48)), r"leaves none of the 10 epochs \(train\.epochs\)"),
+        ("optim.momentum", 1.5, r"optim\.momentum = 1\.5 must lie in 0\.\.1, below 1"),
+        ("optim.weight_decay", -1.0, r"optim\.weight_decay = -1\.0 must be 0 or above"),
+        ("optim.schedule", "step", r"wants optim\.decay_epochs, e\.g\. --config\.optim\.decay_epochs='\(15, 25\)'"),
+        ("model.options.dropout", (1.0, 0.5), r"model\.options\.dropout = 1\.0 must lie in 0\.\.1, below 1"),
         ("data.align", "eyes", r"data\.align = 'eyes' is unknown: use one of '', none, rotation, landmarks"),
     ],
 )
@@ -73,6 +77,13 @@ def test_values_out_of_range_are_refused_by_name(field, value, message):
     config = config_lib.default_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=message):
+        config_lib.validate(config)
+
+
+def test_smoothing_where_the_loss_knows_none_is_refused():
+    config = config_lib.default_config()
+    config.head.loss, config.head.label_smoothing = "squared_hinge", 0.1
+    with pytest.raises(UserError, match=r"head\.label_smoothing is none of head\.loss = 'squared_hinge'"):
         config_lib.validate(config)
 
 

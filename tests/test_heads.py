@@ -118,6 +118,15 @@ def test_soft_labels_of_hard_intensities_are_one_hot():
     np.testing.assert_allclose(heads.soft_labels(jnp.eye(7)[:, :6], SEVEN), np.eye(7))
 
 
+def test_smoothing_mixes_soft_labels_with_even_shares():
+    logits = jax.random.normal(jax.random.key(0), (4, 7))
+    batch = {"intensity": jnp.eye(7)[:4, :6], "label": jnp.arange(4)}
+    soft, hard = (heads.make_head("classification", SEVEN, loss=loss) for loss in ("soft", "softmax"))
+    smoothed = soft.loss(logits, batch, label_smoothing=0.3)
+    np.testing.assert_allclose(smoothed, hard.loss(logits, batch, label_smoothing=0.3), rtol=1e-6)
+    assert not np.allclose(smoothed, soft.loss(logits, batch))
+
+
 def test_wrong_heads_and_losses_list_the_right_ones():
     with pytest.raises(UserError, match=r"classification, intensity"):
         heads.make_head("regression", SEVEN)

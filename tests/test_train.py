@@ -331,6 +331,9 @@ def test_schedules():
     assert float(cosine(100)) == pytest.approx(0, abs=1e-6)
     steps = schedule(schedule="step", decay_epochs=(3, 6), decay_factor=0.1)
     assert [float(steps(s)) for s in (29, 31, 61)] == pytest.approx([1, 0.1, 0.01])
+    # Both within the warm-up: both count.
+    early = schedule(schedule="step", decay_epochs=(1, 2), decay_factor=0.1, warmup_epochs=3.0)
+    assert float(early(35)) == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize(

@@ -25,14 +25,16 @@ def get_config(dataset: str = "fer2013") -> ConfigDict:
 
 
 def sweep() -> list[dict]:
-    depth = [{"model.name": name} for name in ("shallow", "deep", "deep5", "deep6", "shallow_hog", "deep_hog")]
+    depth = [{"model.name": name} for name in ("shallow", "deep", "deep5", "deep6")]
+    # HOG are those of the face only where no mean image is subtracted.
+    hybrids = [{"model.name": name, "data.normalization": "per_channel"} for name in ("shallow_hog", "deep_hog")]
     switches = [
         {"model.options.batch_norm": False, "model.options.hidden_batch_norm": False},
         {"model.options.dropout": 0.0},
         {"optim.weight_decay": 0.0},
         {"model.options.global_pool": True},
     ]
-    return depth + switches
+    return depth + hybrids + switches
 
 
 def quick() -> tuple[dict, list[dict]]:

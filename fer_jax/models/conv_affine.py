@@ -37,7 +37,7 @@ class ConvAffine(nn.Module):
     separable: bool = False  # depthwise-separable convolutions from the second layer on
     # From maps to features.
     global_pool: bool = False  # global average pooling instead of all pixels
-    use_hog: bool = False  # HOG of the input joins the features
+    use_hog: bool = False  # HOG of the input, which wants a normalisation other than mean_image, joins the features
     # The affine layers.
     hidden: tuple[int, ...] = (512,)
     hidden_batch_norm: bool | tuple[bool, ...] = True
@@ -55,7 +55,10 @@ class ConvAffine(nn.Module):
             options = {"use_bias": not norm, "dtype": self.dtype}  # BatchNorm brings its own bias
             if self.separable and i > 0:
                 if (kernel, stride, padding) != (3, 1, "SAME"):
-                    raise UserError("model.options.separable wants kernels=3, strides=1 and paddings=SAME")
+                    raise UserError(
+                        "model.options.separable wants 3x3 kernels after the first layer, strides of 1 and paddings "
+                        "SAME, e.g. --config.model.options.kernels='(3, 3, 3, 3)' of four layers"
+                    )
                 x = Conv(filters, (1, 1), **options)(DepthwiseConv(self.dtype)(x))
             else:
                 x = Conv(filters, (kernel, kernel), stride, padding, **options)(x)
