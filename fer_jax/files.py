@@ -1,10 +1,17 @@
-"""Files: written whole or not at all, found below a folder, and what a disk refuses. Imports no JAX."""
+"""Files: written whole or not at all, found below a folder, read as images and CSV, and what a disk refuses. No JAX."""
 
 import contextlib
+import csv
 import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
+
+import cv2
+import numpy as np
+
+from fer_jax.errors import UserError
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 UNWRITABLE = FULL | {errno.EACCES, errno.EPERM, errno.EROFS}  # full, or not the user's to write
@@ -23,6 +30,41 @@ def whole(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def read_image(path: Path, *, grey: bool = False) -> np.ndarray | None:
+    """An image file as uint8 [H, W, 3], RGB, or [H, W, 1]; None where it is absent or unreadable."""
+    data = path.read_bytes() if path.is_file() else b""  # cv2.imread dies of a name that is not UTF-8
+    flag = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
+    except cv2.error:  # as of a header that says 70,000 x 70,000
+        image = None
+    if image is None:
+        return None
+    return image[..., None] if grey else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def refusal(error: Exception) -> str | None:
+    """Why the disk does not take what is written, if that is what the error says: it is full, or not the user's."""
+    if isinstance(error, OSError):
+        return error.strerror if error.errno in UNWRITABLE else None
+    # ArrayRecord's are RuntimeErrors that cite it.
+    return next((reason for reason in map(os.strerror, sorted(UNWRITABLE)) if reason in str(error)), None)
+
+
+@contextlib.contextmanager
+def csv_rows(file: TextIO, path: Path, **options) -> Iterator:
+    """A `csv.reader` of an open file, the one at `path`.
+
+    Raises:
+      UserError: what is read inside is no CSV; names file and line.
+    """
+    reader = csv.reader(file, **options)
+    try:
+        yield reader
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: {error}; is a quote left open?") from None
 
 
 def visible(folder: Path) -> Iterator[Path]:

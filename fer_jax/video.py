@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 
 from fer_jax.data.align import SUFFIXES
-from fer_jax.data.datasets.base import read_image
 from fer_jax.errors import UserError
+from fer_jax.files import read_image
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ class Pictures:
                 unreadable += 1
                 log.warning("%s: not an image, or damaged; left out", path)
             else:
-                yield Frame(number, 0.0, np.ascontiguousarray(image), path.name)
+                yield Frame(number, 0.0, image, path.name)
         if unreadable == len(self.paths):
             raise UserError(f"{self.name}: {unreadable} image files, none of them readable")
 

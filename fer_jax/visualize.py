@@ -30,9 +30,9 @@ import numpy as np
 
 from fer_jax import recognizer, report_figures
 from fer_jax.data import prepare
-from fer_jax.data.datasets.base import read_image
 from fer_jax.data.emotions import relabel
 from fer_jax.errors import UserError
+from fer_jax.files import read_image
 from fer_jax.imaging import to_input
 from fer_jax.recognizer import Recognizer
 from fer_jax.report_figures import Faces

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from fer_jax.data.datasets.base import read_image
 from fer_jax.errors import UserError
+from fer_jax.files import read_image
 from fer_jax.video import Frame, Video
 
 MAX_BYTES = 100 * 2**20

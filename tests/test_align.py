@@ -3,6 +3,8 @@
 import csv
 import errno
 import json
+import os
+import zlib
 from pathlib import Path
 
 import cv2
@@ -92,6 +94,41 @@ def test_several_faces_follow_the_rule(tree, tmp_path, several, status, crops):
     of_two = [row for (path, _), row in rows.items() if path == "a/2.png"]
     assert [row["status"] for row in of_two] == [status or "several faces"] * max(crops, 1)
     assert len(list((tmp_path / "out" / "a").glob("2*.png"))) == crops
+
+
+def test_of_several_faces_the_annotated_one_is_taken(tree, tmp_path):
+    source, table = tree
+    _, small = detect.read_table(table)["a/2.png"]
+    settings = align.Settings(source, tmp_path / "out", landmarks=table)
+    box = Face.from_landmarks(small).box
+    (row,) = align.align_tree(settings, ["a/2.png"], boxes={"a/2.png": box}, workers=1)
+    assert (row["status"], row["x"]) == ("ok", round(box[0], 1))
+    (row,) = align.align_tree(settings, ["a/2.png"], boxes={"a/2.png": (0, 0, 3, 3)}, workers=1)
+    assert (row["status"], row["reason"]) == ("no face", "of 2 found none is the annotated one")
+
+
+def test_names_that_are_no_utf8_and_headers_that_lie_are_rows_of_the_table(tree, tmp_path):
+    source, table = tree
+    (source / "a/1.png").rename(source / "a" / os.fsdecode(b"\xfc.png"))
+    size = (70_000).to_bytes(4) * 2 + bytes([8, 2, 0, 0, 0])
+    chunk = b"IHDR" + size
+    (source / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0\0\0\r" + chunk + zlib.crc32(chunk).to_bytes(4))
+    _, rows = run(source, table, tmp_path / "out")
+    assert rows["huge.png", ""]["status"] == "unreadable"
+    assert rows[os.fsdecode(b"a/\xfc.png"), ""]["status"] == "no face"
+    run(source, table, tmp_path / "out")  # reads the table of before
+
+
+def test_text_beside_pictures_is_not_always_landmarks(tmp_path):
+    pictures = []
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jpg").touch()
+        (tmp_path / f"{name}.txt").write_text("0 0.5 0.5 0.2 0.3\n")  # a box, for the training of a detector
+        pictures.append(Picture(tmp_path / f"{name}.jpg", "happy", name))
+    assert not align.landmarks_beside(pictures)
+    (tmp_path / "a.txt").write_text("1 2\n" * 68)
+    with pytest.raises(UserError, match=r"b\.txt, line 1: '0 0\.5 0\.5 0\.2 0\.3' is not a pair x y"):
+        align.landmarks_beside(pictures)
 
 
 def test_a_second_run_takes_the_detections_of_the_first(tree, tmp_path, looked):
@@ -261,7 +298,7 @@ def test_a_full_disk_is_answered(tmp_path, tree, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device", str(self))
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(SystemExit, match=r"no space left while writing to .*settings.txt.*tmp: free some"):
+    with pytest.raises(SystemExit, match=r"cannot write to .*settings.txt.*tmp \(No space left on device\): make room"):
         align.main(["--input", str(source), "--output", str(tmp_path / "o"), "--landmarks", str(table)])
     assert not list((tmp_path / "o").iterdir())
 
@@ -291,12 +328,16 @@ def test_dlib_and_haar_find_a_face(shared_data):
     """On a photograph, against the landmarks that come with it; needs the extra align."""
     pytest.importorskip("dlib", reason="dlib is not installed: pip install 'fer_jax[align]'")
     photo = shared_data / "faces" / "takeo.ppm"
-    image = np.ascontiguousarray(cv2.imread(str(photo))[..., ::-1])
+    image = cv2.imread(str(photo))[..., ::-1]  # a view, as `align` and `live` hand it over: dlib itself wants no such
     truth = detect.read_landmarks(photo.with_suffix(".pts"))
     interocular = np.linalg.norm(np.subtract(*Face.from_landmarks(truth).eyes))
     for name in ("dlib", "haar"):
         (face,) = detect.make_detector(name)(image)
         assert np.linalg.norm(face.landmarks - truth, axis=1).mean() < 0.1 * interocular
+    detector = detect.make_detector("dlib", landmarks=False)
+    for name in ("einstein.jpg", "breakingbad.jpg"):
+        view = cv2.imread(str(shared_data / "faces" / name))[..., ::-1]
+        assert detector(view) == detector(view.copy()) != []
 
 
 def test_haar_looks_for_no_smaller_faces_than_it_is_told_and_skips_landmarks():

@@ -73,11 +73,17 @@ def test_rotation_levels_the_eyes_about_the_box_and_none_leaves_them():
     assert abs(crops.roll(level)) < 1e-6
     assert abs(crops.roll(as_it_is)) > 10
     x, y, width, height = face.box
-    centre = np.array([[x + width / 2, y + height / 2]])
+    centre = np.array([[x + width / 2 - 0.5, y + height / 2 - 0.5]])  # where pixel centres lie at whole numbers
     for method in ("rotation", "none"):
         transform = crops.crop_transform(face, method=method)
         middle = centre @ transform[:, :2].T + transform[:, 2]
         np.testing.assert_allclose(middle, [[63.5, 63.5]], atol=1e-6)
+
+
+def test_a_box_of_the_size_of_the_crop_is_a_slice_of_the_image():
+    image = np.random.default_rng(0).integers(0, 256, (200, 220, 3), dtype=np.uint8)
+    crop = crops.align(image, Face((30.0, 40.0, 128.0, 128.0)), method="none")
+    np.testing.assert_array_equal(crop, image[40:168, 30:158])
 
 
 def test_a_large_face_is_averaged_and_not_sampled():

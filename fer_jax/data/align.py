@@ -19,9 +19,9 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import cv2
 import numpy as np
@@ -34,6 +34,8 @@ from fer_jax.errors import UserError
 
 if TYPE_CHECKING:
     from fer_jax.data.datasets.base import Picture
+
+Box = tuple[float, float, float, float]  # x, y, width, height
 
 SEVERAL = ("largest", "all", "refuse")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".webp")
@@ -71,11 +73,12 @@ class Settings:
 
 
 def align_image(
-    path: str, known: dict | None, *, settings: Settings, detector: Detector | Supplied
+    path: str, known: dict | None, box: Box | None, *, settings: Settings, detector: Detector | Supplied
 ) -> tuple[dict | None, list]:
     """Detects (unless `known`) and crops the faces of one image, and writes the crops.
 
     Args:
+      box: where the face lies, if the data say so: only one whose centre lies in it is taken.
       detector: `Supplied` where the settings name landmarks.
 
     Returns:
@@ -85,18 +88,22 @@ def align_image(
     if not source.exists():
         return None, [_row(path, "unreadable", "does not exist")]
     record = known or {"path": path, **detections.stamp(source)}
-    image = cv2.imread(str(source), cv2.IMREAD_COLOR)
+    image = files.read_image(source)
     if image is None:
         reason = "not an image, or damaged" if source.stat().st_size else "an empty file"
         return record | {"faces": []}, [_row(path, "unreadable", reason)]
     if "faces" not in record:
-        found = detector(Path(path)) if settings.landmarks else detector(image[..., ::-1])
+        found = detector(Path(path)) if settings.landmarks else detector(image)
         found = sorted(found, key=lambda face: -face.box[2] * face.box[3])
         record["faces"] = [detections.to_json(face) for face in found]
     faces = [detections.from_json(face) for face in record["faces"]]
     if not faces:
         reason = f"no landmarks of it in {settings.landmarks}" if settings.landmarks else "the detector finds none"
         return record, [_row(path, "no face", reason)]
+    if box:
+        faces = [face for face in faces if _holds_centre(box, face.box)]
+        if not faces:
+            return record, [_row(path, "no face", f"of {len(record['faces'])} found none is the annotated one")]
     if len(faces) > 1 and settings.several == "refuse":
         return record, [_row(path, "several faces", f"{len(faces)} faces; --several=largest or all takes them")]
     rows = []
@@ -117,7 +124,7 @@ def align_image(
 def _write(path: Path, crop: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.whole(path) as temporary:
-        temporary.write_bytes(cv2.imencode(".png", crop)[1].tobytes())
+        temporary.write_bytes(cv2.imencode(".png", crop[..., ::-1])[1].tobytes())
 
 
 def _row(path, status, reason, number="", face=None, output="") -> dict:
@@ -137,6 +144,8 @@ def find_images(source: Path, output: Path) -> list[str]:
     if not source.is_dir():
         raise UserError(f"--input={source} is not a folder")
     paths = (path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if output == source or output in source.parents:
+        raise UserError(f"--input={source} lies in --output={output}, whose images are crops: choose another output")
     images = sorted(path.relative_to(source).as_posix() for path in paths if output not in path.parents)
     if not images:
         raise UserError(f"--input={source} has no images ({', '.join(SUFFIXES)})")
@@ -184,16 +193,24 @@ def _delete_old_crops(settings: Settings, images: Sequence[str], rows: Sequence[
     table = settings.output / "faces.csv"
     if not table.exists():
         return
-    with table.open(newline="") as file:
+    with _open(table) as file:
         before = {row["output"] for row in csv.DictReader(file) if row["path"] in set(images)}
     for crop in before - {row["output"] for row in rows} - {""}:
         (settings.output / crop).unlink(missing_ok=True)
 
 
 def align_tree(
-    settings: Settings, images: Sequence[str] | None = None, *, runner: str = "processes", workers: int | None = None
+    settings: Settings,
+    images: Sequence[str] | None = None,
+    *,
+    boxes: Mapping[str, Box] | None = None,
+    runner: str = "processes",
+    workers: int | None = None,
 ) -> list[dict]:
     """Aligns images of a tree, all unless named; returns the rows of faces.csv, which it writes. See `runners.each`.
+
+    Args:
+      boxes: where the faces of some images lie, see `align_image`.
 
     Raises:
       UserError: no images, two whose crops would be the same file, a detector that cannot be had, crops of other
@@ -220,7 +237,8 @@ def align_tree(
     ):
         if log.tell() and not settings.kept.read_bytes().endswith(b"\n"):
             log.write("\n")  # after a line that was cut short
-        work = ((image, known.get(image)) for image in images)
+        boxes = boxes or {}
+        work = ((image, known.get(image), boxes.get(image)) for image in images)
         start = functools.partial(_aligner, settings)
         for record, of_image in runners.each(start, work, runner=runner, workers=workers):
             if record and record | by != before.get(record["path"]):
@@ -229,15 +247,19 @@ def align_tree(
             bar.update()
     rows.sort(key=lambda row: (row["path"], row["face"] or 0))
     _delete_old_crops(settings, images, rows)
-    with files.whole(settings.output / "faces.csv") as temporary, temporary.open("w", newline="") as file:
+    with files.whole(settings.output / "faces.csv") as temporary, _open(temporary, "w") as file:
         writer = csv.DictWriter(file, _COLUMNS, restval="")
         writer.writeheader()
         writer.writerows(rows)
     return rows
 
 
-def _aligner(settings: Settings) -> Callable[[tuple[str, dict | None]], tuple[dict | None, list]]:
-    """`align_image` of (path, known), with the settings and a detector of its own: made in each worker."""
+def _open(table: Path, mode: str = "r") -> TextIO:
+    return table.open(mode, newline="", encoding="utf-8", errors="surrogateescape")  # names may be no UTF-8
+
+
+def _aligner(settings: Settings) -> Callable[[tuple[str, dict | None, Box | None]], tuple[dict | None, list]]:
+    """`align_image` of (path, known, box), with the settings and a detector of its own: made in each worker."""
     cv2.setNumThreads(1)  # the workers are the parallelism
     if settings.landmarks:
         detector = Supplied(settings.landmarks)
@@ -258,7 +280,7 @@ def align_pictures(
 ) -> tuple[list["Picture"], list[tuple[str, str]]]:
     """The pictures of a data set with aligned crops in their places, and (path, reason) of those that stay as they are.
 
-    Of several faces the largest is taken; where the data say where the face is, it must lie there.
+    Of several faces the largest is taken; where the data say where the face is, the largest of those that lie there.
 
     Args:
       root: the folder that they all lie in.
@@ -268,20 +290,20 @@ def align_pictures(
     Raises:
       UserError: a video among them, two whose crops would be the same file, no detector.
     """
-    paths = [picture.path.resolve().relative_to(root) for picture in pictures]
+    paths = [picture.path.absolute().relative_to(root) for picture in pictures]
     images = sorted({path.as_posix() for path in paths})
     if videos := [image for image in images if Path(image).suffix.lower() not in SUFFIXES]:
         raise UserError(f"{root / videos[0]} cannot be aligned, only images can ({', '.join(SUFFIXES)}): leave it out")
     supplied = root if landmarks else None
     settings = Settings(root, folder / method, method, landmarks=supplied, detections=folder / "detections.jsonl")
-    rows = {row["path"]: row for row in align_tree(settings, images, runner=runner, workers=workers)}
+    boxes = {path.as_posix(): picture.box for picture, path in zip(pictures, paths, strict=True) if picture.box}
+    rows = align_tree(settings, images, boxes=boxes, runner=runner, workers=workers)
+    rows = {row["path"]: row for row in rows}
     aligned, reasons = [], []
     for picture, path in zip(pictures, paths, strict=True):
         row = rows[path.as_posix()]
         if row["status"] != "ok":
             reasons.append((row["path"], f"{row['status']}, {row['reason']}"))
-        elif picture.box and not _holds_centre(picture.box, row):
-            reasons.append((row["path"], "the face found is not the annotated one"))
         else:
             picture = picture._replace(path=settings.output / row["output"], box=None)
         aligned.append(picture)
@@ -289,14 +311,29 @@ def align_pictures(
 
 
 def landmarks_beside(pictures: Sequence["Picture"]) -> bool:
-    """Whether beside each picture that is there lies a file of its landmarks, as `detect.Supplied` reads them."""
-    present = (picture.path for picture in pictures if picture.path.exists())
-    return all(Supplied(path.parent)(Path(path.name)) for path in present)
+    """Whether beside each picture that is there lies a file of its landmarks, as `detect.Supplied` reads them.
+
+    Files of which none holds landmarks are something else, as the boxes of a detector's training are in NAME.txt.
+
+    Raises:
+      UserError: some hold landmarks, one does not.
+    """
+    found, wrong = False, None
+    for path in (picture.path for picture in pictures if picture.path.exists()):
+        try:
+            if not Supplied(path.parent)(Path(path.name)):
+                return False
+            found = True
+        except UserError as error:
+            wrong = wrong or error
+        if found and wrong:
+            raise wrong
+    return found
 
 
-def _holds_centre(box: tuple[float, float, float, float], face: dict) -> bool:
-    """Whether the centre of a face, a row of faces.csv, lies in a box x, y, width, height."""
-    across, down = face["x"] + face["width"] / 2 - box[0], face["y"] + face["height"] / 2 - box[1]
+def _holds_centre(box: Box, face: Box) -> bool:
+    """Whether the centre of a face lies in a box."""
+    across, down = face[0] + face[2] / 2 - box[0], face[1] + face[3] / 2 - box[1]
     return 0 <= across <= box[2] and 0 <= down <= box[3]
 
 
@@ -309,10 +346,10 @@ def preview(settings: Settings, rows: Sequence[dict], path: Path, count: int = 2
     known = settings.known()
     before, after = [], []
     for row in chosen:
-        image = cv2.imread(str(settings.source / row["path"]))[..., ::-1]
+        image = files.read_image(settings.source / row["path"])
         face = detections.from_json(known[row["path"]]["faces"][int(row["face"])])
         before.append(_surroundings(image, face))
-        after.append(cv2.resize(cv2.imread(str(settings.output / row["output"]))[..., ::-1], (256, 256)))
+        after.append(cv2.resize(files.read_image(settings.output / row["output"]), (256, 256)))
     half = -(-len(chosen) // 2)
     columns = {}
     for number, part in enumerate((slice(0, half), slice(half, None))):
@@ -376,11 +413,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        if error.errno not in files.FULL:
+        if not (reason := files.refusal(error)):
             raise
         sys.exit(
-            f"error: no space left while writing to {error.filename or settings.output}: free some and repeat the "
-            f"command, which goes on where it was"
+            f"error: cannot write to {error.filename or settings.output} ({reason}): make room, or choose an --output "
+            f"that you can write to, and repeat the command, which goes on where it was"
         )
 
 

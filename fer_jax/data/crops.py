@@ -39,6 +39,7 @@ def crop_transform(face: Face, *, size: int = 128, method: str = "landmarks") ->
         angle = np.radians(roll(face))
         turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     x, y, width, height = face.box
+    x, y = x - 0.5, y - 0.5  # its edges where pixel centres lie at whole numbers
     centre = np.array([x + width / 2, y + height / 2]) if face.eyes is None else face.eyes.mean(0)
     if method == "landmarks":
         if face.landmarks is None:

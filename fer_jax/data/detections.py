@@ -31,6 +31,8 @@ def origin(detector: str, model: Path | None, landmarks: Path | None) -> str:
     if landmarks:
         return f"supplied {landmarks}"
     parts = [detector]
+    if detector == "dlib":
+        parts.append("of whole arrays")  # before, it was given views, of which it finds faces at random
     if detector == "yunet":
         parts.append(hashlib.sha256(model.read_bytes()).hexdigest()[:12])
     if ShapePredictor.available():

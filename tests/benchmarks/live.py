@@ -26,8 +26,8 @@ import numpy as np
 
 from fer_jax import following, live, process, recording, video
 from fer_jax.data import synthetic
-from fer_jax.data.datasets.base import read_image
 from fer_jax.data.detect import make_detector
+from fer_jax.files import read_image
 
 SMALLEST = 50  # pixels: the default of FER(min_face_size=)
 SIZE = 640, 480

@@ -9,6 +9,7 @@ import collections
 import functools
 import hashlib
 import io
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -22,6 +23,7 @@ from fer_jax.data import runners
 from fer_jax.data.datasets.readings import Reading, Readings, StoredFace
 from fer_jax.data.emotions import expressed
 from fer_jax.errors import UserError
+from fer_jax.files import read_image
 
 # More unreadable images than this share (and than QUARANTINE_FEW) mean that something else is wrong.
 QUARANTINE_SHARE = 0.01
@@ -213,7 +215,9 @@ class PictureBuilder(FaceBuilder, skip_registration=True):
                 intensity = np.array([picture.intensity * (name == picture.emotion) for name in names], np.float32)
             known = {"subject": picture.subject, **picture.extra}
             for png, digest, source in reading.faces:
-                yield self.stored_example(png, digest, picture.emotion, intensity, source=source, **known)
+                # Of names that are not UTF-8 what can be shown: the records' text is.
+                shown = os.fsencode(source).decode(errors="replace")
+                yield self.stored_example(png, digest, picture.emotion, intensity, source=shown, **known)
 
     def _read(self, split: str, pictures: list[Picture]) -> Iterator[Reading]:
         """The readings of all pictures: those kept from before, then new ones, read ahead on all cores."""
@@ -247,19 +251,6 @@ def encode(image: np.ndarray) -> bytes:
     """The PNG of an image uint8 [H, W, 1] or RGB [H, W, 3]."""
     channels = image[..., ::-1] if image.shape[-1] == 3 else image
     return cv2.imencode(".png", channels, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes()
-
-
-def read_image(path: Path, *, grey: bool = False) -> np.ndarray | None:
-    """An image file as uint8 [H, W, 3], RGB, or [H, W, 1]; None where it is absent or unreadable."""
-    data = path.read_bytes() if path.is_file() else b""
-    flag = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
-    except cv2.error:  # as of a header that says 70,000 x 70,000
-        image = None
-    if image is None:
-        return None
-    return image[..., None] if grey else image[..., ::-1]
 
 
 def square(image: np.ndarray, side: int, box: tuple[float, float, float, float] | None = None) -> np.ndarray:

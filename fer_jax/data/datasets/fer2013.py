@@ -1,7 +1,6 @@
 """FER2013 (Goodfellow et al. 2013): Kaggle's CSV, packed or not, or a folder tree of its images."""
 
 import contextlib
-import csv
 import gzip
 import io
 import lzma
@@ -12,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
+from fer_jax import files
 from fer_jax.data.datasets.base import FaceBuilder, missing
 from fer_jax.data.emotions import BASIC7, canonical
 from fer_jax.errors import UserError
@@ -91,25 +90,21 @@ class Fer2013(FaceBuilder):
             split = _split_of(path.parent.parent.name)
             by_split.setdefault(split, []).append((path, _emotion_of(path)))
         return {
-            split: lambda files=by_split[split]: self._read_images(files)
+            split: lambda labelled=by_split[split]: self._read_images(labelled)
             for split in SPLIT_FOLDERS
             if split in by_split
         }
 
-    def _read_images(self, files):
-        for path, emotion in files:
-            image = (
-                cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE)
-                if path.stat().st_size
-                else None
-            )
+    def _read_images(self, labelled):
+        for path, emotion in labelled:
+            image = files.read_image(path, grey=True)
             if image is None:
                 self.quarantine(path, "not a readable image", len(self.raw))
-            elif image.shape != (SIDE, SIDE):
+            elif image.shape != (SIDE, SIDE, 1):
                 reason = f"{image.shape[1]}x{image.shape[0]} pixels instead of {SIDE}x{SIDE}"
                 self.quarantine(path, reason, len(self.raw))
             else:
-                yield self.example(image[..., None], emotion, source="/".join(path.parts[-3:]))
+                yield self.example(image, emotion, source="/".join(path.parts[-3:]))
 
 
 def find_csv(data_dir: Path) -> Path | None:
@@ -135,8 +130,7 @@ def read_csv(path: Path) -> Iterator[Row]:
       UserError: wrong header, or a row that is not an emotion, 2,304 grey levels and a usage; names file and line.
     """
     try:
-        with open_text(path) as file:
-            reader = csv.reader(file)
+        with open_text(path) as file, files.csv_rows(file, path) as reader:
             header = [name.strip() for name in next(reader, [])]
             if not {"emotion", "pixels", "Usage"} <= set(header):
                 raise UserError(
@@ -187,10 +181,10 @@ def open_text(path: Path) -> Iterator[TextIO]:
             if member is None:
                 raise UserError(f"{path} holds no {' or '.join(_CSV_NAMES)}: unpack it and give the folder")
             with archive.open(member) as file:
-                yield io.TextIOWrapper(file, encoding="utf-8", newline="")
+                yield io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     else:
         opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
-        with opener(path, "rt", encoding="utf-8", newline="") as file:
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
             yield file
 
 
@@ -233,7 +227,7 @@ def _tree_images(root: Path) -> list[Path]:
     """
     images = []
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and _split_of(path.name)):
-        found = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in _IMAGES)
+        found = sorted(path for path in folder.glob("[!.]*/[!.]*") if path.suffix.lower() in _IMAGES)
         if not found:
             raise UserError(f"{folder} is an empty split: expected images in {folder}/angry and so on")
         images += found
