@@ -63,7 +63,15 @@ def fit(features: np.ndarray, labels: np.ndarray, strength: float):
 
 
 def run(dataset: prepare.Dataset, features: str) -> tuple[str, float, float]:
-    """(split reported on, its accuracy, the C chosen); without a test split C is the middle one, chosen on nothing."""
+    """(split reported on, its accuracy, the C chosen); without a test split C is the middle one, chosen on nothing.
+
+    Raises:
+      UserError: no training split, or none to evaluate on.
+    """
+    if "train" not in dataset.splits or not {"validation", "test"} & set(dataset.splits):
+        raise UserError(
+            f"{dataset.name} has the splits {', '.join(dataset.splits)}: it takes one to train and one to evaluate"
+        )
     data = {}
     for split in dataset.splits:
         arrays = dataset.arrays(split)

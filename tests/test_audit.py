@@ -66,6 +66,17 @@ def test_near_groups_hold_the_exact_copies_of_their_members(faces):
     assert near(images) == [[("train", 0), ("train", 2), ("test", 0)]]
 
 
+def test_images_that_are_all_alike_are_not_compared_pair_by_pair(faces, monkeypatch):
+    """As the frames of a video."""
+    rng, seen = np.random.default_rng(0), []
+    frames = np.clip(faces[3].astype(int) + rng.integers(-3, 4, (120, *faces[3].shape)), 0, 255).astype(np.uint8)
+    standardized = audit._standardized
+    monkeypatch.setattr(audit, "_standardized", lambda images: seen.append(len(images)) or standardized(images))
+    monkeypatch.setattr(audit, "_READ_AT_ONCE", 50)
+    assert near({"train": frames}) == [[("train", i) for i in range(120)]]
+    assert sum(seen) < 8 * 120  # of 7,140 pairs
+
+
 @pytest.mark.parametrize("block", [200, audit._BLOCK])
 def test_no_pair_of_the_correlation_is_missed(monkeypatch, block):
     rng = np.random.default_rng(0)

@@ -5,6 +5,7 @@ import pytest
 
 from fer_jax import classical
 from fer_jax.data import prepare
+from tests import miniatures
 
 pytest.importorskip("skimage", reason="scikit-image is not installed")
 
@@ -25,6 +26,15 @@ def test_both_learn_from_synthetic_faces(features, tmp_path, monkeypatch, capsys
     printed = capsys.readouterr().out
     assert "test, 80 images" in printed
     assert float(printed.rsplit(" ", 1)[1].rstrip("%\n")) > 30  # chance is 14
+
+
+def test_data_without_a_split_to_evaluate_on_are_refused(tmp_path, cache, capsys):
+    root = miniatures.write_csv(tmp_path / "raw", ("split",))
+    table = root / "mine.csv"
+    header, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([header, *(f"{row.rsplit(',', 1)[0]},train" for row in rows)]))
+    with pytest.raises(SystemExit, match=r"csv has the splits train: it takes one to train and one to evaluate"):
+        classical.main(["--dataset=csv", f"--data_dir={root}"])
 
 
 def test_a_wrong_data_set_is_one_line(capsys):

@@ -12,11 +12,12 @@ import zipfile
 import cv2
 import numpy as np
 import pytest
-import tensorflow_datasets  # noqa: F401 - before the test that looks whether it imports TensorFlow
+import tensorflow_datasets as tfds
 
 from fer_jax.data import prepare
 from fer_jax.data.datasets import DATASETS, ferplus
 from fer_jax.data.datasets.base import FaceBuilder
+from fer_jax.data.datasets.fer2013 import Fer2013
 from fer_jax.data.emotions import BASIC7, CANONICAL
 from fer_jax.errors import UserError
 from tests.faces import write_fer2013
@@ -106,6 +107,20 @@ def test_a_folder_tree_is_read_by_emotion_name(tree):
         assert dataset.emotions[example["label"]][:3] == folder[:3]
         image = cv2.imread(str(tree / split / folder / name), cv2.IMREAD_GRAYSCALE)
         np.testing.assert_array_equal(example["image"][..., 0], image)
+
+
+def test_a_split_folder_of_another_name_is_another_split(tree):
+    assert "test" in prepare.load("fer2013", data_dir=tree).splits
+    (tree / "test").rename(tree / "publictest")
+    assert set(prepare.load("fer2013", data_dir=tree).splits) == {"train", "validation"}
+
+
+def test_hidden_files_are_none_of_the_images(tree):
+    before = prepare.load("fer2013", data_dir=tree)
+    (tree / "train/.ipynb_checkpoints").mkdir()
+    (tree / "train/.ipynb_checkpoints/1-checkpoint.png").write_bytes(b"of Colab")
+    (tree / "train/happy/._1.png").write_bytes(b"of macOS")
+    assert prepare.load("fer2013", data_dir=tree).fingerprint == before.fingerprint
 
 
 def test_corrupt_images_are_quarantined_listed_and_counted(tree, caplog):
@@ -222,7 +237,14 @@ def test_what_was_prepared_is_found_again_without_the_raw_data(raw, tmp_path):
     first = prepare.load("fer2013", data_dir=raw)
     assert prepare.load("fer2013").directory == first.directory
     prepare.load("fer2013", data_dir=write_fer2013(tmp_path / "more", seed=1))
-    with pytest.raises(UserError, match="needs --data_dir"):  # which of the two?
+    with pytest.raises(UserError, match=r"fer2013 was prepared more than once: say .*--data_dir=PATH\n.*more.*\n.*raw"):
+        prepare.load("fer2013")
+
+
+def test_what_another_version_of_the_builder_prepared_is_not_taken(raw, monkeypatch):
+    prepare.load("fer2013", data_dir=raw)
+    monkeypatch.setattr(Fer2013, "VERSION", tfds.core.Version("99.0.0"))
+    with pytest.raises(UserError, match="needs --data_dir"):
         prepare.load("fer2013")
 
 
@@ -278,6 +300,14 @@ def test_ferplus_matches_votes_with_faces_by_usage_and_order(raw, caplog):
     )
     plain = prepare.load("fer2013", data_dir=raw).arrays("train")["image"]
     np.testing.assert_array_equal(arrays["image"], np.delete(plain, 9, axis=0))
+
+
+def test_tables_that_a_spreadsheet_wrote_are_read(raw):
+    write_votes(raw, ["Training"] * 70 + ["PublicTest"] * 21 + ["PrivateTest"] * 21, [[10] + [0] * 9] * 112)
+    before = prepare.load("ferplus", data_dir=raw)
+    for path in (raw / "fer2013.csv", raw / ferplus.VOTES_FILE):
+        path.write_text(path.read_text() + "\n", encoding="utf-8-sig")
+    assert prepare.load("ferplus", data_dir=raw).fingerprint == before.fingerprint
 
 
 def test_votes_that_do_not_belong_to_the_faces_are_refused(raw):
@@ -339,7 +369,11 @@ def test_what_cannot_be_written_is_said_in_one_line(raw, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    def full_of_records(*_, **__):
+        raise RuntimeError(f'Failed to finalize writing of split "train": write() failed: {os.strerror(errno.ENOSPC)}')
+
     shutil.rmtree(os.environ["FER_JAX_CACHE"])
-    monkeypatch.setattr(prepare, "_prepare", full)
-    with pytest.raises(SystemExit, match=r"^error: cannot write to .*No space left on device.*set FER_JAX_CACHE"):
-        prepare.main(["fer2013", f"--data_dir={raw}"])
+    for failure in (full, full_of_records):
+        monkeypatch.setattr(prepare, "_prepare", failure)
+        with pytest.raises(SystemExit, match=r"^error: cannot write to .*No space left on device.*set FER_JAX_CACHE"):
+            prepare.main(["fer2013", f"--data_dir={raw}"])

@@ -264,7 +264,7 @@ def test_the_switches_of_the_builder_change_what_they_name():
     assert parameters(use_hog=True)["Dense_0"]["kernel"].shape == (12 * 12 * 8 + 5 * 5 * 4 * 8, 16)
     with pytest.raises(UserError, match=r"model\.options\.pools = \(2, 2\) has 2 items, filters has 3"):
         parameters(pools=(2, 2))
-    with pytest.raises(UserError, match=r"separable wants kernels=3"):
+    with pytest.raises(UserError, match=r"separable wants 3x3 kernels after the first layer"):
         parameters(separable=True, kernels=5)
 
 

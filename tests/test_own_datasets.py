@@ -89,6 +89,7 @@ def test_csv_tolerates_blanks_other_columns_and_absolute_paths(tmp_path):
         (3, "pictures/1.png,anger,1,p0,tset", r"mine\.csv, line 3: unknown split 'tset'; use train, validation, test"),
         (3, "pictures/1.png,anger,1,p0", r"mine\.csv, line 3: 4 columns instead of 5"),
         (3, "pictures/../pictures/0.png,anger,1,p0,test", r"line 3: .*0\.png is in line 2 already"),
+        (3, '"' + "x" * 140_000, r"mine\.csv, line 3: field larger than field limit .*is a quote left open\?"),
     ],
 )
 def test_csv_names_wrong_rows(tmp_path, cache, line, change, message):

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from fer_jax.data import prepare
 from fer_jax.data.audit_page import page, summary
@@ -85,16 +86,22 @@ def near_copies(images: Images, exact: list[list[Place]], correlation: float = C
     if not places:
         return []
     projection = np.concatenate(projections)
-    pairs = [np.empty((0, 2), np.int64)]
+    group = np.arange(len(places))  # of each image; the least of its members
     rows = max(1, _BLOCK // len(places))
-    for start in range(0, len(places), rows):
+    for start in tqdm(range(0, len(places), rows), "near copies", unit="block", disable=None):
         near = _near(projection[start : start + rows], projection[start:], 2 - 2 * correlation) + start
         near = near[near[:, 0] < near[:, 1]]
-        for first in range(0, len(near), _READ_AT_ONCE):
-            some = near[first : first + _READ_AT_ONCE]
-            one, other = (_standardized(np.stack([_at(images, places[i]) for i in side]))[0] for side in some.T)
-            pairs.append(some[(one * other).sum((1, 2)) >= correlation])
-    groups = _connected(len(places), np.concatenate(pairs))
+        # Of n alike images, as of a video, n pairs say what n**2 would.
+        while len(near := near[group[near[:, 0]] != group[near[:, 1]]]):
+            some, near = near[:_READ_AT_ONCE], near[_READ_AT_ONCE:]
+            used, sides = np.unique(some, return_inverse=True)
+            unit, _ = _standardized(np.stack([_at(images, places[i]) for i in used]))
+            one, other = unit[sides.reshape(some.shape).T]
+            group = _joined(group, some[(one * other).sum((1, 2)) >= correlation])
+    members = {}
+    for i, its in enumerate(group.tolist()):
+        members.setdefault(its, []).append(i)
+    groups = [each for each in members.values() if len(each) > 1]
     expanded = [[member for i in group for member in copies.get(places[i], [places[i]])] for group in groups]
     order = list(images)
     return [sorted(group, key=lambda place: (order.index(place[0]), place[1])) for group in expanded]
@@ -136,20 +143,21 @@ def _near(some: np.ndarray, others: np.ndarray, limit: float) -> np.ndarray:
     return np.argwhere(squared <= limit + 1e-5)  # the rounding of float32
 
 
-def _connected(count: int, pairs: np.ndarray) -> list[list[int]]:
-    """The groups of two or more among 0..count-1 that pairs int [n, 2] connect."""
-    group = np.arange(count)
-    while True:
-        smallest = group[pairs].min(1)
-        before = group.copy()
-        np.minimum.at(group, pairs[:, 0], smallest)
-        np.minimum.at(group, pairs[:, 1], smallest)
-        if (group == before).all():
-            break
-    members = {}
-    for i in np.unique(pairs):
-        members.setdefault(int(group[i]), []).append(int(i))
-    return list(members.values())
+def _joined(group: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """The groups, each named by its least member, once the members of pairs int [n, 2] belong together: int [N]."""
+    parent = group.copy()
+
+    def root(i):
+        while parent[i] != i:
+            i = parent[i]
+        return i
+
+    for one, other in pairs:
+        least, greater = sorted((root(one), root(other)))
+        parent[greater] = least
+    while (parent != parent[parent]).any():
+        parent = parent[parent]
+    return parent
 
 
 def shared_subjects(subjects: dict[str, list[str]]) -> dict[str, dict[str, int]]:

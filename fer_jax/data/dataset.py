@@ -134,10 +134,10 @@ class Dataset:
                     for path in paths.values():
                         (Path(partial) / path.name).replace(path)
         except OSError as error:
-            if error.errno not in files.UNWRITABLE:
+            if not (reason := files.refusal(error)):
                 raise
             raise CannotKeep(
-                f"{what} cannot be written to {folder} ({error.strerror}): free some space, or set FER_JAX_CACHE to a "
+                f"{what} cannot be written to {folder} ({reason}): free some space, or set FER_JAX_CACHE to a "
                 f"folder with enough" + (", or train with data.residence = 'stream', which can do without" * bool(size))
             ) from error
         return paths
@@ -204,6 +204,12 @@ class Pick:
         """The part of a split's array that is picked."""
         return array if self.index is None else array[self.index]
 
+    def slices(self, size: int) -> Iterator[slice | np.ndarray]:
+        """What picks the same from a split's array, so many at a time."""
+        for start in range(0, self.size, size):
+            some = slice(start, start + size)
+            yield some if self.index is None else self.index[some]
+
 
 @dataclasses.dataclass(frozen=True)
 class Selection(Dataset):
@@ -229,14 +235,16 @@ class Selection(Dataset):
             return first.dataset.arrays(first.split)
         whole, start = None, 0
         for pick in self.picks[split]:
-            adapt = self._adapter(pick.dataset)
-            part = adapt({name: pick.of(array) for name, array in pick.dataset.arrays(pick.split).items()})
-            if whole is None:
-                shapes = {name: (self.splits[split], *array.shape[1:]) for name, array in part.items()}
-                whole = {name: np.empty(shape, part[name].dtype) for name, shape in shapes.items()}
-            for name, array in part.items():
-                whole[name][start : start + pick.size] = array
-            start += pick.size
+            adapt, arrays = self._adapter(pick.dataset), pick.dataset.arrays(pick.split)
+            for some in pick.slices(_READ_AT_ONCE):  # not the whole of it once more in memory
+                part = adapt({name: array[some] for name, array in arrays.items()})
+                if whole is None:
+                    shapes = {name: (self.splits[split], *array.shape[1:]) for name, array in part.items()}
+                    whole = {name: np.empty(shape, part[name].dtype) for name, shape in shapes.items()}
+                stop = start + len(part["label"])
+                for name, array in part.items():
+                    whole[name][start:stop] = array
+                start = stop
         return whole
 
     def labels(self, split):

@@ -91,11 +91,11 @@ def load(
     if not (directory / _RECORD).exists():
         try:
             _prepare(builder_class, variant, raw, directory, align=align, runner=runner, workers=workers)
-        except OSError as error:
-            if error.errno not in files.UNWRITABLE:
+        except (OSError, RuntimeError) as error:
+            if not (reason := files.refusal(error)):
                 raise
             raise UserError(
-                f"cannot write to {directory} ({error.strerror}): make room, or set FER_JAX_CACHE to a folder that has "
+                f"cannot write to {directory} ({reason}): make room, or set FER_JAX_CACHE to a folder that has "
                 f"it and that you can write to"
             ) from error
     return _read(directory)
@@ -158,13 +158,22 @@ def _stem(name: str, variant: str, align: str) -> str:
 
 
 def _prepared_before(cache: Path, stem: str, builder_class) -> Path | None:
-    """What was prepared from raw data that are not named now."""
+    """What was prepared, by this version of the builder, from raw data that are not named now.
+
+    Raises:
+      UserError: from several.
+    """
     if builder_class.SYNTHETIC:
         return None
-    prepared = [
-        path.parent for path in cache.glob(f"{stem}-*/{_RECORD}") if json.loads(path.read_text())["stem"] == stem
-    ]
-    return prepared[0] if len(prepared) == 1 else None
+    version, prepared = str(builder_class.VERSION), {}
+    for path in sorted(cache.glob(f"{stem}-*/{_RECORD}")):
+        record = json.loads(path.read_text())
+        if record["stem"] == stem and record.get("version", version) == version:
+            prepared[path.parent] = record
+    if len(prepared) > 1:
+        listed = "".join(f"\n  {folder}, of {record['raw'][0]}" for folder, record in prepared.items())
+        raise UserError(f"{stem} was prepared more than once: say of which raw data with --data_dir=PATH{listed}")
+    return next(iter(prepared), None)
 
 
 def _raw_key(builder_class, variant: str, raw: tuple[Path, ...], align: str) -> str:
@@ -181,11 +190,14 @@ def _raw_key(builder_class, variant: str, raw: tuple[Path, ...], align: str) -> 
         digest.update(cv2.__version__.encode())
         for module in (facs, portrait, synthetic, sys.modules[builder_class.__module__]):
             digest.update(Path(module.__file__).read_bytes())
-    for path in (*raw, *(_landmarks(raw) if align else ())):
+    used = (*raw, *(_landmarks(raw) if align else ()))
+    # Folders are names of splits and emotions; the one that all is in may be one too.
+    above = Path(os.path.commonpath([path.absolute().parent for path in used])).parent if used else Path()
+    for path in (path.absolute() for path in used):
         if path.is_dir():
             digest.update(_listing(path))
             continue
-        digest.update(path.parent.name.encode() + path.name.encode())
+        digest.update(os.fsencode(path.relative_to(above)) + b"\0")
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:12]
@@ -283,7 +295,8 @@ def _align(builder, method: str, folder: Path, *, runner: str, workers: int | No
     pictures = [picture for of_split in by_split.values() for picture in of_split]
     if not pictures:
         return []
-    root = Path(os.path.commonpath([picture.path.resolve().parent for picture in pictures]))
+    # Not resolved: landmarks lie beside a link, and it has the ending.
+    root = Path(os.path.commonpath([picture.path.absolute().parent for picture in pictures]))
     folder /= f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:12]}"
     landmarks = align_lib.landmarks_beside(pictures)
     where = {"landmarks": landmarks, "runner": "ray" if runner == "ray" else "processes", "workers": workers}
@@ -313,6 +326,7 @@ def _record(
             raise UserError(f"{name}: the {split} split is empty: none of its images can be used")
     return {
         "stem": _stem(name, variant, align),
+        "version": str(builder.VERSION),
         "name": name,
         "variant": variant,
         "emotions": builder.EMOTIONS,

@@ -1,6 +1,5 @@
 """AffectNet (Mollahosseini et al. 2017), manually annotated: faces from the web, eight emotions, valence, arousal."""
 
-import csv
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from fer_jax import files
 from fer_jax.data.datasets.base import Picture, PictureBuilder, missing
 from fer_jax.data.datasets.subjects import divide, split_stratified
 from fer_jax.data.emotions import CANONICAL
@@ -110,8 +110,10 @@ def read_table(path: Path, images: Path, left_out: Counter) -> Iterator[Picture]
     Raises:
       UserError: wrong header or a row that is not a path, numbers and a known code; names file and line.
     """
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        reader = csv.reader(file)
+    with (
+        path.open(newline="", encoding="utf-8-sig", errors="replace") as file,
+        files.csv_rows(file, path) as reader,
+    ):
         header = [name.strip() for name in next(reader, [])]
         if not set(COLUMNS) <= set(header):
             raise UserError(f"{path}: the header must name the columns {', '.join(COLUMNS)}; it has {header}")

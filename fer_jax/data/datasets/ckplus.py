@@ -61,7 +61,7 @@ class Ckplus(PictureBuilder):
 
     @classmethod
     def find_raw(cls, data_dir):
-        labels = sorted(data_dir.glob(f"{LABELS}/*/*/*_emotion.txt")) if data_dir else []
+        labels = sorted(data_dir.glob(f"{LABELS}/*/*/[!.]*_emotion.txt")) if data_dir else []
         if not labels or not (data_dir / IMAGES).is_dir():
             raise missing("ckplus", data_dir, cls.ORIGIN)
         frames = [frame for label in labels for frame in _chosen(read_sequence(label))]
@@ -92,7 +92,7 @@ def read_sequence(label: Path) -> Sequence:
         known = ", ".join(f"{code} {name}" for code, name in CODES.items())
         raise UserError(f"{label}, line 1: unknown emotion {text[:40]!r}; CK+ has the codes {known}") from None
     folder = label.parents[3] / IMAGES / label.parent.relative_to(label.parents[2])
-    frames = tuple(sorted(folder.glob("*.png")))
+    frames = tuple(sorted(folder.glob("[!.]*.png")))
     if len(frames) <= PEAK:
         raise UserError(f"{folder} has {len(frames)} frames (*.png), {label} is of a whole sequence: unpack it again")
     return Sequence(emotion, frames)

@@ -1,12 +1,12 @@
 """FER+ (Barsoum et al. 2016): ten annotators' votes for each face of FER2013, as labels and soft labels."""
 
-import csv
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from fer_jax import files
 from fer_jax.data.datasets.base import FaceBuilder, missing
 from fer_jax.data.datasets.fer2013 import SIDE, USAGES, find_csv, read_csv
 from fer_jax.data.emotions import CANONICAL, canonical, expressed
@@ -106,15 +106,14 @@ def read_votes(path: Path) -> dict[str, list[np.ndarray]]:
     Raises:
       UserError: wrong header or a row that is not ten counts; names file and line.
     """
-    with path.open(newline="") as file:
-        reader = csv.reader(file)
+    with path.open(newline="", encoding="utf-8-sig") as file, files.csv_rows(file, path) as reader:
         header = [name.strip() for name in next(reader, [])]
         if tuple(header) != ("Usage", "Image name", *COLUMNS):
             raise UserError(
                 f"{path}: the header must be Usage,Image name,{','.join(COLUMNS)}; it is {','.join(header)}"
             )
         votes = {usage: [] for usage in USAGES}
-        for fields in reader:
+        for fields in filter(any, reader):
             where = f"{path}, line {reader.line_num}"
             if len(fields) != len(header) or fields[0] not in votes:
                 raise UserError(f"{where}: expected a Usage ({', '.join(USAGES)}), an image name and ten counts")

@@ -1,6 +1,5 @@
 """Data of one's own: a CSV file of images and emotions, or a folder for each emotion with images and videos."""
 
-import csv
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from fer_jax.data.datasets.fer2013 import SPLIT_FOLDERS
 from fer_jax.data.datasets.subjects import SPLITS, divide, split_stratified, split_subjects
 from fer_jax.data.emotions import CANONICAL, canonical
 from fer_jax.errors import UserError
-from fer_jax.files import visible
+from fer_jax.files import csv_rows, visible
 
 COLUMNS = ("path", "emotion", "intensity", "subject", "split")  # the first two are needed
 EVERY = 5  # of how many frames of a video one is taken
@@ -104,8 +103,10 @@ def read_csv(path: Path) -> tuple[list[Row], list[str]]:
       UserError: wrong header, or a wrong row; names file and line.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, skipinitialspace=True)
+        with (
+            path.open(newline="", encoding="utf-8-sig") as file,
+            csv_rows(file, path, skipinitialspace=True) as reader,
+        ):
             header = [name.strip().lower() for name in next(reader, [])]
             if not set(COLUMNS[:2]) <= set(header) or len(set(header)) < len(header):
                 raise UserError(
