@@ -101,6 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", default="test", help="default: test")
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    from fer_jax.report_answers import optimistic_because  # here: it asks ensembles itself
+
     try:
         members = [recognizer.load(run) for run in options.runs]
         dataset = prepare.load_of_run(options.runs[0], options.data_dir)
@@ -110,6 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, some in [*rows, (f"mean of {len(members)}", members)]:
             predicted = mean_probabilities(some, arrays["image"], dataset.emotions).argmax(1)
             print(f"  {(predicted == arrays['label']).mean():7.2%}  {name}")
+        for run in options.runs:
+            if why := optimistic_because(run, arrays["image"], dataset, options.split, None):
+                print(f"optimistic: {why}")
     except UserError as error:
         sys.exit(f"error: {error}")
 

@@ -5,9 +5,9 @@
     python -m fer_jax.evaluate --workdir=RUN --tta flip ten_crop variants --ensemble RUN RUN
 
 evaluates a finished run and writes RUN/report/index.html and RUN/report/metrics.json (`fer_jax.report`), for another
-data set in RUN/report_OTHER. Its emotions are matched by name: images of those that the network does not know are left
-out, those that the data lack stay possible answers. Test-time augmentation and ensembles are scored beside the network
-itself, never in its place.
+data set, variant or split into RUN/report_OTHER. Emotions are matched by name: images of those that the network does
+not know are left out, those that the data lack stay possible answers. Test-time augmentation and ensembles are scored
+beside the network itself, never in its place.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import flax.linen as nn
 import jax
@@ -29,6 +30,9 @@ from fer_jax.data.pipeline import EvalOrder, Split
 from fer_jax.errors import UserError
 from fer_jax.heads import Head
 from fer_jax.imaging import to_input
+
+if TYPE_CHECKING:
+    from fer_jax.report_answers import Answers
 
 
 def eval_step(
@@ -78,6 +82,17 @@ class Evaluator:
         return jax.device_get(total)
 
 
+def report_folder(answers: "Answers", variant: str | None) -> str:
+    """The name of a report's folder: one of another data set, variant or split does not take the place of the first."""
+    from fer_jax.run import reported_split
+
+    parts, usual = ["report"], answers.results["split"]
+    if answers.transfer:
+        parts += [answers.dataset.name, *([variant] if variant else [])]
+        usual = reported_split(answers.dataset.splits)
+    return "_".join(parts if answers.split == usual else [*parts, answers.split])
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend."""
     from fer_jax import report, report_page  # here: a run that evaluates needs no page
@@ -107,8 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             views=options.tta,
             members=options.ensemble,
         )
-        name = f"report_{answers.dataset.name}" if answers.transfer else "report"
-        output = options.output or options.workdir / name
+        output = options.output or options.workdir / report_folder(answers, options.variant)
         print(report_page.summary(report.write(answers, output)))
         print(f"report: {output / 'index.html'}")
     except UserError as error:

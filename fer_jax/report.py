@@ -23,6 +23,7 @@ from fer_jax.data.emotions import expressed
 from fer_jax.errors import UserError
 from fer_jax.report_answers import Answers, ask
 from fer_jax.report_page import page
+from fer_jax.tables import as_text
 
 _FACES = 1000  # that the embedding shows, and that those explained are chosen from
 
@@ -57,7 +58,7 @@ def findings(answers: Answers) -> dict:
         "exclude": answers.config["data"].get("exclude") or None,
         "size": report_cost.size(answers.net, weights),
         **scores,
-        "accuracy_interval_95": statistics.bootstrap_interval(answers.correct),
+        "accuracy_interval_95": statistics.accuracy_interval(answers.correct),
         "deduplicated": None if answers.transfer or answers.split != results["split"] else results.get("deduplicated"),
         "copies": _copies(answers),
         "alternatives": [_alternative(answers, name) for name in answers.alternatives],
@@ -104,7 +105,7 @@ def _copies(answers: Answers) -> dict | None:
         "images": int(answers.copied.sum()),
         "examples_without": len(others),
         "accuracy_without": others.mean() if len(others) else None,
-        "accuracy_without_interval_95": statistics.bootstrap_interval(others) if len(others) else None,
+        "accuracy_without_interval_95": statistics.accuracy_interval(others) if len(others) else None,
     }
 
 
@@ -116,11 +117,11 @@ def _alternative(answers: Answers, name: str) -> dict:
     return {
         "name": name,
         **{key: scores[key] for key in ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1")},
-        "accuracy_interval_95": statistics.bootstrap_interval(correct),
+        "accuracy_interval_95": statistics.accuracy_interval(correct),
         "ece": reliability["ece"],
         "difference": statistics.paired_bootstrap(correct, answers.correct),
         "mcnemar": statistics.mcnemar(correct, answers.correct),
-        "optimistic": name in answers.optimistic,
+        "optimistic": answers.optimistic.get(name),
     }
 
 
@@ -149,7 +150,7 @@ def _intensity(answers: Answers) -> dict:
         "rmse": np.sqrt((errors["rmse"] ** 2).mean()),
         "mae": errors["mae"].mean(),
         "accuracy": correct.mean(),
-        "accuracy_interval_95": statistics.bootstrap_interval(correct),
+        "accuracy_interval_95": statistics.accuracy_interval(correct),
         "emotions": {
             emotion: {name: values[i] for name, values in errors.items()}
             | {"levels": statistics.intensity_levels(predicted[:, i], answers.target[:, i])}
@@ -233,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         runs = [ask(run, split=options.split, **where) for run in options.runs]
         found = [findings(run) for run in runs]
         tables = report_compare.compare(runs, found)
-        print("\n".join(report_compare.as_text(table, options.format) for table in tables), end="")
+        print("\n".join(as_text(table, options.format) for table in tables), end="")
         if options.figure:
             report_compare.draw(runs, found, options.figure)
     except UserError as error:

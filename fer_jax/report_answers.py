@@ -46,7 +46,7 @@ class Answers:
     intensities: np.ndarray  # float32 [n, E]
     copied: np.ndarray | None  # bool [n], exact copies of images that trained or selected it; None: not known
     alternatives: dict[str, np.ndarray]  # name -> probabilities of an ensemble or of several views
-    optimistic: frozenset[str]  # the alternatives with a member that was selected on these images
+    optimistic: dict[str, str]  # the alternatives with a member that has seen these images, and which one and how
 
     @property
     def predicted(self) -> np.ndarray:
@@ -132,14 +132,14 @@ def ask(
     alternatives = {
         _VIEW_NAMES[each]: ensemble.predict_views(net, image, each).probabilities[:, order] for each in views
     }
-    optimistic = frozenset()
+    optimistic = {}
+    copied = _copied(image, config, results, data, split, transfer=transfer)
     if members:
         joint = f"ensemble: mean of {len(members) + 1} networks (with {', '.join(map(str, members))})"
         others = ensemble.mean_probabilities([recognizer.load(each) for each in members], image, emotions)
         alternatives[joint] = (prediction.probabilities[:, order] + len(members) * others) / (len(members) + 1)
-        records = [[_read(each / name) for name in ("config.json", "results.json")] for each in members]
-        if any(record[1]["selected_on"] == split and _same_data(*record, data) for record in records):
-            optimistic = frozenset([joint])
+        if reasons := [why for each in members if (why := optimistic_because(each, image, data, split, copied))]:
+            optimistic[joint] = "; ".join(reasons)
     shared = tuple(emotion for emotion in emotions if emotion in data.emotions)
     return Answers(
         workdir=workdir,
@@ -157,10 +157,28 @@ def ask(
         target=arrays["intensity"][chosen][:, remap(expressed(shared), expressed(data.emotions))],
         probabilities=prediction.probabilities[:, order],
         intensities=prediction.intensities[:, remap(expressed(emotions), expressed(net.emotions))],
-        copied=_copied(image, config, results, data, split, transfer=transfer),
+        copied=copied,
         alternatives=alternatives,
         optimistic=optimistic,
     )
+
+
+def optimistic_because(
+    member: Path, images: np.ndarray, data: prepare.Dataset, split: str, copied: np.ndarray | None
+) -> str | None:
+    """Why the answers of a run of an ensemble on these images of a split say too much of new faces, if they do.
+
+    Args:
+      copied: which of them the first run has seen, where known: those are reported with its own score.
+    """
+    config, results = (_read(member / name) for name in ("config.json", "results.json"))
+    if _same_data(config, results, data):
+        return f"{member} was selected on this split" if results["selected_on"] == split else None
+    seen = _copied(images, config, results, data, split, transfer=True)
+    if seen is None:
+        return f"whether {member} was trained on these images is not known, its data are not at hand"
+    more = seen if copied is None else seen & ~copied
+    return f"{member} was trained or selected on {more.sum():,} of these images" if more.any() else None
 
 
 def _match(net: Recognizer, data: prepare.Dataset, workdir: Path, *, transfer: bool) -> tuple[str, ...]:

@@ -1,9 +1,8 @@
 """Several runs on the same examples: tables with paired tests, and a figure."""
 
-import csv
-import io
 import itertools
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +13,7 @@ from matplotlib.figure import Figure
 from fer_jax import logs, statistics
 from fer_jax.errors import UserError
 from fer_jax.report_answers import Answers
-
-Table = tuple[list[str], list[list[str]]]  # header, rows
+from fer_jax.tables import Table
 
 # Okabe & Ito 2008: neighbours differ without colour vision too.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6b7078")
@@ -86,20 +84,15 @@ def _over_seeds(runs: Sequence[Answers], found: Sequence[dict]) -> list[list[str
     return rows
 
 
-def as_text(table: Table, form: str) -> str:
-    """A table as `markdown`, `csv` or `latex` (for booktabs)."""
-    rows = [table[0], *table[1]]
-    if form == "csv":
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        return text.getvalue()
-    if form == "markdown":
-        lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-        return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]) + "\n"
-    special = {each: f"\\{each}" for each in "%&_#$"} | {"±": r"$\pm$", "\\": r"\textbackslash{}"}
-    lines = [" & ".join("".join(special.get(c, c) for c in cell) for cell in row) + r" \\" for row in rows]
-    begin = rf"\begin{{tabular}}{{{'l' * len(rows[0])}}}"
-    return "\n".join([begin, r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"
+def labels(workdirs: Sequence[Path]) -> list[str]:
+    """What tells runs apart, in lines: their folders' names without what all of a sweep's members override alike."""
+    names = [path.name or str(path) for path in workdirs]
+    if len(set(names)) < len(names):
+        names = [f"{path.parent.name}/{path.name}" for path in workdirs]
+    parts = [name.split(",") for name in names]
+    shared = set.intersection(*map(set, parts)) if len(set(names)) > 1 else set()
+    short = [[part for part in each if part not in shared] or each for each in parts]
+    return ["\n".join(line for part in each for line in textwrap.wrap(part, 30)) for each in short]
 
 
 def draw(runs: Sequence[Answers], found: Sequence[dict], path: Path) -> None:
@@ -109,12 +102,13 @@ def draw(runs: Sequence[Answers], found: Sequence[dict], path: Path) -> None:
       UserError: the file cannot be written.
     """
     # Without pyplot: no global state, no display.
-    figure = Figure(figsize=(11, 2.7 + 0.25 * len(runs)), dpi=130, layout="constrained")
+    names = labels([run.workdir for run in runs])
+    lines = sum(name.count("\n") + 1 for name in names)
+    figure = Figure(figsize=(11, max(2.7 + 0.25 * len(runs), 1.2 + 0.16 * lines)), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     scores, recalls, curves = figure.subplots(1, 3, width_ratios=(1, 1.35, 1.1))
-    names = [run.workdir.name or str(run.workdir) for run in runs]
     emotions = list(found[0]["classes"])
-    for place, (run, each, name) in enumerate(zip(runs, found, names, strict=True)):
+    for place, (run, each) in enumerate(zip(runs, found, strict=True)):
         colour = _COLOURS[place % len(_COLOURS)]
         low, high = each["accuracy_interval_95"]
         beside = [[each["accuracy"] - low], [high - each["accuracy"]]]
@@ -138,7 +132,6 @@ def draw(runs: Sequence[Answers], found: Sequence[dict], path: Path) -> None:
                 [row["epoch"] for row in rows],
                 [row["accuracy"] for row in rows],
                 color=colour,
-                label=name,
                 linewidth=1.4,
                 marker="o" if len(rows) <= 40 else None,
                 markersize=3,
@@ -157,8 +150,8 @@ def draw(runs: Sequence[Answers], found: Sequence[dict], path: Path) -> None:
         (axes.xaxis if axes is scores else axes.yaxis).set_major_formatter(lambda value, _: f"{100 * value:g}%")
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-    if curves.lines:
-        curves.legend(frameon=False, fontsize=8)
+    for place, label in enumerate(scores.get_yticklabels()):
+        label.set_color(_COLOURS[place % len(_COLOURS)])  # the legend of all three
     try:
         figure.savefig(path)
     except (OSError, ValueError) as error:  # no such folder, no such format

@@ -197,7 +197,8 @@ def _alternatives(found: dict) -> list[str]:
 
     rows = [row("the network, one view of each image", found | {"ece": found["calibration"]["ece"]}, ["", "", ""])]
     for each in found["alternatives"]:
-        change, name = each["difference"], each["name"] + each["optimistic"] * " - optimistic: selected on this split"
+        change, name = each["difference"], each["name"]
+        name += f" - optimistic: {each['optimistic']}" if each["optimistic"] else ""
         beside = [f"{change['difference']:+.2%}", f"{change['low']:+.2%} to {change['high']:+.2%}"]
         rows.append(row(name, each, [*beside, f"{each['mcnemar']['p']:.2g}"]))
     header = ["", "accuracy", "95 %", "balanced", "macro-F1", "ECE", "change", "95 %", "p (McNemar)"]

@@ -279,7 +279,11 @@ def fit(
 
 
 def finish(course: Course, state: train.TrainState) -> dict:
-    """Evaluates the selected weights once more, on the test split where there is one, and writes the results."""
+    """Evaluates the selected weights once more, on the test split where there is one, and writes the results.
+
+    Raises:
+      UserError: the best checkpoint is gone, or of weights that nothing selected the loss is not finite.
+    """
     from fer_jax import figures  # here: Matplotlib and SciPy take a second, for which the first step need not wait
 
     experiment, workdir = course.experiment, course.workdir
@@ -304,6 +308,8 @@ def finish(course: Course, state: train.TrainState) -> dict:
     }
     if split:
         summary, sums = experiment.evaluate(state.variables, split)
+        if not selected_on and summary["count"] and summary["loss"] is None:
+            raise UserError(f"the loss on {split} is not finite: {train.DIVERGED}")
         results |= {"metrics": summary, "confusion": sums["confusion"].tolist()}
         figures.confusion_matrix(sums["confusion"], dataset.emotions, workdir / "confusion.png")
     if split and config.eval.variants:

@@ -10,14 +10,14 @@ MOST_LEVELS = 6  # of intensity in a box plot: that of most scales, 0 to 5
 _BOX = (5, 25, 50, 75, 95)  # per cent
 
 
-def bootstrap_interval(
-    correct: np.ndarray, *, repeats: int = 2000, seed: int = 0, level: float = 0.95
-) -> tuple[float, float]:
-    """The percentile bootstrap interval of an accuracy (Efron and Tibshirani 1993, chapter 13).
+def accuracy_interval(correct: np.ndarray, *, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval of an accuracy (Wilson 1927; Brown, Cai and DasGupta 2001, section 3.1.1).
+
+    With many examples it is the percentile bootstrap's. With few, as of a test split of 21 of which 19 in 20 are
+    answered rightly, the bootstrap's holds the truth 67 % of the time where 95 are said.
 
     Args:
       correct: bool [n], whether each example was answered rightly.
-      repeats: resamples drawn; seed: of the draws.
       level: of the interval, 0.95 for 95 %.
 
     Returns:
@@ -27,9 +27,7 @@ def bootstrap_interval(
       ValueError: no examples.
     """
     correct = _answers(correct)
-    # The right answers in n draws with replacement are binomial: the same resamples, without drawing them.
-    counts = np.random.default_rng(seed).binomial(len(correct), correct.mean(), repeats)
-    low, high = np.quantile(counts / len(correct), [(1 - level) / 2, (1 + level) / 2])
+    low, high = stats.binomtest(int(correct.sum()), len(correct)).proportion_ci(level, method="wilson")
     return float(low), float(high)
 
 

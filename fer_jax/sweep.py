@@ -8,14 +8,16 @@ seeds. Those of one structure are a group: they share data and compiled programs
 at once (`fer_jax.stack`). The plan is printed first; --plan prints it alone. With --quick the members are those of the
 file's `quick()`, which are over in minutes on a CPU: to see that all is there, not for a table to publish. Each member
 has an ordinary run directory: finished ones are not touched when the command is given again, one cut short is resumed,
-and one that fails (a loss that is not finite) does not stop the others. --halving=3 stops two of three members early,
-and two of three of those left later (Jamieson & Talwalkar 2016), by their validation scores so far. --cluster=ray
-spreads the members over the machines of a Ray cluster (`fer_jax.cluster`).
+and one that fails (a loss that is not finite) does not stop the others. --halving=3 stops two of three lines of the
+table early, and two of three of those left later (Jamieson & Talwalkar 2016), by their validation scores so far, each
+with all of its seeds and folds. --cluster=ray spreads the members over the machines of a Ray cluster
+(`fer_jax.cluster`).
 """
 
 import dataclasses
 import functools
 import json
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -68,8 +70,11 @@ class Group:
         )
 
 
-def unfinished(planned: Sequence[Member], workdir: Path) -> list[list[Member]]:
-    """The unfinished members, those of one structure together, their run directories claimed.
+def unfinished(planned: Sequence[Member], workdir: Path, *, claim: bool = True) -> list[list[Member]]:
+    """The unfinished members, those of one structure together.
+
+    Args:
+      claim: their run directories; else those that are there are only looked at.
 
     Raises:
       UserError: a member's directory holds a run of another config.
@@ -78,17 +83,28 @@ def unfinished(planned: Sequence[Member], workdir: Path) -> list[list[Member]]:
 
     kinds: dict[str, list[Member]] = {}
     for member in planned:
-        run.claim_workdir(workdir / member.name, member.config)
+        if claim or (workdir / member.name / "config.json").exists():
+            run.claim_workdir(workdir / member.name, member.config)
         if not (workdir / member.name / "results.json").exists():
             kinds.setdefault(stack.structure(member.config), []).append(member)
     return list(kinds.values())
 
 
-def plan(planned: Sequence[Member], workdir: Path, *, form: str = "auto", data_dir: str | None = None) -> list[Group]:
+def plan(
+    planned: Sequence[Member],
+    workdir: Path,
+    *,
+    form: str = "auto",
+    data_dir: str | None = None,
+    epochs: int | None = None,
+    claim: bool = True,
+) -> list[Group]:
     """The unfinished members in groups of one structure, each with the form that a measurement found the fastest.
 
     Args:
       form: one of `stack_cost.FORMS`, or `auto`: what is fastest; on a CPU that is one after another.
+      epochs: up to which they are trained; None: to the end.
+      claim: see `unfinished`.
 
     Raises:
       UserError: a member's directory holds a run of another config, or the data are wrong.
@@ -96,13 +112,20 @@ def plan(planned: Sequence[Member], workdir: Path, *, form: str = "auto", data_d
     from fer_jax import run, stack_cost
 
     groups = []
-    for alike in unfinished(planned, workdir):
+    for alike in unfinished(planned, workdir, claim=claim):
         experiment = run.build(alike[0].config, data_dir)
         cost = stack_cost.choose(experiment, len(alike), form)
-        seconds = cost.seconds * experiment.total_steps
+        until = epochs * experiment.order.steps_per_epoch if epochs else experiment.total_steps
+        left = sum(max(until - _steps_taken(workdir / member.name), 0) for member in alike)
+        seconds = cost.seconds / len(alike) * left
         megabytes = stack_cost.bytes_a_member(experiment) / 1e6
         groups.append(Group(tuple(alike), cost.form, cost.at_once, seconds, megabytes))
     return groups
+
+
+def _steps_taken(folder: Path) -> int:
+    """Of a run, by its checkpoints."""
+    return max((int(path.name) for path in folder.glob("checkpoints/last/*") if path.name.isdecimal()), default=0)
 
 
 def run_group(
@@ -166,7 +189,8 @@ def run_members(
     """Trains what is not finished, and says before how; the outcome of each member by its name.
 
     Args:
-      halving: 0, or the share of members, one of so many, that successive halving lets go on at each of its stops.
+      halving: 0, or the share of cells, one of so many, that successive halving lets go on at each of its stops. A
+        cell has the mean score of its members (seeds and folds), and stops or goes on as one.
       only_plan: says how, and trains nothing; only what was finished before has an outcome.
 
     Raises:
@@ -176,7 +200,7 @@ def run_members(
     outcomes: dict[str, Outcome] = {}
     going = list(planned)
     for epochs, keep in stops(planned, halving):
-        groups = plan(going, workdir, form=form, data_dir=data_dir)
+        groups = plan(going, workdir, form=form, data_dir=data_dir, epochs=epochs, claim=not only_plan)
         told = f"up to epoch {epochs}" if epochs else "to the end"
         unfinished = sum(len(group.members) for group in groups)
         print(f"{len(going)} members {told}, {unfinished} to train, in {workdir}:", file=sys.stderr)
@@ -189,9 +213,14 @@ def run_members(
         going = [member for member in going if member.name not in outcomes]
         if epochs:
             scores = {member.name: best_until(workdir / member.name, member.config, epochs) for member in going}
-            going.sort(key=lambda member: -scores[member.name])
-            outcomes |= {member.name: Stopped(epochs, scores[member.name]) for member in going[keep:]}
-            going = going[:keep]
+            of_cells: dict[str, list[float]] = {}
+            for member in going:
+                of_cells.setdefault(member.cell, []).append(scores[member.name])
+            kept = sorted(of_cells, key=lambda cell: -statistics.fmean(of_cells[cell]))[:keep]
+            outcomes |= {
+                member.name: Stopped(epochs, scores[member.name]) for member in going if member.cell not in kept
+            }
+            going = [member for member in going if member.cell in kept]
     return outcomes | finished(going, workdir)
 
 
@@ -225,7 +254,12 @@ def run_members_on_cluster(
     except ImportError as error:
         raise UserError(f"--cluster=ray needs Ray Tune: pip install 'fer_jax[cluster]' ({error})") from error
     rungs = [epochs for epochs, _ in stops(planned, halving)[:-1]]
-    groups = unfinished(planned, workdir)
+    if rungs and len({member.cell for member in planned}) < len(planned):
+        raise UserError(
+            "--halving on a cluster compares single members as they come, so it would choose lucky seeds and easy "
+            "folds: choose with one seed and without folds, then repeat the best of them"
+        )
+    groups = unfinished(planned, workdir, claim=not only_plan)
     told = "with asynchronous halving" if rungs else "to the end"
     print(f"{len(planned)} members {told}, {sum(map(len, groups))} unfinished, in {workdir}:", file=sys.stderr)
     failed, stopped = cluster.run_members(
@@ -244,15 +278,17 @@ def run_members_on_cluster(
 
 
 def stops(planned: Sequence[Member], halving: int) -> list[tuple[int | None, int]]:
-    """(after how many epochs, how many members go on) for each stop of successive halving; at last (None, ...).
+    """(after how many epochs, how many cells go on) for each stop of successive halving; at last (None, ...).
 
     One of `halving` goes on at each stop, and those that do have `halving` times the epochs at the next: Jamieson &
     Talwalkar 2016, figure 1, with rungs as in Li et al. 2020 (ASHA), all members waiting for one another.
 
     Raises:
-      UserError: the members differ in their epochs, or in how many of them go to smaller images.
+      UserError: the members differ in their epochs, in how many of them go to smaller images, in their head or in what
+        they are validated on.
     """
-    last = (None, len(planned))
+    count = len({member.cell for member in planned})
+    last = (None, count)
     if not halving:
         return [last]
     if halving < 2:
@@ -262,9 +298,17 @@ def stops(planned: Sequence[Member], halving: int) -> list[tuple[int | None, int
     # The scores are on images of the full size, for which smaller ones are only a preparation.
     if len({str(member.config.train.smaller_first) for member in planned}) > 1:
         raise UserError("--halving compares members on the same images: train.smaller_first must not differ")
-    found, epochs, count = [], planned[0].config.train.epochs, len(planned)
+    fields = (
+        "head.name",
+        *(f"data.{name}" for name in ("name", "variant", "emotions", "folds", "fold_by", "validation")),
+    )
+    for field in fields:
+        section, name = field.split(".")
+        if len({str(member.config[section][name]) for member in planned}) > 1:
+            raise UserError(f"--halving compares members by one score on the same images: {field} must not differ")
+    found, epochs = [], planned[0].config.train.epochs
     rungs = []
-    while (epochs := epochs // halving) >= 1 and halving ** (len(rungs) + 1) <= len(planned):
+    while (epochs := epochs // halving) >= 1 and halving ** (len(rungs) + 1) <= count:
         rungs.append(epochs)
     for epochs in reversed(rungs):
         count = -(-count // halving)
@@ -273,17 +317,11 @@ def stops(planned: Sequence[Member], halving: int) -> list[tuple[int | None, int
 
 
 def best_until(folder: Path, config: ConfigDict, epochs: int) -> float:
-    """The best validation score of a run in its first epochs.
-
-    Raises:
-      UserError: its data have no validation split.
-    """
+    """The best validation score of a run in its first epochs."""
     from fer_jax import logs
     from fer_jax.course import selection_score
 
     rows = [row for row in logs.read_rows(folder / "metrics.jsonl") if row["split"] == "validation"]
-    if not rows:
-        raise UserError("--halving needs a validation split to compare the members on")
     return max(selection_score(config, row) for row in rows if row["epoch"] <= epochs)
 
 
@@ -301,17 +339,29 @@ def compared_by(planned: Sequence[Member], outcomes: dict[str, Outcome]) -> swee
 def tabulate(
     planned: Sequence[Member], outcomes: dict[str, Outcome], by: sweep_table.Measure
 ) -> list[sweep_table.Cell]:
-    """The cells in the order of the plan."""
-    cells: dict[str, list[Outcome]] = {}
+    """The cells in the order of the plan.
+
+    Seeds of one fold share its images: they are one score, their mean, or the intervals would be far too narrow.
+    """
+    cells: dict[str, dict[str, Outcome]] = {}
     for member in planned:
-        cells.setdefault(member.cell, []).append(outcomes[member.name])
+        cells.setdefault(member.cell, {})[member.name] = outcomes[member.name]
+    folds = {member.name: member.overrides.get("data.fold", member.name) for member in planned}
+
+    def means(found: dict[str, Outcome], metric: str) -> tuple[float, ...]:
+        scores: dict[int | str, list[float]] = {}
+        for name, outcome in found.items():
+            if isinstance(outcome, dict):
+                scores.setdefault(folds[name], []).append(outcome["metrics"][metric])
+        return tuple(map(statistics.fmean, scores.values()))
+
     return [
         sweep_table.Cell(
             name,
-            tuple(each["metrics"][by.metric] for each in found if isinstance(each, dict)),
-            failed=sum(isinstance(each, Failed) for each in found),
-            stopped=sum(isinstance(each, Stopped) for each in found),
-            accuracies=tuple(each["metrics"]["accuracy"] for each in found if isinstance(each, dict)),
+            means(found, by.metric),
+            failed=sum(isinstance(each, Failed) for each in found.values()),
+            stopped=sum(isinstance(each, Stopped) for each in found.values()),
+            accuracies=means(found, "accuracy"),
         )
         for name, found in cells.items()
     ]
@@ -346,7 +396,7 @@ def main(_argv: Sequence[str]) -> None:
     name = f"sweep-{Path(path).stem}{'-quick' if _QUICK.value else ''}"
     workdir = Path(flags.FLAGS.workdir or Path("runs") / name)
     done = finished(planned, workdir)
-    check([member for member in planned if member.name not in done], flags.FLAGS.data_dir)
+    check([member for member in planned if member.name not in done], flags.FLAGS.data_dir, halving=_HALVING.value)
     run = functools.partial(run_members_on_cluster, cpus=_CLUSTER_CPUS.value) if _CLUSTER.value else run_members
     try:
         outcomes = run(
@@ -382,7 +432,7 @@ if __name__ == "__main__":
         "stack", "auto", ("auto", "sequential", "grouped", "columns"), "how members of one structure are trained"
     )
     _HALVING = flags.DEFINE_integer(
-        "halving", 0, "let one member of so many go on at each stop; 0 = all", lower_bound=0
+        "halving", 0, "let one line of the table of so many go on at each stop; 0 = all", lower_bound=0
     )
     _QUICK = flags.DEFINE_bool("quick", False, "the members of quick() of the config file: minutes on a CPU")
     _CLUSTER = flags.DEFINE_enum(

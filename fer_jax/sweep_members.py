@@ -120,7 +120,7 @@ def declared(path: Path, *, quick: bool = False) -> tuple[dict, list[dict]]:
     return {}, list(module.sweep()) if hasattr(module, "sweep") else [{}]
 
 
-def check(planned: Sequence[Member], data_dir: str | None = None) -> None:
+def check(planned: Sequence[Member], data_dir: str | None = None, *, halving: int = 0) -> None:
     """Prepares the data of all members and makes their networks' shapes, so that mistakes show before a long wait.
 
     Nothing is compiled.
@@ -139,6 +139,8 @@ def check(planned: Sequence[Member], data_dir: str | None = None) -> None:
             datasets[asked] = prepare.load_configured(data, data_dir)
         dataset = datasets[asked]
         dataset.require("train")
+        if halving and "validation" not in dataset.splits:
+            raise UserError(f"--halving compares members on a validation split, and {dataset.name} has none")
         images, batch_size = dataset.splits["train"], config.train.batch_size
         if images < batch_size:
             pipeline.train_order(images, batch_size, config.seed)  # says what is wrong

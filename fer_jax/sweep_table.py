@@ -6,13 +6,15 @@ Files: table.md, table.csv, table.tex, table.json.
 import csv
 import dataclasses
 import json
+import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
-from fer_jax import figures, statistics
+from fer_jax import figures, statistics, tables
 
 REPEATS = ("seed", "data.fold")  # fields whose values are repetitions of one cell
 LEVEL = 0.95  # of the intervals, and 1 - LEVEL is where a difference counts as significant
@@ -53,7 +55,7 @@ class Cell:
     """A line of the table: the members that differ in `REPEATS` alone."""
 
     name: str
-    scores: tuple[float, ...]  # of the finished members, by the sweep's Measure
+    scores: tuple[float, ...]  # of the finished members by the sweep's Measure; of the seeds of one fold their mean
     failed: int
     stopped: int = 0  # by successive halving
     accuracies: tuple[float, ...] = ()  # of the same members
@@ -88,10 +90,14 @@ def significantly_best(cells: Sequence[Cell], measure: Measure = ACCURACY) -> Ce
 
 
 def _chance(best: np.ndarray, other: np.ndarray) -> float:
-    """The one-sided p-value of Welch's test that the scores `best` have no higher mean."""
+    """The p-value of Welch's test that the scores have one mean.
+
+    Two-sided, for which of them is the best was seen in the scores. Two or three that happen to be equal say nothing of
+    how others would differ: 1 where both have no variance.
+    """
     if np.ptp(best) == np.ptp(other) == 0:
-        return 0.0 if best.mean() > other.mean() else 1.0
-    return float(stats.ttest_ind(best, other, equal_var=False, alternative="greater").pvalue)
+        return 1.0
+    return float(stats.ttest_ind(best, other, equal_var=False).pvalue)
 
 
 def write_tables(cells: Sequence[Cell], split: str, folder: Path, measure: Measure = ACCURACY) -> str:
@@ -123,7 +129,7 @@ def write_tables(cells: Sequence[Cell], split: str, folder: Path, measure: Measu
     head = ["", "n", title, "mean, 95 % interval", *(["accuracy (%)"] if with_accuracy else [])]
     markdown = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     columns = "l" + "r" * (len(head) - 1)
-    latex = [rf"\begin{{tabular}}{{{columns}}}", " & ".join(head).replace("%", r"\%") + r" \\ \hline"]
+    latex = [rf"\begin{{tabular}}{{{columns}}}", " & ".join(map(tables.latex, head)) + r" \\ \hline"]
     for row in rows:
         score, interval = _score(row, measure), _interval(row, measure)
         accuracy = []
@@ -134,9 +140,8 @@ def write_tables(cells: Sequence[Cell], split: str, folder: Path, measure: Measu
         count = f"{row['n']}" + (f" ({lost})" if lost else "")
         fields = [row["cell"], count, f"**{score}**" if bold else score, interval, *accuracy]
         markdown.append(f"| {' | '.join(fields)} |")
-        name = row["cell"].replace("_", r"\_")
-        score = (rf"\textbf{{{score}}}" if bold else score).replace("±", r"$\pm$")
-        latex.append(" & ".join([name, count, score, interval, *accuracy]) + r" \\")
+        name, score = tables.latex(row["cell"]), tables.latex(score)
+        latex.append(" & ".join([name, count, rf"\textbf{{{score}}}" if bold else score, interval, *accuracy]) + r" \\")
     text = "\n".join(markdown) + "\n"
     (folder / "table.md").write_text(text)
     (folder / "table.tex").write_text("\n".join([*latex, r"\end{tabular}"]) + "\n")
@@ -151,7 +156,7 @@ def _score(row: dict, measure: Measure) -> str:
 
 def _interval(row: dict, measure: Measure) -> str:
     if row["n"] < 2:
-        return "one run"
+        return "one run" if row["n"] else ""
     low, high = (measure.text(row["mean"] + side * row["half_width"]) for side in (-1, 1))
     return f"{low} to {high}"
 
@@ -159,21 +164,24 @@ def _interval(row: dict, measure: Measure) -> str:
 def draw(runs: Sequence[tuple[dict, float]], folder: Path, measure: Measure = ACCURACY) -> list[str]:
     """Draws how the score of finished runs depends on what was varied; returns the names of the files in `folder`.
 
-    Where all runs override the same fields: effects.png, for each field the mean over all runs with a value, and its
-    interval over them, and where two fields or more vary parallel.png, a line for each run through its values, coloured
-    by its score. Otherwise, where the fields' values do not cross and their means would compare unlike runs: cells.png,
-    the scores of each cell.
+    Where every combination of the fields' values has as many runs: effects.png, for each field the mean over all runs
+    with a value, and its interval over them, and where two fields or more vary parallel.png, a line for each run
+    through its values, coloured by its score. Otherwise, where these means would compare unlike runs: cells.png, the
+    scores of each cell.
 
     Args:
       runs: the overrides of each run and its score.
     """
     scores = np.array([score for _, score in runs])
-    if len({frozenset(overrides) for overrides, _ in runs}) > 1:
+    alike = len({frozenset(overrides) for overrides, _ in runs}) == 1
+    factors = _factors([overrides for overrides, _ in runs]) if alike else {}
+    crossed = Counter(tuple(map(str, map(overrides.get, factors))) for overrides, _ in runs)
+    complete = len(crossed) == math.prod(map(len, factors.values())) and len(set(crossed.values())) == 1
+    if not alike or not complete:
         names = [cell_name(overrides) for overrides, _ in runs]
         of_cells = {name: scores[[other == name for other in names]] for name in dict.fromkeys(names)}
         figures.cell_scores(of_cells, LEVEL, folder / "cells.png", measure)
         return ["cells.png"]
-    factors = _factors([overrides for overrides, _ in runs])
     if not factors:
         return []
     figures.factor_effects(

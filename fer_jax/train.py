@@ -31,7 +31,7 @@ from fer_jax.heads import IGNORE, Head, class_weights, example_weights
 RATES = ("dropout", "conv_dropout")  # options of models: those given as one number for all layers
 DIVERGED = (  # what to do then
     "try a lower --config.optim.learning_rate, or --config.optim.clip_norm=1, in another --workdir; the last good "
-    "checkpoint is kept here"
+    "checkpoint, if there was one, is kept here"
 )
 MOST_STEPS = 512  # of one program: seconds even for large networks; an epoch of FER2013 in batches of 64 has 449
 

@@ -232,10 +232,16 @@ def test_a_worker_killed_in_mid_trial_changes_nothing(two_workers, capfd):
     assert {path: path.stat().st_mtime_ns for path in victim.rglob("*")} == before
 
 
+def test_asha_takes_no_repetitions(tmp_path):
+    with pytest.raises(UserError, match=r"--halving on a cluster compares single members .* choose with one seed"):
+        sweep.run_members_on_cluster(plan(4, 0.05, 0.04), tmp_path, halving=2)
+
+
 @FORK
 @pytest.mark.slow
 def test_members_stopped_by_asha_stay_stopped(two_workers):
-    planned, data, workdir = plan(4, 0.05, 1e-9), str(two_workers / "raw"), two_workers / "cluster"
+    planned, data = plan(4, 0.05, 0.04, 1e-9, 2e-9, seeds=1), str(two_workers / "raw")
+    workdir = two_workers / "cluster"
     outcomes = sweep.run_members_on_cluster(planned, workdir, halving=2, data_dir=data, cpus=1)
     stopped = {name: outcome for name, outcome in outcomes.items() if isinstance(outcome, sweep.Stopped)}
     assert set(outcomes) == {member.name for member in planned}

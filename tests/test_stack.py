@@ -274,6 +274,18 @@ def test_successive_halving_stops_most_members_early(data, tmp_path):
         sweep.stops(sweep_members.members(base, [config_lib.product(train__epochs=(2, 4))]), 2)
 
 
+def test_halving_compares_cells_and_not_their_luckiest_seeds(data, tmp_path, monkeypatch):
+    """And --plan leaves no directories."""
+    base = small_config(**{"train.epochs": 2})
+    planned = sweep_members.members(base, [config_lib.product(optim__learning_rate=(1e-3, 5e-3)), config_lib.seeds(2)])
+    assert sweep.run_members(planned, tmp_path, form="sequential", halving=2, data_dir=data, only_plan=True) == {}
+    assert not list(tmp_path.iterdir())
+    scores = dict(zip([member.name for member in planned], (0.9, 0.1, 0.6, 0.5), strict=True))
+    monkeypatch.setattr(sweep, "best_until", lambda folder, *_: scores[folder.name])
+    outcomes = sweep.run_members(planned, tmp_path, form="sequential", halving=2, data_dir=data)
+    assert [type(outcomes[member.name]) for member in planned] == [sweep.Stopped] * 2 + [dict] * 2
+
+
 @pytest.mark.parametrize(("size", "strides", "padding"), [(1, 2, "SAME"), (3, 1, "VALID"), (5, 2, "SAME")])
 def test_convolutions_by_columns_are_convolutions(size, strides, padding):
     x = jax.random.normal(jax.random.key(0), (4, 2, 9, 10, 3))

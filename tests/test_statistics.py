@@ -16,25 +16,22 @@ def draws(seed, n=400, rate=0.7):
     return np.random.default_rng(seed).random(n) < rate
 
 
-def test_the_bootstrap_interval_is_scipys():
-    correct = draws(0)
-    low, high = statistics.bootstrap_interval(correct)
-    expected = stats.bootstrap((correct,), np.mean, n_resamples=5000, method="percentile", rng=1).confidence_interval
-    assert low == pytest.approx(expected.low, abs=0.005)
-    assert high == pytest.approx(expected.high, abs=0.005)
-    assert (low, high) == statistics.bootstrap_interval(correct)
-    assert (low, high) != statistics.bootstrap_interval(correct, seed=1)
-    narrow = statistics.bootstrap_interval(correct, level=0.5)
-    assert low < narrow[0] < correct.mean() < narrow[1] < high
+def test_the_interval_of_an_accuracy_is_wilsons():
+    correct, z = draws(0), stats.norm.ppf(0.975)
+    n, share = len(correct), correct.mean()
+    middle, half = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    expected = (middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)
+    assert statistics.accuracy_interval(correct) == pytest.approx(expected)
+    # Of many examples it is the bootstrap's.
+    drawn = stats.bootstrap((correct,), np.mean, n_resamples=5000, method="percentile", rng=1).confidence_interval
+    assert statistics.accuracy_interval(correct) == pytest.approx((drawn.low, drawn.high), abs=0.006)
 
 
-def test_the_bootstrap_interval_covers_the_truth_at_its_level():
+@pytest.mark.parametrize(("n", "accuracy"), [(500, 0.6), (21, 0.95), (40, 0.9)])
+def test_the_interval_of_an_accuracy_covers_the_truth_at_its_level(n, accuracy):
     generator = np.random.default_rng(0)
-    hits = 0
-    for seed in range(300):
-        low, high = statistics.bootstrap_interval(generator.random(500) < 0.6, repeats=500, seed=seed)
-        hits += low <= 0.6 <= high
-    assert 0.90 < hits / 300 < 0.99
+    intervals = [statistics.accuracy_interval(generator.random(n) < accuracy) for _ in range(1000)]
+    assert 0.92 < np.mean([low <= accuracy <= high for low, high in intervals]) < 0.99
 
 
 def test_the_interval_over_groups_is_scipys_over_their_means():
@@ -45,7 +42,7 @@ def test_the_interval_over_groups_is_scipys_over_their_means():
     expected = stats.bootstrap((means,), np.mean, n_resamples=5000, method="percentile", rng=1).confidence_interval
     assert low == pytest.approx(expected.low, abs=0.01)
     assert high == pytest.approx(expected.high, abs=0.01)
-    single = statistics.bootstrap_interval(correct)
+    single = statistics.accuracy_interval(correct)
     assert high - low > 1.2 * (single[1] - single[0])  # people differ, so that pictures of one say less
     alone = statistics.cluster_interval(correct, np.arange(300))
     np.testing.assert_allclose(alone, single, atol=0.015)
@@ -67,11 +64,6 @@ def test_the_levels_of_intensities_are_their_values_or_equal_parts():
     assert len(many) == statistics.MOST_LEVELS
     assert sum(level["count"] for level in many) == 200
     assert statistics.intensity_levels(predicted, np.full(200, 0.3))[0]["count"] == 200
-
-
-@pytest.mark.parametrize(("correct", "interval"), [([True], (1, 1)), ([False] * 5, (0, 0)), ([True] * 9, (1, 1))])
-def test_the_interval_of_one_kind_of_answer_is_a_point(correct, interval):
-    assert statistics.bootstrap_interval(np.array(correct)) == interval
 
 
 @pytest.mark.parametrize("present", [range(5), [0, 1, 3], [2]])
@@ -189,7 +181,7 @@ def test_one_differing_example_is_no_evidence():
 def test_without_examples_or_with_others_there_is_no_answer():
     none, one = np.zeros(0, bool), np.ones(1, bool)
     for call in (
-        lambda: statistics.bootstrap_interval(none),
+        lambda: statistics.accuracy_interval(none),
         lambda: statistics.classification_scores(np.zeros((3, 3), int)),
         lambda: statistics.calibration(none, none),
         lambda: statistics.cluster_interval(none, none),

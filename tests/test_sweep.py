@@ -144,14 +144,21 @@ def test_a_sweep_without_members_is_refused():
 
 def test_successive_halving_multiplies_the_epochs_of_those_that_go_on():
     config = config_lib.overridden(tiny_config.get_config(), {"train.epochs": 27, "data.normalization": "unit"})
-    planned = sweep_members.members(config, [config_lib.seeds(9)])
+    planned = sweep_members.members(config, [config_lib.product(optim__weight_decay=tuple(range(9)))])
     assert sweep.stops(planned, 3) == [(3, 3), (9, 1), (None, 9)]
+    repeated = sweep_members.members(config, [config_lib.product(optim__weight_decay=range(3)), config_lib.seeds(3)])
+    assert sweep.stops(repeated, 3) == [(9, 1), (None, 3)]  # of cells, each with its seeds
     assert sweep.stops(planned, 0) == [(None, 9)]
     assert sweep.stops(planned[:2], 3) == [(None, 2)]
     for halving in (1, -3):
         with pytest.raises(UserError, match=f"--halving={halving} stops nobody"):
             sweep.stops(planned, halving)
-    for field, one, other in (("train.epochs", 9, 27), ("train.smaller_first", (), ((3, 32),))):
+    for field, one, other in (
+        ("train.epochs", 9, 27),
+        ("train.smaller_first", (), ((3, 32),)),
+        ("head.name", "classification", "intensity"),
+        ("data.emotions", (), ("happy", "sad")),
+    ):
         differ = sweep_members.members(config, [[{field: one}, {field: other}]])
         with pytest.raises(UserError, match=rf"{field} must not differ"):
             sweep.stops(differ, 3)
@@ -169,6 +176,8 @@ def test_the_effect_of_each_factor_is_drawn(tmp_path):
     apart += [({"optim.weight_decay": 0.0, "seed": 2}, 0.7), ({"seed": 1}, 0.4)]
     assert sweep_table.draw(apart, tmp_path) == ["cells.png"]
     assert cv2.imread(str(tmp_path / "cells.png")).std() > 5
+    # So they are where combinations are missing, as of runs that failed or were stopped.
+    assert sweep_table.draw(searched[1:], tmp_path) == ["cells.png"]
     # The best on top, whichever way is better: the same picture but for the names of the scores.
     for name, measure, sign in (("up", sweep_table.ACCURACY, 1), ("down", sweep_table.RMSE, -1)):
         measure = dataclasses.replace(measure, heading="", unit="", scale=0, decimals=0)
@@ -207,6 +216,9 @@ def test_the_best_is_marked_only_where_it_is_significantly_so():
     assert sweep_table.significantly_best([low, clear, close]) is None
     assert sweep_table.significantly_best([clear]) is None
     assert sweep_table.significantly_best([clear, sweep_table.Cell("one run", (0.1,), 0)]) is None
+    # Two that happen to be equal say nothing of how others would differ.
+    lucky = sweep_table.Cell("lucky", (0.7, 0.7), 0), sweep_table.Cell("less so", (0.6975, 0.6975), 0)
+    assert sweep_table.significantly_best(lucky) is None
     assert sweep_table.significantly_best([low, clear, near], sweep_table.RMSE) is low
     assert sweep_table.significantly_best([clear, close], sweep_table.RMSE) is None
 
@@ -236,11 +248,33 @@ def test_intensity_heads_are_compared_by_the_rmse_that_their_runs_are_selected_b
     assert sweep.compared_by(mixed[1:], outcomes) is sweep_table.RMSE
 
 
+def test_of_equal_cells_one_in_twenty_is_said_to_be_the_best():
+    rng = np.random.default_rng(0)
+    found = [
+        sweep_table.significantly_best([sweep_table.Cell(name, tuple(rng.normal(0, 1, 5)), 0) for name in "ab"])
+        for _ in range(2000)
+    ]
+    assert 0.03 < np.mean([best is not None for best in found]) < 0.065
+
+
+def test_seeds_of_one_fold_are_one_score():
+    """They share its images: as scores of their own they would make the interval far too narrow."""
+    axes = [[{"data.folds": 3}], config_lib.product(data__fold=range(3)), config_lib.seeds(2)]
+    planned = sweep_members.members(tiny_config.get_config(), axes)
+    scores = dict(zip([member.name for member in planned], (0.1, 0.3, 0.4, 0.6, 0.7, 0.9), strict=True))
+    outcomes = {name: {"metrics": {"accuracy": score}} for name, score in scores.items()}
+    (cell,) = sweep.tabulate(planned, outcomes, sweep_table.ACCURACY)
+    assert cell.scores == pytest.approx((0.2, 0.5, 0.8))
+    last = planned[-1].name
+    (cell,) = sweep.tabulate(planned, outcomes | {last: sweep.Failed("")}, sweep_table.ACCURACY)
+    assert (cell.scores, cell.failed) == (pytest.approx((0.2, 0.5, 0.7)), 1)
+
+
 def test_tables_say_how_many_failed_and_hold_no_nan(tmp_path):
     cells = [sweep_table.Cell("a_b", (0.5, 0.52), 1), sweep_table.Cell("c", (), 2, stopped=1)]
     text = sweep_table.write_tables(cells, "test", tmp_path)
     assert "| a_b | 2 (1 failed) | 51.00 ± 1.41 |" in text
-    assert "| c | 0 (2 failed, 1 stopped) | none finished | one run |" in text
+    assert "| c | 0 (2 failed, 1 stopped) | none finished |  |" in text
     assert json.loads((tmp_path / "table.json").read_text())["rows"][1]["mean"] is None
     assert r"a\_b & 2 (1 failed)" in (tmp_path / "table.tex").read_text()
     assert (tmp_path / "table.csv").read_text().splitlines()[0].startswith("cell,n,mean,std")
