@@ -143,13 +143,26 @@ def _load_stablehlo(path):
             program, metadata = file.read("program"), json.loads(file.read("fer_jax"))
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
         raise UserError(f"{path} is damaged, or no StableHLO file of fer_jax") from error
+    by = metadata.get("export", {}).get("jax", "another version")
     try:
-        call = jax.jit(jax.export.deserialize(bytearray(program)).call)
+        exported = jax.export.deserialize(bytearray(program))
+        exported.mlir_module()  # what a newer JAX wrote is read only here, or when it is asked
+        call = jax.jit(exported.call)
     except ImportError as error:
         raise UserError("StableHLO files need flatbuffers: pip install 'fer_jax[export]'") from error
     except Exception as error:  # flatbuffers and JAX raise whatever the content made them
-        raise UserError(f"{path}: JAX {jax.__version__} cannot read its program ({error})") from error
-    return (lambda images: [call(images)[name] for name in OUTPUTS]), metadata
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{path}: JAX {jax.__version__} cannot read its program, written by JAX {by}: update JAX, or export it "
+            f"again here ({reason})"
+        ) from error
+
+    def run(images):
+        # Filled up to a power of two, for each size is compiled.
+        answers = recognizer.in_batches(call, images, 1 << (len(images) - 1).bit_length())
+        return [answers[name] for name in OUTPUTS]
+
+    return run, metadata
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,6 +222,8 @@ def export(
         output = source.parent / "export" if workdir.exists() else "export"
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
+    # Of a run its model; weights files of which several may lie in one folder have names of their own.
+    name = metadata["model"]["name"] if source.name == "weights.safetensors" else source.stem
     # Else a GPU or TPU multiplies float32 with fewer bits, and its answers are not those of other machines.
     with jax.default_matmul_precision("highest"):
         expected = net.predict(faces.images)
@@ -216,11 +231,12 @@ def export(
             raise UserError(f"{source}: answers are not finite; its weights are damaged or its training diverged")
         rows = [Row(source, "run", "float32", _accuracy(expected, faces), 0.0)]
         for precision in precisions:
-            path = output / f"{metadata['model']['name']}_{precision}.{form}"
+            path = output / f"{name}_{precision}.{form}"
             # Of the same ending, by which `load` goes.
             unchecked = path.with_name(f"unchecked_{path.name}")
             try:
-                about = metadata | {"export": {"precision": precision, "version": __version__}}
+                written_by = {"precision": precision, "version": __version__, "jax": jax.__version__}
+                about = metadata | {"export": written_by}
                 _write(unchecked, form, precision, net, about, workdir, data_dir)
                 answers = load(unchecked).predict(faces.images)
                 difference = _checked(answers, expected, precision, path)

@@ -55,14 +55,14 @@ class Output(Protocol):
 
 
 class VideoFile:
-    """A video at the rate of its source. That of a live source keeps time: a picture stays until the next one."""
+    """A video at the rate of its source that keeps time: a picture stays until the next one, whenever that comes."""
 
     draws = True
 
-    def __init__(self, path: Path, *, fps: float, live: bool):
-        self.path, self._fps, self._live = path, fps, live
+    def __init__(self, path: Path, *, fps: float):
+        # OpenCV tells FFmpeg the rate in thousandths, of which MPEG-4 takes 65,535.
+        self.path, self._fps = path, fps if fps < 65 else round(fps, 2)
         self._writer: cv2.VideoWriter | None = None  # opened by the first picture, which has the size
-        self._taken = 0  # pictures
         self._frames = 0  # in the file
         self._last: np.ndarray | None = None  # the picture to be shown from frame number `_frames` on
 
@@ -70,14 +70,14 @@ class VideoFile:
         if self._writer is None:
             self._size = picture.shape[1::-1]
             codec = cv2.VideoWriter.fourcc(*CODECS[self.path.suffix.lower()])
-            self._writer = cv2.VideoWriter(str(self.path), codec, self._fps, self._size)
+            address = str(self.path.absolute())  # FFmpeg takes 10:30.mp4 for a protocol
+            self._writer = cv2.VideoWriter(address, codec, self._fps, self._size)
             if not self._writer.isOpened():
                 raise UserError(f"--output={self.path} cannot be written as video: is there room, and the right to?")
         if picture.shape[1::-1] != self._size:  # a stream may change its size, a file may not
             picture = cv2.resize(picture, self._size, interpolation=cv2.INTER_AREA)
-        self._show_last(int(scene.frame.time * self._fps) if self._live else self._taken)
+        self._show_last(round(scene.frame.time * self._fps))
         self._last = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-        self._taken += 1
 
     def _show_last(self, until: int) -> None:
         """Writes the last picture as the frames up to number `until`."""
@@ -93,7 +93,7 @@ class VideoFile:
             return
         self._show_last(self._frames + 1)
         self._writer.release()
-        written = cv2.VideoCapture(str(self.path))
+        written = cv2.VideoCapture(str(self.path.absolute()))
         count = int(written.get(cv2.CAP_PROP_FRAME_COUNT))
         written.release()
         if count < self._frames:
@@ -139,7 +139,7 @@ class Table:
             self.columns += tuple(f"{what}_{name}" for name in names)
             self.columns += tuple(f"smoothed_{what}_{name}" for name in names)
         self._emotions = probabilities
-        self._file = path.open("w", newline="", buffering=1)
+        self._file = path.open("w", newline="", buffering=1, encoding="utf-8", errors="backslashreplace")
         self._csv = csv.writer(self._file) if path.suffix.lower() == ".csv" else None
         if self._csv:
             self._csv.writerow(self.columns)
@@ -219,7 +219,7 @@ def open_output(path: Path, source: Source) -> VideoFile | PictureFiles:
             if suffix not in CODECS:
                 raise UserError(f"--output={path}: frames are written as video; name it *{', *'.join(CODECS)}")
             path.parent.mkdir(parents=True, exist_ok=True)
-            return VideoFile(path, fps=source.fps or USUAL_FPS, live=source.live)
+            return VideoFile(path, fps=source.fps or USUAL_FPS)
         if suffix in CODECS:
             raise UserError(f"--output={path}: pictures are written to a folder, not as video")
         single = suffix in SUFFIXES and not path.is_dir()

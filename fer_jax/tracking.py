@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 Box = tuple[float, float, float, float]  # x, y, width, height in pixels
 
 OVERLAP = 0.2  # the least intersection over union of one face in successive frames
-MEMORY = 1.0  # seconds without a detection after which a face is forgotten
+MEMORY = 1.0  # seconds without a detection after which a face is forgotten that a frame since has not shown
 
 
 @dataclasses.dataclass
@@ -41,6 +41,7 @@ class Tracker:
         self._smoothing = smoothing
         self._numbers = itertools.count(1)
         self._tracks: list[_Track] = []
+        self._before = 0.0  # the time of the last frame
 
     def forget(self) -> None:
         """The next frame shows something else: nobody in it was seen before."""
@@ -54,7 +55,9 @@ class Tracker:
           answers: float32 [n, K], what is measured on each.
           time: in seconds, not before that of the last frame.
         """
-        self._tracks = [track for track in self._tracks if time - track.time <= MEMORY]
+        # However long ago the last frame was, as of a time-lapse, who was in it may be in this one.
+        known = (track for track in self._tracks if time - track.time <= MEMORY or track.time >= self._before)
+        self._tracks, self._before = list(known), time
         known = dict(match(boxes, [track.box for track in self._tracks]))
         tracks = []
         for i, (box, answer) in enumerate(zip(boxes, answers, strict=True)):

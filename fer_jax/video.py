@@ -39,7 +39,10 @@ class Frame(NamedTuple):
 
 
 class Video:
-    """A video file (every frame; times as in the file), a camera or a stream (live; times by the clock)."""
+    """A video file (every frame; times as in the file), a camera or a stream (live; times by the clock).
+
+    A file may lie at a URL: what says how many frames it has is no stream.
+    """
 
     stills = False
 
@@ -52,20 +55,28 @@ class Video:
           UserError: it cannot be opened.
         """
         self.name = name
-        self.live = isinstance(address, int) or "://" in address
+        camera = isinstance(address, int)
+        elsewhere = not camera and "://" in address
+        if not camera and not elsewhere:
+            address = str(Path(address).absolute())  # FFmpeg takes 10:30.mp4 for a protocol
         limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, SILENCE, cv2.CAP_PROP_READ_TIMEOUT_MSEC, SILENCE]
-        stream = self.live and not isinstance(address, int)
-        self._capture = cv2.VideoCapture(address, cv2.CAP_ANY, limits) if stream else cv2.VideoCapture(address)
+        self._capture = cv2.VideoCapture(address, cv2.CAP_ANY, limits) if elsewhere else cv2.VideoCapture(address)
         if not self._capture.isOpened():
             reason = (
                 "is it there, and used by no other program?"
-                if self.live
+                if camera or elsewhere
                 else "no video, cut short before its index was written, or of an unknown codec"
             )
             raise UserError(f"{name} cannot be opened: {reason}")
-        stated = self._capture.get(cv2.CAP_PROP_FPS)
-        self.fps = stated if 0 < stated <= MOST_FPS else USUAL_FPS if self.live else _measured_fps(address)
-        self._expected = 0 if self.live else int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        stated, count = (self._capture.get(each) for each in (cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT))
+        self.live = camera or (elsewhere and not count > 0)
+        if not 0 < stated <= MOST_FPS:
+            stated = None
+        # Of Matroska both numbers are a guess of OpenCV's, bad where the rate varies.
+        measured = None if camera or elsewhere else _measured_fps(address)
+        doubted = measured is not None and (stated is None or abs(measured - stated) > 0.1 * stated)
+        self.fps = (measured if doubted else stated) or USUAL_FPS
+        self._expected = 0 if self.live or doubted else int(count)
 
     def __iter__(self) -> Iterator[Frame]:
         """The frames.
@@ -97,14 +108,14 @@ class Video:
             log.warning("%s: %d of its %d frames could be read; it is damaged", self.name, number, self._expected)
 
 
-def _measured_fps(path: str) -> float:
-    """The frame rate of a video file by the times of its first frames."""
+def _measured_fps(path: str) -> float | None:
+    """The frame rate of a video file by the times of its first frames; None where they have none."""
     capture, times = cv2.VideoCapture(path), []
     while len(times) < LOOKED_AT and capture.grab():
         times.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
     capture.release()
     seconds = times[-1] - times[0] if times else 0.0
-    return (len(times) - 1) / seconds if seconds > 0 else USUAL_FPS
+    return min((len(times) - 1) / seconds, MOST_FPS) if seconds > 0 else None
 
 
 class Pictures:

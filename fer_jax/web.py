@@ -174,7 +174,8 @@ def page(networks: Networks, *, public: bool = False) -> "gr.Blocks":
                     button = gr.Button("Examine this frame")
             found = gr.HTML()
             given, shown = [camera, network, session], [seen, session]
-            quiet = private | {"show_progress": "hidden"}
+            # A webcam's stream lasts as long as it runs: with a limit it would keep the others from theirs.
+            quiet = private | {"show_progress": "hidden", "concurrency_limit": None}
             camera.stream(functools.partial(on_frame, networks), given, shown, stream_every=STREAM_EVERY, **quiet)
             button.click(on_examine, session, [found, faces], **private)
             cards(faces)
@@ -232,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if importlib.util.find_spec("gradio") is None:
                 raise UserError("the page needs Gradio: pip install 'fer_jax[web]'")
             live.check(options)
-            settings = {"landmarks": options.align != "box", "smallest": options.min_face}
+            settings = {"landmarks": options.align != "box", "smallest": options.min_face, "equalize": False}
             new_detector = functools.partial(make_detector, options.detector, options.model, **settings)
             new_detector()  # fails here, not on the page
             networks = load_networks(options.weights, make_detector=new_detector, align=options.align)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import tempfile
+import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -50,15 +51,21 @@ class TooLarge(Exception):
 
 
 class Guard:
-    """ASGI middleware: our Content-Security-Policy on every answer, and no request larger than an upload may be.
+    """ASGI middleware: our Content-Security-Policy on every answer, and what the page itself never asks is refused.
 
-    Nor one for a file elsewhere, which Gradio would fetch and hand on.
+    That is a request larger than an upload may be, one for a file elsewhere, which Gradio would fetch and hand on, one
+    for what Gradio does beside our page (recordings, which it leaves on the disk, links that keep answers), one that
+    another page had its visitor's browser send, and one to another name than this machine's (DNS rebinding).
     """
 
     ROOM = 2**20  # bytes of a request beyond the file in it
+    UNUSED = re.compile(r"process_recording|deep_link|vibe|https?:", re.IGNORECASE)
+    # Colab shows a page of its machine under a name of this kind.
+    OURS = re.compile(r"(localhost|127\.0\.0\.1|\[::1\]|[\w.-]+\.googleusercontent\.com)(:\d+)?")
 
-    def __init__(self, app):
-        self._app = app
+    def __init__(self, app, *, public: bool = False):
+        """`public`: the page is reached under another name, that of Gradio's tunnel."""
+        self._app, self._public = app, public
 
     async def __call__(self, scope, receive, send):
         answered, received = False, 0
@@ -87,10 +94,17 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if re.search("https?:", scope["path"], re.IGNORECASE):
-            await refuse(403, b"no files from elsewhere")
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        if self.UNUSED.search(scope["path"]):
+            await refuse(403, b"the page asks for no such thing")
             return
-        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if not self._public and not self.OURS.fullmatch(headers.get("host", "")):
+            await refuse(403, b"this page is reached as localhost alone")
+            return
+        if scope["method"] not in ("GET", "HEAD") and self._sent_by_another_page(headers):
+            await refuse(403, b"another page may not use this one")
+            return
+        length = headers.get("content-length", "0")
         try:
             if length.isdigit() and int(length) > MAX_BYTES + self.ROOM:
                 raise TooLarge
@@ -100,16 +114,29 @@ class Guard:
             if not answered:
                 await refuse(413, b"larger than an upload may be")
 
+    @staticmethod
+    def _sent_by_another_page(headers: dict[str, str]) -> bool:
+        if site := headers.get("sec-fetch-site"):
+            return site not in ("same-origin", "none")
+        origin = headers.get("origin")  # of browsers that are older
+        return bool(origin) and urllib.parse.urlsplit(origin).netloc != headers.get("host")
+
 
 @contextlib.contextmanager
 def private_folder() -> Iterator[Path]:
-    """A folder that only this user can read, for all that Gradio writes; removed with its content at the end."""
+    """A folder that only this user can read, for all that Gradio writes; removed with its content at the end.
+
+    Temporary files, such as uploads that are cut short leave, fall into it too.
+    """
+    temporary = tempfile.tempdir
     before = {name: os.environ.get(name) for name in FOLDER_VARIABLES}
     with tempfile.TemporaryDirectory(prefix="fer_jax_web_", ignore_cleanup_errors=True) as folder:
         os.environ.update(dict.fromkeys(FOLDER_VARIABLES, folder))
+        tempfile.tempdir = folder
         try:
             yield Path(folder)
         finally:
+            tempfile.tempdir = temporary
             for name, value in before.items():
                 os.environ.pop(name)
                 if value is not None:
@@ -164,7 +191,7 @@ def serving(blocks: "gr.Blocks", *, port: int | None = None, share: bool = False
                 ssr_mode=False,
                 prevent_thread_lock=True,
                 quiet=True,
-                app_kwargs={"middleware": [Middleware(Guard)]},
+                app_kwargs={"middleware": [Middleware(Guard, public=share)]},
             )
         except OSError as error:
             raise UserError(f"--port={port or PORT} is taken: choose another, or none for a free one") from error

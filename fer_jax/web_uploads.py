@@ -14,7 +14,7 @@ from PIL import Image
 
 from fer_jax.errors import UserError
 from fer_jax.files import read_image
-from fer_jax.video import Frame, Video
+from fer_jax.video import MOST_FPS, Frame, Video
 
 MAX_BYTES = 100 * 2**20
 MAX_PIXELS = 40_000_000  # of a photo
@@ -62,24 +62,21 @@ class Clip:
     @property
     def fps(self) -> float:
         """Of the frames given, on average."""
-        return self.video.fps / self._step
-
-    @property
-    def _step(self) -> int:
-        return max(1, round(self.video.fps / FRAMES_A_SECOND))
+        return min(self.video.fps, FRAMES_A_SECOND)
 
     def __iter__(self) -> Iterator[Frame]:
         """Raises:
         UserError: not one frame can be read.
         """
-        frames = iter(self.video)
+        frames, given = iter(self.video), 0
         try:
             for frame in frames:
                 # The header was checked, but it may lie, or not say.
                 self.cut = frame.time > MAX_SECONDS or frame.number >= MAX_FRAMES
                 if self.cut:
                     break
-                if frame.number % self._step == 0:
+                if frame.time * FRAMES_A_SECOND >= given - 0.25:  # by time: the rate may vary
+                    given = max(given + 1, round(frame.time * FRAMES_A_SECOND))
                     yield frame._replace(image=shrink(frame.image, LONGEST_FRAME))
         finally:
             frames.close()  # releases the file
@@ -104,7 +101,8 @@ def open_clip(path: Path, name: str) -> Clip:
     if width * height > MAX_FRAME_PIXELS:
         raise UserError(f"{name} is {width:.0f} x {height:.0f} pixels large: at most 3840 x 2160, please")
     seconds = frames / fps if frames > 0 and fps > 0 else None
-    if seconds is not None and (seconds > MAX_SECONDS + 0.5 or frames > MAX_FRAMES):
+    told = fps <= MOST_FPS  # else the rate is a guess of OpenCV's, and the number of frames with it
+    if seconds is not None and (seconds > MAX_SECONDS + 0.5 or (told and frames > MAX_FRAMES)):
         raise UserError(
             f"{name} takes {seconds:.0f} s in {frames:,.0f} frames: at most {MAX_SECONDS} s and {MAX_FRAMES:,} frames, "
             "please; cut it"

@@ -1,5 +1,6 @@
 """Clips for the tests: bright patches on black, which a detector of their own finds; files of frames."""
 
+import struct
 from pathlib import Path
 
 import cv2
@@ -50,8 +51,8 @@ def read_video(path: Path) -> tuple[list[np.ndarray], float]:
     return frames, fps
 
 
-def write_recording(path: Path, frames, milliseconds) -> Path:
-    """Matroska as a browser's MediaRecorder writes it: a time for each frame, but no rate and no length."""
+def write_recording(path: Path, frames, milliseconds, *, seconds: float | None = None) -> Path:
+    """Matroska as a browser's MediaRecorder writes it: a time for each frame, no rate, and no length unless given."""
 
     def element(name: str, content: bytes, *, size: bytes = b"") -> bytes:
         return bytes.fromhex(name) + (size or (len(content) | 1 << 56).to_bytes(8, "big")) + content
@@ -70,6 +71,8 @@ def write_recording(path: Path, frames, milliseconds) -> Path:
         for frame, time in zip(frames, milliseconds, strict=True)
     ]
     info = number("2AD7B1", 1_000_000)  # times in milliseconds
+    if seconds is not None:
+        info += element("4489", struct.pack(">d", 1000 * seconds))
     content = element("1549A966", info) + element("1654AE6B", element("AE", track))
     content += element("1F43B675", number("E7", 0) + b"".join(blocks), size=unknown)
     path.write_bytes(element("1A45DFA3", element("4282", b"matroska")) + element("18538067", content, size=unknown))

@@ -288,7 +288,7 @@ def test_the_command_prints_sizes_and_measured_accuracy(trained, tmp_path, capsy
 def test_a_network_of_the_package_is_exported_beside_whoever_asks(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     export.main(["--workdir=mini_xception_fer2013", "--format=safetensors"])
-    path = Path("export/mini_xception_float32.safetensors")
+    path = Path("export/mini_xception_fer2013_float32.safetensors")  # the other one's has a name of its own
     assert str(path) in capsys.readouterr().out
     assert export.load(path).emotions == BASIC7
 

@@ -304,7 +304,7 @@ def test_whatever_ends_it_the_video_so_far_plays(network, weights, tmp_path, mon
 
 def test_a_damaged_video_gives_what_can_be_read(network, tmp_path, caplog):
     whole = tmp_path / "in.avi"  # an AVI's index is at its end too, but each frame can be found without
-    output = recording.VideoFile(whole, fps=20, live=False)
+    output = recording.VideoFile(whole, fps=20)
     for number, image in enumerate(moving(40)):
         output.write(recording.Scene(video.Frame(number, number / 20, image), []), image)
     output.close()

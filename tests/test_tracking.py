@@ -27,6 +27,14 @@ def test_a_face_keeps_its_number_and_a_number_is_never_used_again():
     assert tracker.update([(200, 0, 50, 50)], nothing[:1], 0.4 + MEMORY)[0] == [4]
 
 
+def test_who_was_in_the_last_frame_is_known_however_long_ago_it_was():
+    """As of a time-lapse, or of a camera with a frame every two seconds."""
+    tracker, nothing = Tracker(), np.zeros((1, 1), np.float32)
+    assert [tracker.update([(0, 0, 50, 50)], nothing, 3 * MEMORY * i)[0] for i in range(4)] == [[1]] * 4
+    tracker.update([], nothing[:0], 12 * MEMORY)
+    assert tracker.update([(0, 0, 50, 50)], nothing, 15 * MEMORY)[0] == [2]
+
+
 def test_the_best_of_all_matches_is_taken_not_the_first():
     tracker = Tracker()
     tracker.update([(0, 0, 100, 100), (40, 0, 100, 100)], np.zeros((2, 1)), 0.0)

@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import socket
+import tempfile
 import threading
 import urllib.error
 import urllib.request
@@ -24,6 +25,8 @@ from fer_jax.errors import UserError
 from fer_jax.imaging import to_input
 from fer_jax.recognizer import Recognizer
 from tests.test_web_uploads import write_image, write_video
+
+pytestmark = pytest.mark.filterwarnings("default")  # Gradio leaves sockets and event loops open
 
 MODEL = {"name": "shallow", "options": {"filters": [4, 4], "hidden": [8]}, "dtype": "float32"}
 SHAPE = (48, 48, 1)
@@ -56,8 +59,9 @@ def networks(network):
 
 
 @pytest.fixture
-def folder():
+def folder(tmp_path_factory):
     """The private folder, as the server has it."""
+    tmp_path_factory.getbasetemp()  # not within it
     with web_server.private_folder() as path:
         yield path
 
@@ -269,7 +273,8 @@ def test_the_guard_caps_requests_and_forbids_outside_content():
         async def send(message):
             sent.append(message)
 
-        scope = {"type": "http", "path": "/", "headers": [(b"content-length", str(length).encode())]}
+        headers = [(b"host", b"localhost:7860"), (b"content-length", str(length).encode())]
+        scope = {"type": "http", "method": "POST", "path": "/", "headers": headers}
         asyncio.run(web_server.Guard(app)(scope, None, send))
         return sent
 
@@ -295,11 +300,45 @@ def test_the_guard_counts_what_comes_without_a_stated_length():
         async def send(message):
             sent.append(message)
 
-        asyncio.run(web_server.Guard(app)({"type": "http", "path": "/", "headers": []}, receive, send))
+        scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"host", b"127.0.0.1:7860")]}
+        asyncio.run(web_server.Guard(app)(scope, receive, send))
         return sent[0]["status"], len(left)
 
     assert ask(100) == (200, 0)
     assert ask(200) == (413, 200 - 102)  # the rest is not even taken
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("GET", "/", {"host": "localhost:7860"}, 200),
+        ("GET", "/", {"host": "127.0.0.1:7860", "sec-fetch-site": "cross-site"}, 200),  # a link to the page
+        ("POST", "/upload", {"host": "localhost", "sec-fetch-site": "same-origin"}, 200),
+        ("POST", "/upload", {"host": "localhost:1", "origin": "http://localhost:1"}, 200),
+        ("POST", "/upload", {"host": "x1-colab.googleusercontent.com", "sec-fetch-site": "same-origin"}, 200),
+        ("POST", "/upload", {"host": "localhost:1", "sec-fetch-site": "cross-site"}, 403),
+        ("POST", "/upload", {"host": "localhost:1", "sec-fetch-site": "same-site"}, 403),  # of another port
+        ("POST", "/upload", {"host": "localhost:1", "origin": "http://evil.example"}, 403),
+        ("POST", "/upload", {"host": "localhost:1", "origin": "null"}, 403),
+        ("GET", "/", {"host": "evil.example:7860"}, 403),
+        ("GET", "/", {"host": "localhost.evil.example"}, 403),
+        ("POST", "/gradio_api/process_recording", {"host": "localhost"}, 403),
+        ("GET", "/gradio_api/deep_link", {"host": "localhost"}, 403),
+    ],
+)
+def test_the_guard_lets_only_the_page_itself_in(method, path, headers, status):
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "method": method, "path": path, "headers": encoded}
+    asyncio.run(web_server.Guard(app)(scope, None, send))
+    assert sent[0]["status"] == status
 
 
 def test_the_private_folder_is_private_and_goes():
@@ -309,7 +348,9 @@ def test_the_private_folder_is_private_and_goes():
         (folder / "some").mkdir()
         (folder / "some" / "face.jpg").write_bytes(b"x")
         assert os.environ["GRADIO_TEMP_DIR"] == str(folder)
+        assert Path(tempfile.gettempdir()) == folder  # where uploads that are cut short stay
     assert not folder.exists()
+    assert Path(tempfile.gettempdir()) != folder
     assert dict(os.environ) == before
 
 
@@ -317,8 +358,9 @@ def test_the_private_folder_is_private_and_goes():
 
 
 @pytest.fixture(scope="module")
-def served(networks):
+def served(networks, tmp_path_factory):
     """(the page's address, its private folder), with uploads of at most 300,000 bytes."""
+    tmp_path_factory.getbasetemp()  # not within the private folder
     pytest.importorskip("gradio", reason="Gradio is absent (extra web)")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
