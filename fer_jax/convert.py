@@ -96,7 +96,10 @@ def _read_pth(path):
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(each, torch.Tensor) for each in state.values()):
         raise UserError(f"{path} is no state_dict, tensors by their names: save model.state_dict() alone")
-    return {name: tensor.detach().numpy() for name, tensor in state.items()}
+    try:
+        return {name: tensor.detach().float().numpy() for name, tensor in state.items()}
+    except (RuntimeError, TypeError) as error:  # as of sparse or quantised ones
+        raise UserError(f"{path} holds tensors that are no plain numbers: save them as float32 ({error})") from error
 
 
 def assign(template: dict, mapping: Mapping, tensors: dict[str, np.ndarray], ignored: Sequence[str] = ()) -> dict:

@@ -2,8 +2,8 @@
 
 Each side begins with the weights of an experiment of ours (tests/torch_nets.py), on the GPU if PyTorch sees one, and
 takes uint8 faces that lie there: flip, shift and brightness, normalisation, network, loss, optimizer, all by torch ops
-in channels_last, with autocast to bfloat16 where the experiment computes in it. The forms are eager, `torch.compile`
-and on a GPU also `torch.compile` with CUDA graphs.
+in channels_last, with autocast to bfloat16 where the experiment computes in it. The forms are eager, `torch.compile`,
+for inference also with the weights as constants ("frozen"), and on a GPU also with CUDA graphs.
 """
 
 import contextlib
@@ -73,7 +73,7 @@ def inferences(experiment: Experiment, net: Recognizer) -> dict[str, "Inference"
     torch._dynamo.reset()  # as above
     on = device()
     images = np.asarray(experiment.splits["train"].arrays["image"])
-    return {form: Inference(experiment, net, images, form, on) for form in forms(on)}
+    return {form: Inference(experiment, net, images, form, on) for form in (*forms(on), "frozen")}
 
 
 class Network(torch.nn.Module):
@@ -220,6 +220,17 @@ def augment(images: torch.Tensor, options: dict[str, float]) -> torch.Tensor:
     return x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
 
 
+class Frozen(torch.nn.Module):
+    """A function of a network whose weights the compiler may take for constants: it does so of modules alone."""
+
+    def __init__(self, network: torch.nn.Module, function):
+        super().__init__()
+        self.network, self._function = network.requires_grad_(False), function
+
+    def forward(self, images):
+        return self._function(images)
+
+
 class Inference:
     """One form of a network's inference: batches on the device, and one face from host to host."""
 
@@ -227,14 +238,21 @@ class Inference:
         self._device = on
         self._bfloat16 = experiment.config.model.dtype == "bfloat16"
         self._network = Network(experiment, net.variables, on)
-        forward = self._answer
-        self._forward = forward if form == "eager" else torch.compile(forward, mode=_COMPILED[form], dynamic=False)
+        if form == "eager":
+            self._forward = self._answer
+        elif form == "frozen":
+            module = Frozen(self._network, self._answer).eval()
+            self._forward = torch.compile(module, options={"freezing": True}, dynamic=False)
+        else:
+            self._forward = torch.compile(self._answer, mode=_COMPILED[form], dynamic=False)
+        # With inference_mode nothing is folded.
+        self._mode = torch.no_grad if form == "frozen" else torch.inference_mode
         self._images = torch.tensor(images, device=on)
         self._face = images[:1].copy()  # PyTorch wants to be able to write to it
 
     def take(self, count: int) -> int:
         """Asks for the batch so many times, and waits."""
-        with torch.inference_mode():
+        with self._mode():
             for _ in range(count):
                 self._forward(self._images)
         if self._device.type == "cuda":
@@ -243,12 +261,12 @@ class Inference:
 
     def answer_one(self) -> np.ndarray:
         """The probabilities of one face."""
-        with torch.inference_mode():
+        with self._mode():
             return self._forward(torch.from_numpy(self._face).to(self._device)).cpu().numpy()
 
     def answer(self) -> np.ndarray:
         """The probabilities of the batch."""
-        with torch.inference_mode():
+        with self._mode():
             return self._forward(self._images).cpu().numpy()
 
     def _answer(self, images):
