@@ -35,9 +35,10 @@ def device() -> torch.device:
     return torch.device("cuda")
 
 
-def forms(on: torch.device) -> list[str]:
+def forms(on: torch.device, *, inference: bool = False) -> list[str]:
     """The names of the forms on a device."""
-    return ["eager", *(form for form in _COMPILED if on.type == "cuda" or form == "compiled")]
+    compiled = [form for form in _COMPILED if on.type == "cuda" or form == "compiled"]
+    return ["eager", *compiled, *(["frozen"] if inference else [])]
 
 
 def trainings(experiment: Experiment, variables: dict) -> dict[str, "Training"]:
@@ -73,7 +74,7 @@ def inferences(experiment: Experiment, net: Recognizer) -> dict[str, "Inference"
     torch._dynamo.reset()  # as above
     on = device()
     images = np.asarray(experiment.splits["train"].arrays["image"])
-    return {form: Inference(experiment, net, images, form, on) for form in (*forms(on), "frozen")}
+    return {form: Inference(experiment, net, images, form, on) for form in forms(on, inference=True)}
 
 
 class Network(torch.nn.Module):
