@@ -298,9 +298,7 @@ class TestPyTorch:
 
     @pytest.mark.usefixtures("tiny_configs")
     def test_rows_hold_both_sides_and_their_ratios(self, side, monkeypatch):
-        monkeypatch.setattr(
-            side, "forms", lambda *_, **__: ["eager"]
-        )  # eager alone: compiling takes minutes on a busy machine
+        monkeypatch.setattr(side, "forms", lambda *_, **__: ["eager"])  # compiling takes minutes on a busy machine
         trained, inferred = bench("--suite", "train", "infer", "--against=torch")
         for row in (trained, inferred):
             assert set(row["against"]["images_per_second"]) == {"eager"}
