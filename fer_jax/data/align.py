@@ -296,7 +296,13 @@ def align_pictures(
         raise UserError(f"{root / videos[0]} cannot be aligned, only images can ({', '.join(SUFFIXES)}): leave it out")
     supplied = root if landmarks else None
     settings = Settings(root, folder / method, method, landmarks=supplied, detections=folder / "detections.jsonl")
-    boxes = {path.as_posix(): picture.box for picture, path in zip(pictures, paths, strict=True) if picture.box}
+    # An image has one crop: of one that several pictures are of, the largest face, for those whose box it lies in.
+    count = Counter(paths)
+    boxes = {
+        path.as_posix(): picture.box
+        for picture, path in zip(pictures, paths, strict=True)
+        if picture.box and count[path] == 1
+    }
     rows = align_tree(settings, images, boxes=boxes, runner=runner, workers=workers)
     rows = {row["path"]: row for row in rows}
     aligned, reasons = [], []
@@ -304,6 +310,8 @@ def align_pictures(
         row = rows[path.as_posix()]
         if row["status"] != "ok":
             reasons.append((row["path"], f"{row['status']}, {row['reason']}"))
+        elif picture.box and not _holds_centre(picture.box, tuple(row[name] for name in ("x", "y", "width", "height"))):
+            reasons.append((row["path"], "the face found is not the annotated one"))
         else:
             picture = picture._replace(path=settings.output / row["output"], box=None)
         aligned.append(picture)
