@@ -249,16 +249,16 @@ def run_members_on_cluster(
       UserError: as `run_members`; no Ray, no cluster, one whose machines are too small.
       train.Interrupted: stopped by one of `process.ENDING` after saving; the same call goes on.
     """
-    try:
-        from fer_jax import cluster
-    except ImportError as error:
-        raise UserError(f"--cluster=ray needs Ray Tune: pip install 'fer_jax[cluster]' ({error})") from error
     rungs = [epochs for epochs, _ in stops(planned, halving)[:-1]]
     if rungs and len({member.cell for member in planned}) < len(planned):
         raise UserError(
             "--halving on a cluster compares single members as they come, so it would choose lucky seeds and easy "
             "folds: choose with one seed and without folds, then repeat the best of them"
         )
+    try:
+        from fer_jax import cluster
+    except ImportError as error:
+        raise UserError(f"--cluster=ray needs Ray Tune: pip install 'fer_jax[cluster]' ({error})") from error
     groups = unfinished(planned, workdir, claim=not only_plan)
     told = "with asynchronous halving" if rungs else "to the end"
     print(f"{len(planned)} members {told}, {sum(map(len, groups))} unfinished, in {workdir}:", file=sys.stderr)
