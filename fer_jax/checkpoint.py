@@ -1,10 +1,11 @@
 """Checkpoints: save and restore the state with its place in the data; weights for people as safetensors.
 
-A run keeps `checkpoints/last` (the newest two, so that a damaged one has a predecessor) and `checkpoints/best`
-(likewise, by the validation score). A checkpoint holds the TrainState - whose step is the position in the data,
-since the order is a function of (seed, epoch) - and a JSON `meta`. Orbax writes to a temporary folder and
-renames it: a save cut short never appears, and one damaged later fails to restore and is passed over. It is deleted
-only once an older one was restored: what cannot be read may be whole, and the reason lie elsewhere.
+A run keeps `checkpoints/last` (the newest two, so that a damaged one has a predecessor) and `checkpoints/best` (by the
+validation score; the newest two, for a run that goes on from before the best, see course.py). A checkpoint holds the
+TrainState - whose step is the position in the data, since the order is a function of (seed, epoch) - and a JSON `meta`.
+Orbax writes to a temporary folder and renames it: a save cut short never appears, and one damaged later fails to
+restore and is passed over. It is deleted only once an older one was restored: what cannot be read may be whole, and the
+reason lie elsewhere.
 """
 
 import errno
@@ -62,17 +63,18 @@ class Checkpoints:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory)) from error
             raise
 
-    def restore(self, like) -> tuple[object, dict] | None:
+    def restore(self, like, *, step: int | None = None) -> tuple[object, dict] | None:
         """The newest checkpoint that can be read, as (state, meta); None when there is none.
 
         Args:
           like: a state whose arrays give shapes, types and shardings.
+          step: that of this step and no other.
 
         Raises:
           UserError: there are checkpoints, and none can be read.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        found = self._newest(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
+        found = self._newest(step, state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
         if found is None:
             return None
         restored, newer = found
@@ -83,13 +85,14 @@ class Checkpoints:
 
     def meta(self) -> dict | None:
         """What was saved with the newest checkpoint, whatever its state looks like; raises as `restore` does."""
-        found = self._newest(meta=ocp.args.JsonRestore())
+        found = self._newest(None, meta=ocp.args.JsonRestore())
         return found and found[0].meta
 
-    def _newest(self, **items) -> tuple[ocp.args.Composite, dict[int, str]] | None:
+    def _newest(self, only: int | None, **items) -> tuple[ocp.args.Composite, dict[int, str]] | None:
         """These items of the newest checkpoint of which they can be read, and why they could not of newer ones."""
         reasons: dict[int, str] = {}
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        steps = (step for step in self._manager.all_steps() if only in (None, step))
+        for step in sorted(steps, reverse=True):
             restored, reason = None, ""
             try:
                 restored = self._manager.restore(step, args=ocp.args.Composite(**items))

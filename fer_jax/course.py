@@ -62,6 +62,11 @@ class Course:
         """Of the best weights so far on the validation split, higher is better; None before the first evaluation."""
         return self._meta["best_score"]
 
+    @property
+    def best_step(self) -> int | None:
+        """At which those weights were."""
+        return self._meta["best_step"]
+
     def add(self, results: dict) -> None:
         """Takes in the metrics of one step, or with a leading axis of several; they may still be being computed."""
         self.window.add(results)

@@ -34,8 +34,11 @@ def whole(path: Path) -> Iterator[Path]:
 
 def read_image(path: Path, *, grey: bool = False) -> np.ndarray | None:
     """An image file as uint8 [H, W, 3], RGB, or [H, W, 1]; None where it is absent or unreadable."""
-    data = path.read_bytes() if path.is_file() else b""  # cv2.imread dies of a name that is not UTF-8
     flag = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR
+    try:
+        data = path.read_bytes()  # cv2.imread dies of a name that is not UTF-8
+    except OSError:
+        return None
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flag) if data else None
     except cv2.error:  # as of a header that says 70,000 x 70,000

@@ -95,7 +95,8 @@ def environment() -> dict:
 def record_environment(path: Path, *, step: int) -> None:
     """Writes `environment` as a run begins; where it goes on elsewhere, or in other versions, that is added.
 
-    What differs stands under `resumed`, a list of environments, each with the step from which on it was that.
+    Where more than the command line differs, that stands under `resumed`: environments, each with the step from which
+    on it was that.
     """
     now = json.loads(json.dumps(environment()))
     if step == 0 or not path.exists():
@@ -104,7 +105,7 @@ def record_environment(path: Path, *, step: int) -> None:
     first = json.loads(path.read_text())
     earlier = first.get("resumed", [])
     latest = earlier[-1] if earlier else first
-    if any(latest.get(name) != value for name, value in now.items()):
+    if any(latest.get(name) != value for name, value in now.items() if name != "command"):
         write_json(path, first | {"resumed": [*earlier, {"step": step} | now]})
 
 

@@ -166,17 +166,21 @@ def ask(
 def optimistic_because(
     member: Path, images: np.ndarray, data: prepare.Dataset, split: str, copied: np.ndarray | None
 ) -> str | None:
-    """Why the answers of a run of an ensemble on these images of a split say too much of new faces, if they do.
+    """Why the answers of a network of an ensemble on these images of a split say too much of new faces, if they may.
 
     Args:
+      member: a run directory, or as `recognizer.load` takes it.
       copied: which of them the first run has seen, where known: those are reported with its own score.
     """
+    unknown = f"whether {member} was trained on these images is not known"
+    if not (member / "results.json").exists():
+        return f"{unknown}, it is no finished run"
     config, results = (_read(member / name) for name in ("config.json", "results.json"))
     if _same_data(config, results, data):
         return f"{member} was selected on this split" if results["selected_on"] == split else None
     seen = _copied(images, config, results, data, split, transfer=True)
     if seen is None:
-        return f"whether {member} was trained on these images is not known, its data are not at hand"
+        return f"{unknown}, its data are not at hand"
     more = seen if copied is None else seen & ~copied
     return f"{member} was trained or selected on {more.sum():,} of these images" if more.any() else None
 

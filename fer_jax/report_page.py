@@ -226,7 +226,7 @@ def _protocol(found: dict) -> str:
         ["step", f"{found['step']:,}"],
         ["prediction", "the emotion of the highest probability, one view of each image, no threshold"],
         ["without copies", _without_copies(found)],
-        ["interval", "percentile bootstrap over the images, 2,000 resamples; training again varies besides"],
+        ["interval", "Wilson's, over the images; training again varies besides"],
         ["macro-F1", "mean over the emotions that occur or are predicted, as scikit-learn"],
         ["model", f"{found['model']}, {found['head']} head, seed {found['seed']}"],
     ]

@@ -289,7 +289,7 @@ def finish(course: Course, state: train.TrainState) -> dict:
     experiment, workdir = course.experiment, course.workdir
     selected_on = "validation" if "validation" in experiment.splits else None
     if selected_on:
-        if (restored := course.best.restore(state)) is None:
+        if (restored := course.best.restore(state, step=course.best_step)) is None:
             raise UserError(f"{course.best.directory} is gone, and with it the weights to report: delete {workdir}")
         state, _ = restored
     split = reported_split(experiment.splits)

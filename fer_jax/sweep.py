@@ -216,7 +216,9 @@ def run_members(
             of_cells: dict[str, list[float]] = {}
             for member in going:
                 of_cells.setdefault(member.cell, []).append(scores[member.name])
-            kept = sorted(of_cells, key=lambda cell: -statistics.fmean(of_cells[cell]))[:keep]
+            # Those of which some failed come last: the others may be the easier folds and the luckier seeds.
+            lacking = {each.cell for each in planned if isinstance(outcomes.get(each.name), Failed)}
+            kept = sorted(of_cells, key=lambda cell: (cell in lacking, -statistics.fmean(of_cells[cell])))[:keep]
             outcomes |= {
                 member.name: Stopped(epochs, scores[member.name]) for member in going if member.cell not in kept
             }
@@ -246,7 +248,7 @@ def run_members_on_cluster(
       cpus: see `cluster.share`.
 
     Raises:
-      UserError: as `run_members`; no Ray, no cluster, one whose machines are too small.
+      UserError: as `run_members`; repetitions with halving; no Ray, no cluster, one whose machines are too small.
       train.Interrupted: stopped by one of `process.ENDING` after saving; the same call goes on.
     """
     rungs = [epochs for epochs, _ in stops(planned, halving)[:-1]]

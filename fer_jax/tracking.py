@@ -15,6 +15,7 @@ Box = tuple[float, float, float, float]  # x, y, width, height in pixels
 
 OVERLAP = 0.2  # the least intersection over union of one face in successive frames
 MEMORY = 1.0  # seconds without a detection after which a face is forgotten that a frame since has not shown
+PAUSE = 10.0  # seconds between two frames after which nobody is known any more
 
 
 @dataclasses.dataclass
@@ -55,8 +56,9 @@ class Tracker:
           answers: float32 [n, K], what is measured on each.
           time: in seconds, not before that of the last frame.
         """
-        # However long ago the last frame was, as of a time-lapse, who was in it may be in this one.
-        known = (track for track in self._tracks if time - track.time <= MEMORY or track.time >= self._before)
+        # Who was in the last frame may be in this one, though it was seconds ago, as of a time-lapse.
+        since = min(time - MEMORY, max(self._before, time - PAUSE))
+        known = (track for track in self._tracks if time - track.time <= MEMORY or track.time >= since)
         self._tracks, self._before = list(known), time
         known = dict(match(boxes, [track.box for track in self._tracks]))
         tracks = []

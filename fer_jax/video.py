@@ -25,6 +25,7 @@ USUAL_FPS = 25.0  # of what does not say its own
 # What a file may say of itself: of a browser's recordings, which say nothing, OpenCV makes 1000.
 MOST_FPS = 240.0
 LOOKED_AT = 60  # frames, to find the rate of such a file
+JUMP = 10.0  # seconds between two frames of a file, above which its clock was set anew
 SILENCE = 10_000  # milliseconds after which a stream that says nothing is given up; OpenCV waits for 30 s
 CLOSING = 5.0  # seconds that a thread gets to end; one that waits for a dead network may take longer
 
@@ -75,7 +76,8 @@ class Video:
         # Of Matroska both numbers are a guess of OpenCV's, bad where the rate varies.
         measured = None if camera or elsewhere else _measured_fps(address)
         doubted = measured is not None and (stated is None or abs(measured - stated) > 0.1 * stated)
-        self.fps = (measured if doubted else stated) or USUAL_FPS
+        # A rate that is too high repeats pictures where they are written, one too low would lose some.
+        self.fps = max(filter(None, (stated, measured if doubted else None)), default=USUAL_FPS)
         self._expected = 0 if self.live or doubted else int(count)
 
     def __iter__(self) -> Iterator[Frame]:
@@ -91,7 +93,11 @@ class Video:
                 if not good or image is None:
                     break
                 clock = time.monotonic() if self.live else self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-                first = first if number else clock
+                if number == 0:
+                    first = clock
+                elif not self.live and clock - first - now > JUMP:
+                    log.warning("%s: its times jump by %.0f s at frame %d", self.name, clock - first - now, number)
+                    first = clock - now - 1 / self.fps
                 if number:  # not every container has times
                     now = clock - first if clock - first > now else now + 1 / self.fps
                 yield Frame(number, now, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))

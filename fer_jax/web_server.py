@@ -59,9 +59,11 @@ class Guard:
     """
 
     ROOM = 2**20  # bytes of a request beyond the file in it
-    UNUSED = re.compile(r"process_recording|deep_link|vibe|https?:", re.IGNORECASE)
-    # Colab shows a page of its machine under a name of this kind.
-    OURS = re.compile(r"(localhost|127\.0\.0\.1|\[::1\]|[\w.-]+\.googleusercontent\.com)(:\d+)?")
+    UNUSED = re.compile(r"https?:|^(/gradio_api)?/(process_recording|deep_link|vibe)", re.IGNORECASE)
+    # Colab shows a page of its machine under names of the last two kinds.
+    OURS = re.compile(
+        r"(localhost|127\.0\.0\.1|\[::1\]|[\w.-]+\.googleusercontent\.com|[\w.-]+\.prod\.colab\.dev)(:\d+)?"
+    )
 
     def __init__(self, app, *, public: bool = False):
         """`public`: the page is reached under another name, that of Gradio's tunnel."""

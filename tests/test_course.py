@@ -107,6 +107,30 @@ def test_a_finished_run_keeps_its_environment(data, tmp_path):
     assert (tmp_path / "environment.json").read_text() == '{"devices": ["gpu: A100"]}'
 
 
+def test_the_second_best_does_not_stand_in_for_a_damaged_best(data, tmp_path, monkeypatch):
+    accuracies = iter([0.3, 0.5])
+    evaluate = run.Experiment.evaluate
+
+    def rising(self, variables, split):
+        summary, sums = evaluate(self, variables, split)
+        return (summary | {"accuracy": next(accuracies)} if split == "validation" else summary), sums
+
+    def damaged(*_):
+        for path in (tmp_path / "checkpoints/best/16/state").rglob("*"):
+            if path.is_file():
+                path.write_bytes(b"")
+        raise Killed
+
+    always = config(**{"train.saving_share": 0.0, "train.epochs": 2})
+    with monkeypatch.context() as patch:
+        patch.setattr(run.Experiment, "evaluate", rising)
+        patch.setattr(run, "finish", damaged)
+        killed(always, tmp_path, data)
+    with pytest.raises(UserError, match=r"no checkpoint in .*best can be read; they are left as they are.*\n  16: "):
+        run.run(always, tmp_path, data_dir=data)
+    assert sorted(path.name for path in (tmp_path / "checkpoints/best").iterdir()) == ["16", "8"]
+
+
 def test_scores_that_are_not_finite_end_the_run(experiment, tmp_path):
     under_way = course.Course(experiment, tmp_path)
     with pytest.raises(UserError, match=r"loss on validation is not finite at step 0: .* in another --workdir"):

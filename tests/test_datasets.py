@@ -236,6 +236,9 @@ def test_unknown_data_sets_and_variants_list_the_valid_ones(raw):
 def test_what_was_prepared_is_found_again_without_the_raw_data(raw, tmp_path):
     first = prepare.load("fer2013", data_dir=raw)
     assert prepare.load("fer2013").directory == first.directory
+    # Of the same content it makes no difference which.
+    shutil.copytree(first.directory, first.directory.with_name("fer2013-by-an-older-version"))
+    assert prepare.load("fer2013").fingerprint == first.fingerprint
     prepare.load("fer2013", data_dir=write_fer2013(tmp_path / "more", seed=1))
     with pytest.raises(UserError, match=r"fer2013 was prepared more than once: say .*--data_dir=PATH\n.*more.*\n.*raw"):
         prepare.load("fer2013")

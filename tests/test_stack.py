@@ -284,6 +284,11 @@ def test_halving_compares_cells_and_not_their_luckiest_seeds(data, tmp_path, mon
     monkeypatch.setattr(sweep, "best_until", lambda folder, *_: scores[folder.name])
     outcomes = sweep.run_members(planned, tmp_path, form="sequential", halving=2, data_dir=data)
     assert [type(outcomes[member.name]) for member in planned] == [sweep.Stopped] * 2 + [dict] * 2
+    # One of whose seeds failed has no mean to compare, however good the others are.
+    scores = dict.fromkeys(scores, 0.5) | {planned[1].name: 0.9}
+    monkeypatch.setattr(sweep, "run_group", lambda *_, **__: {planned[0].name: sweep.Failed("diverged")})
+    outcomes = sweep.run_members(planned, tmp_path, form="sequential", halving=2, data_dir=data)
+    assert isinstance(outcomes[planned[1].name], sweep.Stopped)
 
 
 @pytest.mark.parametrize(("size", "strides", "padding"), [(1, 2, "SAME"), (3, 1, "VALID"), (5, 2, "SAME")])

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from fer_jax.tracking import MEMORY, OVERLAP, Tracker, intersection_over_union, match
+from fer_jax.tracking import MEMORY, OVERLAP, PAUSE, Tracker, intersection_over_union, match
 
 
 def test_overlap_of_boxes():
@@ -31,6 +31,9 @@ def test_who_was_in_the_last_frame_is_known_however_long_ago_it_was():
     """As of a time-lapse, or of a camera with a frame every two seconds."""
     tracker, nothing = Tracker(), np.zeros((1, 1), np.float32)
     assert [tracker.update([(0, 0, 50, 50)], nothing, 3 * MEMORY * i)[0] for i in range(4)] == [[1]] * 4
+    assert tracker.update([(0, 0, 50, 50)], nothing, 9 * MEMORY + PAUSE + 1)[0] == [2]  # a camera that stood still
+    tracker = Tracker()
+    tracker.update([(0, 0, 50, 50)], nothing, 9 * MEMORY)
     tracker.update([], nothing[:0], 12 * MEMORY)
     assert tracker.update([(0, 0, 50, 50)], nothing, 15 * MEMORY)[0] == [2]
 

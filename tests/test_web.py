@@ -316,6 +316,8 @@ def test_the_guard_counts_what_comes_without_a_stated_length():
         ("POST", "/upload", {"host": "localhost", "sec-fetch-site": "same-origin"}, 200),
         ("POST", "/upload", {"host": "localhost:1", "origin": "http://localhost:1"}, 200),
         ("POST", "/upload", {"host": "x1-colab.googleusercontent.com", "sec-fetch-site": "same-origin"}, 200),
+        ("GET", "/", {"host": "7860-m-s-1.us-west1-0.prod.colab.dev"}, 200),
+        ("GET", "/gradio_api/file=/tmp/fer_jax_web_1/vibe_deep_link.jpg", {"host": "localhost"}, 200),  # its name
         ("POST", "/upload", {"host": "localhost:1", "sec-fetch-site": "cross-site"}, 403),
         ("POST", "/upload", {"host": "localhost:1", "sec-fetch-site": "same-site"}, 403),  # of another port
         ("POST", "/upload", {"host": "localhost:1", "origin": "http://evil.example"}, 403),

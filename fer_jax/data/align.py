@@ -283,14 +283,14 @@ def align_pictures(
     Of several faces the largest is taken; where the data say where the face is, the largest of those that lie there.
 
     Args:
-      root: the folder that they all lie in.
+      root: the folder that they all lie in, resolved.
       folder: of the crops, in a folder for each method, and of the detections, which serve all methods.
       landmarks: whether they lie beside the pictures (`landmarks_beside`); otherwise dlib finds the faces.
 
     Raises:
       UserError: a video among them, two whose crops would be the same file, no detector.
     """
-    paths = [picture.path.absolute().relative_to(root) for picture in pictures]
+    paths = [(picture.path.parent.resolve() / picture.path.name).relative_to(root) for picture in pictures]
     images = sorted({path.as_posix() for path in paths})
     if videos := [image for image in images if Path(image).suffix.lower() not in SUFFIXES]:
         raise UserError(f"{root / videos[0]} cannot be aligned, only images can ({', '.join(SUFFIXES)}): leave it out")

@@ -161,7 +161,7 @@ def _prepared_before(cache: Path, stem: str, builder_class) -> Path | None:
     """What was prepared, by this version of the builder, from raw data that are not named now.
 
     Raises:
-      UserError: from several.
+      UserError: from several that differ.
     """
     if builder_class.SYNTHETIC:
         return None
@@ -170,7 +170,7 @@ def _prepared_before(cache: Path, stem: str, builder_class) -> Path | None:
         record = json.loads(path.read_text())
         if record["stem"] == stem and record.get("version", version) == version:
             prepared[path.parent] = record
-    if len(prepared) > 1:
+    if len({record["fingerprint"] for record in prepared.values()}) > 1:
         listed = "".join(f"\n  {folder}, of {record['raw'][0]}" for folder, record in prepared.items())
         raise UserError(f"{stem} was prepared more than once: say of which raw data with --data_dir=PATH{listed}")
     return next(iter(prepared), None)
@@ -295,8 +295,8 @@ def _align(builder, method: str, folder: Path, *, runner: str, workers: int | No
     pictures = [picture for of_split in by_split.values() for picture in of_split]
     if not pictures:
         return []
-    # Not resolved: landmarks lie beside a link, and it has the ending.
-    root = Path(os.path.commonpath([picture.path.absolute().parent for picture in pictures]))
+    # The folders are resolved, not the pictures: landmarks lie beside a link, and it has the ending.
+    root = Path(os.path.commonpath([picture.path.parent.resolve() for picture in pictures]))
     folder /= f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:12]}"
     landmarks = align_lib.landmarks_beside(pictures)
     where = {"landmarks": landmarks, "runner": "ray" if runner == "ray" else "processes", "workers": workers}

@@ -57,7 +57,7 @@ class ConvAffine(nn.Module):
                 if (kernel, stride, padding) != (3, 1, "SAME"):
                     raise UserError(
                         "model.options.separable wants 3x3 kernels after the first layer, strides of 1 and paddings "
-                        "SAME, e.g. --config.model.options.kernels='(3, 3, 3, 3)' of four layers"
+                        "SAME, e.g. --config.model.options=\"{'separable': True, 'kernels': 3}\""
                     )
                 x = Conv(filters, (1, 1), **options)(DepthwiseConv(self.dtype)(x))
             else:
