@@ -138,12 +138,12 @@ class Work:
         sys.stdout = sys.stderr = Path(part["log"]).open("a", buffering=1)  # noqa: SIM115 - open while the process is
         process.set_up()
         print(f"\n{time.strftime('%Y-%m-%d %H:%M:%S')} process {os.getpid()} on {socket.gethostname()}")
-        from fer_jax import sweep, sweep_members  # here, since JAX reads its environment
+        from fer_jax import sweep_members, sweep_plan  # here, since JAX reads its environment
 
         members = [
             sweep_members.Member(member["overrides"], ConfigDict(member["config"]).lock()) for member in part["members"]
         ]
-        self._groups = sweep.plan(members, folder, form=part["form"], data_dir=part["data_dir"])
+        self._groups = sweep_plan.plan(members, folder, form=part["form"], data_dir=part["data_dir"])
         for group in self._groups:
             print(group.describe())
 

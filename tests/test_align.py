@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_jax.data import align, crops, detect, prepare, synthetic
+from fer_jax.data import align, align_preview, crops, detect, prepare, synthetic
 from fer_jax.data.datasets import DATASETS
 from fer_jax.data.datasets.base import Picture
 from fer_jax.data.detect import Face
@@ -164,7 +164,7 @@ def test_a_second_run_takes_the_detections_of_the_first(tree, tmp_path, looked):
     assert again()[1] == before
     assert len(looked) == 1
     assert json.loads(detections.read_text().splitlines()[-1])["path"] == "a/0.png"
-    align.preview(settings, list(before.values()), tmp_path / "sheet.png")
+    align_preview.preview(settings, list(before.values()), tmp_path / "sheet.png")
     assert cv2.imread(str(tmp_path / "sheet.png")).std() > 20
 
 
@@ -215,7 +215,7 @@ def test_corrected_landmarks_give_another_crop(tree, tmp_path, kind):
     # What is found as it was is not noted again.
     lines = (tmp_path / "out" / "detections.jsonl").read_text().splitlines()
     assert [json.loads(line)["path"] for line in lines[6:]] == ["a/0.png"]
-    align.preview(settings, list(after.values()), tmp_path / "sheet.png")
+    align_preview.preview(settings, list(after.values()), tmp_path / "sheet.png")
 
 
 def test_a_table_of_landmarks_is_read_once_a_worker(tree, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fer_jax import config as config_lib
-from fer_jax import logs, ops, recognizer, run, sharding, stack, stack_cost, sweep, sweep_members, train
+from fer_jax import logs, ops, recognizer, run, sharding, stack, stack_cost, sweep, sweep_members, sweep_plan, train
 from fer_jax.course import Course
 from fer_jax.data import pipeline
 from fer_jax.errors import UserError
@@ -259,7 +259,7 @@ def test_streamed_data_cannot_be_stacked(data, tmp_path):
 def test_successive_halving_stops_most_members_early(data, tmp_path):
     base = small_config(**{"train.epochs": 2})
     planned = sweep_members.members(base, [config_lib.product(optim__learning_rate=(1e-9, 5e-3)), config_lib.seeds(1)])
-    assert sweep.stops(planned, 2) == [(1, 1), (None, 2)]
+    assert sweep_plan.stops(planned, 2) == [(1, 1), (None, 2)]
     outcomes = sweep.run_members(planned, tmp_path, form="grouped", halving=2, data_dir=data)
     finished = [name for name, outcome in outcomes.items() if isinstance(outcome, dict)]
     stopped = [outcome for outcome in outcomes.values() if isinstance(outcome, sweep.Stopped)]
@@ -271,7 +271,7 @@ def test_successive_halving_stops_most_members_early(data, tmp_path):
     again = sweep.run_members(planned, tmp_path, form="grouped", halving=2, data_dir=data)
     assert again == outcomes  # the same are stopped, and nothing is trained anew
     with pytest.raises(UserError, match=r"train\.epochs must not differ"):
-        sweep.stops(sweep_members.members(base, [config_lib.product(train__epochs=(2, 4))]), 2)
+        sweep_plan.stops(sweep_members.members(base, [config_lib.product(train__epochs=(2, 4))]), 2)
 
 
 def test_halving_compares_cells_and_not_their_luckiest_seeds(data, tmp_path, monkeypatch):

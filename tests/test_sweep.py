@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from fer_jax import config as config_lib
-from fer_jax import sweep, sweep_members, sweep_table
+from fer_jax import sweep, sweep_members, sweep_plan, sweep_table
 from fer_jax.errors import UserError
 from tests import tiny_config
 from tests.faces import write_fer2013
@@ -145,14 +145,14 @@ def test_a_sweep_without_members_is_refused():
 def test_successive_halving_multiplies_the_epochs_of_those_that_go_on():
     config = config_lib.overridden(tiny_config.get_config(), {"train.epochs": 27, "data.normalization": "unit"})
     planned = sweep_members.members(config, [config_lib.product(optim__weight_decay=tuple(range(9)))])
-    assert sweep.stops(planned, 3) == [(3, 3), (9, 1), (None, 9)]
+    assert sweep_plan.stops(planned, 3) == [(3, 3), (9, 1), (None, 9)]
     repeated = sweep_members.members(config, [config_lib.product(optim__weight_decay=range(3)), config_lib.seeds(3)])
-    assert sweep.stops(repeated, 3) == [(9, 1), (None, 3)]  # of cells, each with its seeds
-    assert sweep.stops(planned, 0) == [(None, 9)]
-    assert sweep.stops(planned[:2], 3) == [(None, 2)]
+    assert sweep_plan.stops(repeated, 3) == [(9, 1), (None, 3)]  # of cells, each with its seeds
+    assert sweep_plan.stops(planned, 0) == [(None, 9)]
+    assert sweep_plan.stops(planned[:2], 3) == [(None, 2)]
     for halving in (1, -3):
         with pytest.raises(UserError, match=f"--halving={halving} stops nobody"):
-            sweep.stops(planned, halving)
+            sweep_plan.stops(planned, halving)
     for field, one, other in (
         ("train.epochs", 9, 27),
         ("train.smaller_first", (), ((3, 32),)),
@@ -161,7 +161,7 @@ def test_successive_halving_multiplies_the_epochs_of_those_that_go_on():
     ):
         differ = sweep_members.members(config, [[{field: one}, {field: other}]])
         with pytest.raises(UserError, match=rf"{field} must not differ"):
-            sweep.stops(differ, 3)
+            sweep_plan.stops(differ, 3)
 
 
 def test_the_effect_of_each_factor_is_drawn(tmp_path):
