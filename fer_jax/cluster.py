@@ -47,8 +47,8 @@ class Trial(tune.Trainable):
 class Halving(ASHAScheduler):
     """ASHA (Li et al. 2020) as Tune has it: at a rung a member goes on if it is among the best 1/N that came so far.
 
-    The rungs are those of `sweep_plan.stops`, but no member waits for another, so that more go on than would if all did.
-    Every decision is a row of a file, and what the file holds is decided already: Tune itself would forget.
+    The rungs are those of `sweep_plan.stops`, but no member waits for another, so that more go on than would if all
+    did. Every decision is a row of a file, and what the file holds is decided already: Tune itself would forget.
     """
 
     def __init__(self, factor: int, rungs: Sequence[int], path: Path):
