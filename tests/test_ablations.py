@@ -17,7 +17,7 @@ import pytest
 
 from fer_jax import config as config_lib
 from fer_jax import models, run, sweep_members
-from fer_jax.data import align, crops, prepare
+from fer_jax.data import align, crops, detect, prepare
 from fer_jax.data.datasets.kdef import CODES
 from fer_jax.errors import UserError
 from tests import tiny_config
@@ -215,7 +215,7 @@ def test_one_sweep_prepares_every_alignment_and_drops_no_image_in_silence(kdef, 
     for method, of_method in images.items():
         assert of_method.keys() == by_source(plain).keys()
         assert len(of_method) == 34  # the damaged one cannot be read, aligned or not
-        face = align.Face.from_landmarks(align.Supplied(kdef)(Path("AF01/AF01AFS.JPG"))[0].landmarks)
+        face = detect.Face.from_landmarks(detect.Supplied(kdef)(Path("AF01/AF01AFS.JPG"))[0].landmarks)
         photo = cv2.imread(str(kdef / "AF01/AF01AFS.JPG"))[..., ::-1]
         expected = crops.align(photo, face, method=method).astype(int)
         # Detections keep places to a thousandth of a pixel.
