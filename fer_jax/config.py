@@ -14,6 +14,8 @@ from ml_collections import ConfigDict
 
 from fer_jax.errors import UserError, unknown
 
+RATES = ("dropout", "conv_dropout")  # options of models: of dropout, one for all layers or a tuple with one for each
+
 
 def default_config() -> ConfigDict:
     """Every field there is; unlocked, for a config file to fill in and `lock()`."""
@@ -265,7 +267,7 @@ def validate(config: ConfigDict) -> None:
 
 
 def _dropout_rates(config: ConfigDict) -> Iterator[tuple[str, float]]:
-    for name in ("dropout", "conv_dropout"):
+    for name in RATES:
         rates = config.model.options.get(name, 0.0)
         for rate in rates if isinstance(rates, tuple | list) else (rates,):
             yield f"model.options.{name}", rate

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fer_jax.data.detect import Detector, Face
+from fer_jax.data.detect import Box, Detector, Face
 from fer_jax.errors import UserError
-from fer_jax.tracking import Box, match
+from fer_jax.tracking import match
 
 EVERY = 5  # images; at 25 a second a new face is found within a fifth of one
 MARGIN = 1 / 3  # of a face's sides, searched all around it

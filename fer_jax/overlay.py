@@ -13,7 +13,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fer_jax.tracking import Box
+from fer_jax.data.detect import Box
 
 # Colours RGB, apart from each other in hue and of like lightness, so that dark text is legible on all of them.
 COLOURS = {

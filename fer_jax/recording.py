@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 
 from fer_jax.data.align import SUFFIXES
+from fer_jax.data.detect import Box
 from fer_jax.data.emotions import expressed
 from fer_jax.errors import UserError
-from fer_jax.tracking import Box
 from fer_jax.video import USUAL_FPS, Frame, Pictures, Source
 
 CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}

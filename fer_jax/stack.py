@@ -32,7 +32,7 @@ from fer_jax.run import Experiment
 MEMBER = "member"  # the mesh axis
 NUMBERS = ("seed", "optim.learning_rate", "optim.weight_decay", "head.label_smoothing", "head.class_weight_power")
 # Numbers too, but what is 0 is not compiled in.
-SWITCHED = ("train.ema_decay", *(f"model.options.{name}" for name in train.RATES))
+SWITCHED = ("train.ema_decay", *(f"model.options.{name}" for name in config_lib.RATES))
 
 
 def structure(config: ConfigDict) -> str:

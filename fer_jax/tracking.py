@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-Box = tuple[float, float, float, float]  # x, y, width, height in pixels
+from fer_jax.data.detect import Box
 
 OVERLAP = 0.2  # the least intersection over union of one face in successive frames
 MEMORY = 1.0  # seconds without a detection after which a face is forgotten that a frame since has not shown
@@ -57,9 +57,8 @@ class Tracker:
           time: in seconds, not before that of the last frame.
         """
         # Who was in the last frame may be in this one, though it was seconds ago, as of a time-lapse.
-        since = min(time - MEMORY, max(self._before, time - PAUSE))
-        known = (track for track in self._tracks if time - track.time <= MEMORY or track.time >= since)
-        self._tracks, self._before = list(known), time
+        memory = max(MEMORY, min(time - self._before, PAUSE))
+        self._tracks, self._before = [track for track in self._tracks if time - track.time <= memory], time
         known = dict(match(boxes, [track.box for track in self._tracks]))
         tracks = []
         for i, (box, answer) in enumerate(zip(boxes, answers, strict=True)):

@@ -23,12 +23,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from fer_jax import augment, imaging, process, sharding
+from fer_jax.config import RATES
 from fer_jax.data import normalization
 from fer_jax.data.pipeline import ResidentSplit, Split, TrainOrder, gather
 from fer_jax.errors import UserError
 from fer_jax.heads import IGNORE, Head, class_weights, example_weights
 
-RATES = ("dropout", "conv_dropout")  # options of models: those given as one number for all layers
 DIVERGED = (  # what to do then
     "try a lower --config.optim.learning_rate, or --config.optim.clip_norm=1, in another --workdir; the last good "
     "checkpoint, if there was one, is kept here"

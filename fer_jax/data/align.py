@@ -29,13 +29,11 @@ from tqdm import tqdm
 
 from fer_jax import files
 from fer_jax.data import crops, detections, runners
-from fer_jax.data.detect import DETECTORS, Detector, Supplied, make_detector
+from fer_jax.data.detect import DETECTORS, Box, Detector, Supplied, make_detector
 from fer_jax.errors import UserError
 
 if TYPE_CHECKING:
     from fer_jax.data.datasets.base import Picture
-
-Box = tuple[float, float, float, float]  # x, y, width, height
 
 SEVERAL = ("largest", "all", "refuse")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".webp")

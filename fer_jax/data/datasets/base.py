@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from fer_jax.data import runners
 from fer_jax.data.datasets.readings import Reading, Readings, StoredFace
+from fer_jax.data.detect import Box
 from fer_jax.data.emotions import expressed
 from fer_jax.errors import UserError
 from fer_jax.files import read_image
@@ -151,7 +152,7 @@ class Picture(NamedTuple):
     emotion: str
     source: str  # where it is found in the raw data
     subject: str = ""  # empty where unknown
-    box: tuple[float, float, float, float] | None = None  # of the face: x, y, width, height in pixels
+    box: Box | None = None  # of the face: x, y, width, height in pixels
     intensity: float | None = None  # of the emotion, in 0..1; None: the data have none
     extra: Mapping[str, Any] = {}  # values of extra features
 
@@ -253,7 +254,7 @@ def encode(image: np.ndarray) -> bytes:
     return cv2.imencode(".png", channels, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1].tobytes()
 
 
-def square(image: np.ndarray, side: int, box: tuple[float, float, float, float] | None = None) -> np.ndarray:
+def square(image: np.ndarray, side: int, box: Box | None = None) -> np.ndarray:
     """A square part of an image, `side` pixels wide: around the face's box, else the centre.
 
     Args:

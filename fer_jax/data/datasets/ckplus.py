@@ -8,7 +8,7 @@ import numpy as np
 
 from fer_jax.data.datasets.base import SIDE, Picture, PictureBuilder, missing
 from fer_jax.data.datasets.subjects import divide, split_subjects
-from fer_jax.data.detect import read_landmarks
+from fer_jax.data.detect import Box, read_landmarks
 from fer_jax.data.emotions import CANONICAL, canonical
 from fer_jax.errors import UserError
 
@@ -98,7 +98,7 @@ def read_sequence(label: Path) -> Sequence:
     return Sequence(emotion, frames)
 
 
-def face_box(landmarks: np.ndarray) -> tuple[float, float, float, float]:
+def face_box(landmarks: np.ndarray) -> Box:
     """The box of a face, x, y, width and height, by its landmarks [68, 2]: theirs with a margin."""
     extent = np.ptp(landmarks, axis=0)
     x, y = landmarks.min(0) - _MARGIN * extent
