@@ -250,6 +250,8 @@ def validate(config: ConfigDict) -> None:
             raise UserError(f"{field} = {value} must lie in 0..1, below 1 (--config.{field}=...)")
     if config.head.label_smoothing and config.head.name == "classification" and config.head.loss == "squared_hinge":
         raise UserError("head.label_smoothing is none of head.loss = 'squared_hinge': set it to 0")
+    if not all(isinstance(teacher, str) and teacher for teacher in config.distill.teachers):
+        raise UserError(f"distill.teachers = {config.distill.teachers} must be names, e.g. ('runs/a', 'runs/b')")
     if config.distill.teachers and config.head.name == "classification" and config.head.loss != "soft":
         raise UserError("distill.teachers give soft labels: set head.loss = 'soft' (--config.head.loss=soft)")
     if config.optim.schedule == "step" and not config.optim.decay_epochs:

@@ -8,70 +8,71 @@ Only training images get such labels; a score is what it is for a network that n
 """
 
 import hashlib
+import json
 import logging
-from collections.abc import Sequence
 
 import numpy as np
+from flax import traverse_util
 from ml_collections import ConfigDict
 
-from fer_jax import __version__, checkpoint, ensemble, files, recognizer
+from fer_jax import __version__, checkpoint, ensemble, files, heads, recognizer
 from fer_jax.config import cache_directory
 from fer_jax.data.dataset import Dataset
 from fer_jax.data.emotions import expressed, remap
 from fer_jax.errors import UserError
+from fer_jax.recognizer import Recognizer
 
 log = logging.getLogger(__name__)
 
 
-def soft_labels(dataset: Dataset, config: ConfigDict) -> np.ndarray | None:
-    """What a config's student is to answer on the training split: intensities, float32 [n, E]; None: the data's own.
+def soft_labels(dataset: Dataset, config: ConfigDict) -> tuple[np.ndarray, str]:
+    """What a config's student is to answer on the training split, and a digest of its teachers.
 
-    The teachers' share is of their probabilities of the expressed emotions, which `heads.soft_labels` completes, or for
-    an intensity head of their intensities; the rest is the data's own.
-
-    Raises:
-      UserError: there is no such teacher, or it knows other emotions than the data.
-    """
-    teachers, share = config.distill.teachers, config.distill.share
-    if not teachers:
-        return None
-    taught = [_answers(teacher, dataset, intensities=config.head.name == "intensity") for teacher in teachers]
-    labels = share * np.mean(taught, axis=0) + (1 - share) * dataset.intensities("train")
-    return labels.astype(np.float32)
-
-
-def digest(teachers: Sequence[str]) -> str:
-    """Of the weights of the teachers; '' of none. With others a run would go on with other labels.
+    The labels are intensities, float32 [n, E]. For a classification head they are the probabilities of the expressed
+    emotions, of the teachers and of the data in their shares, which `heads.soft_labels` completes.
 
     Raises:
-      UserError: there is no such teacher.
+      UserError: there is no such teacher, it knows other emotions than the data, or its answers are not finite.
     """
-    return hashlib.sha256("".join(map(_digest, teachers)).encode()).hexdigest()[:12] if teachers else ""
+    by_intensity, emotions = config.head.name == "intensity", dataset.emotions
+    own = dataset.intensities("train")
+    if not by_intensity:
+        own = np.asarray(heads.soft_labels(own, emotions))[:, remap(expressed(emotions), emotions)]
+    taught, digests = np.zeros(own.shape, np.float64), []
+    for teacher in config.distill.teachers:
+        variables, metadata = checkpoint.load_weights(teacher)
+        digests.append(_digest(variables, metadata))
+        net = recognizer.assemble(variables, metadata, teacher)
+        if set(net.emotions) != set(emotions):
+            raise UserError(
+                f"distill.teachers: {teacher} knows {', '.join(net.emotions)}, the data {', '.join(emotions)}: a "
+                f"teacher must know the same emotions as its student"
+            )
+        if metadata.get("results", {}).get("fingerprint") != dataset.fingerprint:
+            log.warning(
+                "distill: %s was trained on other data, or does not say on which: if images that this run is scored "
+                "on were among them, the scores say too much",
+                teacher,
+            )
+        key = f"{dataset.fingerprint}-{digests[-1]}-{'intensities' if by_intensity else 'probabilities'}-{__version__}"
+        taught += _answers(teacher, net, dataset, key, intensities=by_intensity) / len(config.distill.teachers)
+    share = config.distill.share
+    digest = hashlib.sha256("".join(digests).encode()).hexdigest()[:12]
+    return (share * taught + (1 - share) * own).astype(np.float32), digest
 
 
-def _digest(teacher: str) -> str:
-    path = checkpoint.weights_file(teacher)
-    checkpoint.load_weights(teacher)  # which says what is wrong with the file
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+def _digest(variables: dict, metadata: dict) -> str:
+    """Of all that a network's answers depend on."""
+    about = {name: metadata.get(name) for name in ("model", "head", "emotions", "input_shape")}
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, value in sorted(traverse_util.flatten_dict(variables, sep="/").items()):
+        digest.update(name.encode() + np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()[:16]
 
 
-def _answers(teacher: str, dataset: Dataset, *, intensities: bool) -> np.ndarray:
-    """Of one teacher on the training split: float32 [n, E], in the order of the data's expressed emotions."""
-    variables, metadata = checkpoint.load_weights(teacher)
-    net = recognizer.assemble(variables, metadata, teacher)
-    if set(net.emotions) != set(dataset.emotions):
-        raise UserError(
-            f"distill.teachers: {teacher} knows {', '.join(net.emotions)}, the data {', '.join(dataset.emotions)}: a "
-            f"teacher must know the same emotions as its student"
-        )
-    if metadata.get("results", {}).get("fingerprint") != dataset.fingerprint:
-        log.warning(
-            "distill: %s was trained on other data, or does not say on which: if images that this run is scored on "
-            "were among them, the scores say too much",
-            teacher,
-        )
-    kind = "intensities" if intensities else "probabilities"
-    path = cache_directory() / "teachers" / f"{dataset.fingerprint}-{_digest(teacher)}-{kind}-{__version__}.npy"
+def _answers(teacher: str, net: Recognizer, dataset: Dataset, key: str, *, intensities: bool) -> np.ndarray:
+    """Of a teacher on the training split: float32 [n, E], in the order of the data; kept in the cache as `key`."""
+    path = cache_directory() / "teachers" / f"{key}.npy"
     if path.exists():
         return np.load(path)
     log.info("distill: asking %s about %s training images", teacher, f"{dataset.splits['train']:,}")

@@ -49,11 +49,7 @@ class Experiment:
     recipe: train.Recipe
     normalizer: dict
     evaluator: Evaluator
-
-    @property
-    def content(self) -> str:
-        """Of what it is trained on: the data set's fingerprint, and its teachers'."""
-        return "-taught-".join(filter(None, (self.dataset.fingerprint, distill.digest(self.config.distill.teachers))))
+    content: str  # of what it is trained on: the fingerprint of the data set, and a digest of its teachers
 
     @property
     def total_steps(self) -> int:
@@ -103,11 +99,15 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
     order = pipeline.train_order(dataset.splits["train"], config.train.batch_size, config.seed, labels=labels)
     recipe = make_recipe(config, dataset, order.steps_per_epoch)
     residence = pipeline.choose_residence(config.data.residence, dataset, mesh)
-    with sharding.in_turn("the teachers answer"):
-        taught = {"train": distill.soft_labels(dataset, config)}
+    labels, content = {}, dataset.fingerprint
+    if config.distill.teachers:
+        with sharding.in_turn("the teachers answer"):
+            labels["train"], teachers = distill.soft_labels(dataset, config)
+        sharding.check_alike("their teachers", teachers)
+        content += f"-taught-{teachers}"
     splits = {
         name: pipeline.load_split(
-            dataset, name, mesh, residence=residence, workers=config.data.workers, intensity=taught.get(name)
+            dataset, name, mesh, residence=residence, workers=config.data.workers, intensity=labels.get(name)
         )
         for name in dataset.splits
     }
@@ -121,7 +121,7 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
         config.data.normalization, splits["train"], recipe.input_shape, devices=mesh.size
     )
     evaluator = Evaluator(recipe.model, recipe.head, recipe.input_shape, mesh, batch_size=config.eval.batch_size)
-    return Experiment(config, dataset, mesh, splits, order, recipe, normalizer, evaluator)
+    return Experiment(config, dataset, mesh, splits, order, recipe, normalizer, evaluator, content)
 
 
 def reported_split(splits: Iterable[str]) -> str | None:

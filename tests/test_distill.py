@@ -25,6 +25,10 @@ def student(**fields) -> ConfigDict:
     return config.overridden(tiny_config.get_config(), taught | fields)
 
 
+def labels_of(asked: ConfigDict, data) -> np.ndarray:
+    return distill.soft_labels(prepare.load_configured(asked.data, data), asked)[0]
+
+
 def altered(path, outputs: list[int], scale: float = 1.0, head: str = "classification") -> str:
     """The teacher with these of its outputs, the whole less sure of itself."""
     weights, metadata = checkpoint.load_weights(TEACHER)
@@ -55,9 +59,21 @@ def test_a_label_is_the_teachers_mean_answer_and_its_own_in_their_shares(data, t
     mean = (first + second[:, np.argsort(order)]) / 2
     labels = 0.75 * mean + 0.25 * np.eye(7)[dataset.labels("train")]
     shown = [i for i, name in enumerate(dataset.emotions) if name != "neutral"]
-    taught = distill.soft_labels(dataset, asked)
+    taught = labels_of(asked, data)
     np.testing.assert_allclose(taught, labels[:, shown], atol=1e-6)
     np.testing.assert_allclose(heads.soft_labels(taught, dataset.emotions), labels, atol=1e-6)
+
+
+def test_the_share_is_that_of_the_label_though_intensities_do_not_sum_to_one(data, tmp_path, monkeypatch):
+    """As those of expressed emotions alone, without neutral to take the rest."""
+    names = recognizer.load(TEACHER).emotions
+    teacher = altered(tmp_path / "teacher.safetensors", [names.index("happy"), names.index("sad")])
+    asked = student(**{"data.emotions": ("happy", "sad"), "distill.teachers": (teacher,), "distill.share": 0.5})
+    dataset = prepare.load_configured(asked.data, data)
+    own = np.tile(np.float32([0.3, 0.0]), (dataset.splits["train"], 1))
+    monkeypatch.setattr(type(dataset), "intensities", lambda _self, _split: own)
+    mean = (asked_one_by_one(teacher, dataset, "probabilities") + [1, 0]) / 2
+    np.testing.assert_allclose(heads.soft_labels(labels_of(asked, data), dataset.emotions), mean, atol=1e-6)
 
 
 def test_an_intensity_head_is_taught_intensities(data, tmp_path):
@@ -66,14 +82,14 @@ def test_an_intensity_head_is_taught_intensities(data, tmp_path):
     asked = student(**{"head.name": "intensity", "distill.teachers": (teacher,), "distill.share": 1.0})
     dataset = prepare.load_configured(asked.data, data)
     expected = asked_one_by_one(teacher, dataset, "intensities")
-    np.testing.assert_allclose(distill.soft_labels(dataset, asked), expected, atol=1e-6)
+    np.testing.assert_allclose(labels_of(asked, data), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("residence", ["device", "stream"])
 def test_only_training_images_are_taught_and_a_teacher_is_asked_once(data, monkeypatch, residence):
     asked = student(**{"data.residence": residence})
     dataset = prepare.load_configured(asked.data, data)
-    taught = distill.soft_labels(dataset, asked)
+    taught = labels_of(asked, data)
 
     def again(*_args, **_fields):
         raise AssertionError("asked again")
@@ -91,7 +107,7 @@ def test_only_training_images_are_taught_and_a_teacher_is_asked_once(data, monke
 def test_without_a_share_the_labels_are_those_of_the_data(data):
     asked = student(**{"distill.share": 0.0, "data.folds": 2, "data.fold_by": "image"})
     dataset = prepare.load_configured(asked.data, data)
-    np.testing.assert_array_equal(distill.soft_labels(dataset, asked), dataset.arrays("train")["intensity"])
+    np.testing.assert_array_equal(labels_of(asked, data), dataset.arrays("train")["intensity"])
 
 
 def test_a_run_does_not_go_on_with_other_teachers_under_the_same_name(data, tmp_path):
@@ -111,7 +127,7 @@ def test_a_teacher_of_the_same_data_is_known_and_another_is_told(data, tmp_path,
     for teacher, expected in ((str(tmp_path / "teacher"), 0), (TEACHER, 1)):
         caplog.clear()
         asked = student(**{"distill.teachers": (teacher,)})
-        distill.soft_labels(prepare.load_configured(asked.data, data), asked)
+        labels_of(asked, data)
         assert caplog.text.count(told) == expected
 
 
@@ -122,6 +138,8 @@ def test_what_cannot_teach_is_refused(data, tmp_path):
         config.validate(student(**{"distill.share": 1.5}))
     with pytest.raises(UserError, match="there are no weights at nowhere"):
         run.build(student(**{"distill.teachers": ("nowhere",)}), data)
+    with pytest.raises(UserError, match=r"distill.teachers = \(1,\) must be names, e.g. \('runs/a', 'runs/b'\)"):
+        config.validate(student(**{"distill.teachers": (1,)}))
     few = student(**{"data.emotions": ("happy", "sad"), "train.batch_size": 16})
     with pytest.raises(UserError, match="the data happy, sad: a teacher must know the same emotions"):
         run.build(few, data)

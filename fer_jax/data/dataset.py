@@ -259,8 +259,8 @@ class Selection(Dataset):
         self.require(split)
         parts = []
         for pick in self.picks[split]:
-            intensity = pick.of(pick.dataset.intensities(pick.split))
-            parts.append(self._adapter(pick.dataset).intensity(intensity, pick.labels))
+            adapt, intensity = self._adapter(pick.dataset), pick.of(pick.dataset.intensities(pick.split))
+            parts.append(adapt.intensity(intensity, adapt.label(pick.labels)))
         return np.concatenate(parts)
 
     def subjects(self, split):
