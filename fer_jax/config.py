@@ -66,10 +66,6 @@ def default_config() -> ConfigDict:
                 "class_weights": "none",  # none | inverse | effective (of the training split's class counts)
                 "class_weight_power": 1.0,  # of these weights: 0 = all alike, 1 = as they are
             },
-            "distill": {  # learning from trained networks beside the labels, see fer_jax/distill.py
-                "teachers": (),  # runs, weights files, or names of weights that come with the package; () = none
-                "share": 0.8,  # of the teachers' mean answer in the label of a training image
-            },
             "augment": {  # on the device, see fer_jax/augment.py; 0 = none
                 "flip": 0.5,  # probability of mirroring
                 "shift": 0.1,  # largest shift, as a fraction of the side, borders replicated
@@ -238,7 +234,6 @@ def validate(config: ConfigDict) -> None:
         "train.ema_decay": config.train.ema_decay,
         "train.saving_share": config.train.saving_share,
         "head.label_smoothing": config.head.label_smoothing,
-        "distill.share": config.distill.share,
         "eval.variants": config.eval.variants,
     }
     fractions |= {f"augment.{name}": config.augment[name] for name in config.augment if name not in above_one}
@@ -250,10 +245,6 @@ def validate(config: ConfigDict) -> None:
             raise UserError(f"{field} = {value} must lie in 0..1, below 1 (--config.{field}=...)")
     if config.head.label_smoothing and config.head.name == "classification" and config.head.loss == "squared_hinge":
         raise UserError("head.label_smoothing is none of head.loss = 'squared_hinge': set it to 0")
-    if not all(isinstance(teacher, str) and teacher for teacher in config.distill.teachers):
-        raise UserError(f"distill.teachers = {config.distill.teachers} must be names, e.g. ('runs/a', 'runs/b')")
-    if config.distill.teachers and config.head.name == "classification" and config.head.loss != "soft":
-        raise UserError("distill.teachers give soft labels: set head.loss = 'soft' (--config.head.loss=soft)")
     if config.optim.schedule == "step" and not config.optim.decay_epochs:
         raise UserError("optim.schedule = 'step' wants optim.decay_epochs, e.g. --config.optim.decay_epochs='(15, 25)'")
     for field, value, choices in (

@@ -225,13 +225,13 @@ class Clock:
 def _begin(experiment: "Experiment", last: checkpoint.Checkpoints, workdir: Path):
     """The state to go on from, what is known with it, and the key of the steps."""
     state, step_key = fresh_state(experiment)
-    content = experiment.content
-    meta = {"data": content, "best_step": None, "best_score": None, "window": []}
+    fingerprint = experiment.dataset.fingerprint
+    meta = {"data": fingerprint, "best_step": None, "best_score": None, "window": []}
     # Before the state is read, whose shapes other data may have changed.
-    if (saved := last.meta()) and saved["data"] != content:
+    if (saved := last.meta()) and saved["data"] != fingerprint:
         raise UserError(
-            f"{workdir} was trained on other data ({saved['data']}, now {content}): "
-            f"choose another --workdir, or the data and teachers it was trained on"
+            f"{workdir} was trained on other data ({saved['data']}, now {fingerprint}): "
+            f"choose another --workdir, or the data it was trained on"
         )
     if restored := last.restore(state):
         state, meta = restored

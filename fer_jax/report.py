@@ -56,7 +56,6 @@ def findings(answers: Answers) -> dict:
         "head": answers.config["head"]["name"],
         "seed": answers.config["seed"],
         "exclude": answers.config["data"].get("exclude") or None,
-        "taught": answers.config["distill"] if answers.config.get("distill", {}).get("teachers") else None,
         "size": report_cost.size(answers.net, weights),
         **scores,
         "accuracy_interval_95": statistics.accuracy_interval(answers.correct),

@@ -222,7 +222,6 @@ def _protocol(found: dict) -> str:
         rows.append(["emotions", "; ".join(rule)])
     rows += [
         ["trained on", trained + f" without what {found['exclude']} lists" * bool(found["exclude"])],
-        *([["taught", _taught(found["taught"])]] if found["taught"] else []),
         ["checkpoint", f"selected on {selected}" if selected else "the last, nothing selected"],
         ["step", f"{found['step']:,}"],
         ["prediction", "the emotion of the highest probability, one view of each image, no threshold"],
@@ -232,11 +231,6 @@ def _protocol(found: dict) -> str:
         ["model", f"{found['model']}, {found['head']} head, seed {found['seed']}"],
     ]
     return _table([], rows, "facts")
-
-
-def _taught(distilled: dict) -> str:
-    networks = ", ".join(distilled["teachers"])
-    return f"{distilled['share']:.0%} of each label is the mean answer of {networks}"
 
 
 def _without_copies(found: dict) -> str:

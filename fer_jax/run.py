@@ -24,7 +24,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from fer_jax import checkpoint, distill, files, heads, logs, metrics, models, optim, sharding, train
+from fer_jax import checkpoint, files, heads, logs, metrics, models, optim, sharding, train
 from fer_jax import config as config_lib
 from fer_jax.course import Clock, Course, SavingPace, weights_metadata
 from fer_jax.data import audit, normalization, pipeline, prepare
@@ -49,7 +49,6 @@ class Experiment:
     recipe: train.Recipe
     normalizer: dict
     evaluator: Evaluator
-    content: str  # of what it is trained on: the fingerprint of the data set, and a digest of its teachers
 
     @property
     def total_steps(self) -> int:
@@ -99,16 +98,8 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
     order = pipeline.train_order(dataset.splits["train"], config.train.batch_size, config.seed, labels=labels)
     recipe = make_recipe(config, dataset, order.steps_per_epoch)
     residence = pipeline.choose_residence(config.data.residence, dataset, mesh)
-    labels, content = {}, dataset.fingerprint
-    if config.distill.teachers:
-        with sharding.in_turn("the teachers answer"):
-            labels["train"], teachers = distill.soft_labels(dataset, config)
-        sharding.check_alike("their teachers", teachers)
-        content += f"-taught-{teachers}"
     splits = {
-        name: pipeline.load_split(
-            dataset, name, mesh, residence=residence, workers=config.data.workers, intensity=labels.get(name)
-        )
+        name: pipeline.load_split(dataset, name, mesh, residence=residence, workers=config.data.workers)
         for name in dataset.splits
     }
     reported = reported_split(splits)
@@ -121,7 +112,7 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
         config.data.normalization, splits["train"], recipe.input_shape, devices=mesh.size
     )
     evaluator = Evaluator(recipe.model, recipe.head, recipe.input_shape, mesh, batch_size=config.eval.batch_size)
-    return Experiment(config, dataset, mesh, splits, order, recipe, normalizer, evaluator, content)
+    return Experiment(config, dataset, mesh, splits, order, recipe, normalizer, evaluator)
 
 
 def reported_split(splits: Iterable[str]) -> str | None:
@@ -339,7 +330,7 @@ def finish(course: Course, state: train.TrainState) -> dict:
     if jax.process_index() > 0:
         return results  # written by the first process
     figures.learning_curves(logs.read_rows(workdir / "metrics.jsonl"), workdir / "learning_curves.png")
-    told = {key: results[key] for key in ("dataset", "fingerprint", "split", "selected_on", "examples", "step")}
+    told = {key: results[key] for key in ("dataset", "split", "selected_on", "examples", "step")}
     metadata = weights_metadata(experiment) | {"results": told}
     checkpoint.save_weights(workdir / "weights.safetensors", jax.device_get(state.variables), metadata)
     logs.write_json(workdir / "results.json", results)

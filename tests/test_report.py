@@ -255,14 +255,6 @@ def test_the_deduplicated_score_of_the_run_is_shown(answers, copy, runs):
     assert "no image is an exact copy" in page
 
 
-def test_the_teachers_of_a_run_are_named(answers):
-    assert report.findings(answers)["taught"] is None
-    taught = answers.config | {"distill": {"teachers": ["runs/<a>", "runs/b"], "share": 0.8}}
-    found, page = page_of(dataclasses.replace(answers, config=taught))
-    assert found["taught"] == taught["distill"]
-    assert "80% of each label is the mean answer of runs/&lt;a&gt;, runs/b" in page
-
-
 def test_copies_of_training_images_are_counted_and_scored_without(answers, copy, tmp_path):
     assert report.findings(answers)["copies"]["images"] == 0
 

@@ -136,21 +136,6 @@ class SelectedRows:
         return taken
 
 
-class RelabelledRows:
-    """Rows with other intensities than their own."""
-
-    def __init__(self, rows: Rows, intensity: np.ndarray):
-        """`intensity`: float32 [n, E]."""
-        self._rows = rows
-        self._intensity = intensity
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def take(self, index: np.ndarray) -> dict[str, np.ndarray]:
-        return self._rows.take(index) | {"intensity": self._intensity[index]}
-
-
 def mapped(paths: dict[str, Path]) -> dict[str, np.ndarray]:
     """The arrays of .npy files, read as they are used."""
     return {name: np.load(path, mmap_mode="r") for name, path in paths.items()}
