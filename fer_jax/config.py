@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from fer_jax.errors import UserError, unknown
 
+NORMALIZATIONS = ("unit", "symmetric", "per_channel", "mean_image", "per_image")  # see fer_jax/data/normalization.py
 RATES = ("dropout", "conv_dropout")  # options of models: of dropout, one for all layers or a tuple with one for each
 
 
@@ -27,7 +28,8 @@ def default_config() -> ConfigDict:
                 "variant": "",  # of the data set, e.g. majority | strict_majority | soft of ferplus; '' = its default
                 "residence": "auto",  # auto | device (whole split in device memory) | stream (Grain, prefetched)
                 # unit: 0..1; symmetric: -1..1; per_channel: mean 0 and deviation 1 over the training split;
-                # mean_image: the training split's mean image subtracted, then divided by 255
+                # mean_image: the training split's mean image subtracted, then divided by 255;
+                # per_image: mean 0 and deviation 1 over each image
                 "normalization": "unit",
                 "sampling": "uniform",  # uniform | balanced (each class as often as the others)
                 "emotions": (),  # only these, e.g. ("happy", "sad", "neutral"); () = all
@@ -252,7 +254,7 @@ def validate(config: ConfigDict) -> None:
         ("data.sampling", config.data.sampling, ("uniform", "balanced")),
         ("data.fold_by", config.data.fold_by, ("subject", "image")),
         ("data.align", config.data.align, ("", "none", "rotation", "landmarks")),
-        ("data.normalization", config.data.normalization, ("unit", "symmetric", "per_channel", "mean_image")),
+        ("data.normalization", config.data.normalization, NORMALIZATIONS),
         ("model.dtype", config.model.dtype, ("auto", "float32", "bfloat16")),
     ):
         if value not in choices:

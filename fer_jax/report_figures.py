@@ -244,7 +244,7 @@ def _noise(key: jax.Array, net: Recognizer) -> np.ndarray:
 def _dream(key: jax.Array, net: Recognizer, begin: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(pixels [C, H, W, c], logits before, logits after [C]) of an image changed for each of the emotions."""
     model, normalizer = emotion_model(net), net.variables["normalizer"]
-    low, high = (normalization.apply(jnp.full((1, *net.input_shape), level), normalizer) for level in (0.0, 255.0))
+    low, high = (normalization.of_levels(jnp.full((1, *net.input_shape), level), normalizer) for level in (0.0, 255.0))
     inputs = normalization.apply(jnp.broadcast_to(begin, (len(net.emotions), *net.input_shape)), normalizer)
     dreamt = jax.jit(functools.partial(explain.dream, model=model))(
         key,

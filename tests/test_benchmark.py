@@ -309,13 +309,13 @@ class TestPyTorch:
         assert inferred["against"]["latency"]["eager"]["calls"] >= 200
 
     @pytest.mark.usefixtures("tiny_configs")
-    @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-    def test_training_without_chance_takes_the_same_steps(self, side, optimizer, monkeypatch):
+    @pytest.mark.parametrize(("optimizer", "normalizer"), [("sgd", "mean_image"), ("adam", "per_image")])
+    def test_training_without_chance_takes_the_same_steps(self, side, optimizer, normalizer, monkeypatch):
         from fer_jax import config as config_lib
 
         config = benchmark_models.config_of("deep", settings(), dtype="float32")
         still = {"augment.flip": 0.0, "augment.shift": 0.0, "augment.brightness": 0.0, "optim.name": optimizer}
-        still |= {"model.options.dropout": (0.0, 0.0), "optim.learning_rate": 1e-3}
+        still |= {"model.options.dropout": (0.0, 0.0), "optim.learning_rate": 1e-3, "data.normalization": normalizer}
         experiment = benchmark_models.random_experiment(config_lib.overridden(config, still), images=64)
         state, key = fresh_state(experiment)
         theirs = side.Training(experiment, state.variables, "eager", side.device())

@@ -57,7 +57,7 @@ def test_every_config_says_where_it_comes_from_and_how_to_run_it(path):
         ("train.batch_size", 0, r"train\.batch_size = 0 must be above 0"),
         ("augment.flip", 1.5, r"augment\.flip = 1\.5 must lie in 0\.\.1"),
         ("data.residence", "disk", r"data\.residence = 'disk' is unknown: use one of auto, device, stream"),
-        ("data.normalization", "zscore", r"unit, symmetric, per_channel, mean_image"),
+        ("data.normalization", "zscore", r"unit, symmetric, per_channel, mean_image, per_image"),
         ("model.dtype", "float16", r"auto, float32, bfloat16"),
         ("model.input_shape", (48, 48, 2), r"channels 1 or 3"),
         ("data.limit", -1, r"data\.limit = -1 must be 0 \(all\) or above"),

@@ -13,7 +13,7 @@ from flax import traverse_util
 from jax import lax
 
 from fer_jax import checkpoint, export, export_onnx, heads, models, recognizer
-from fer_jax.data import prepare
+from fer_jax.data import normalization, prepare
 from fer_jax.data.emotions import BASIC7, expressed
 from fer_jax.errors import UserError
 from tests.faces import noise_arrays
@@ -46,7 +46,7 @@ def test_images(trained):
     return prepare.load("fer2013", data_dir=trained[1]).arrays("test")["image"]
 
 
-def write_untrained(path, name, *, head="classification", gain=1.0):
+def write_untrained(path, name, *, head="classification", gain=1.0, normalizer="symmetric"):
     """Weights of a registered model, drawn at random, so large that its answers differ from face to face."""
     rng = np.random.default_rng(0)
     entry = models.MODELS[name]
@@ -60,7 +60,7 @@ def write_untrained(path, name, *, head="classification", gain=1.0):
         return np.full(leaf.shape, path[-1].key in ("scale", "var"), np.float32) + rng.uniform(0, 0.1, leaf.shape)
 
     variables = jax.tree.map(np.float32, jax.tree_util.tree_map_with_path(draw, shapes))
-    normalizer = {"mean": np.full(1, 127.5, np.float32), "scale": np.full(1, 1 / 127.5, np.float32)}
+    normalizer = normalization.compute(normalizer, None, entry.input_shape, devices=1)
     metadata = {
         "model": {"name": name, "dtype": "auto", "options": {}},
         "head": {"name": head, "loss": "softmax"},
@@ -101,12 +101,12 @@ def test_a_trained_network_answers_as_before(trained, test_images, form, tmp_pat
 
 @pytest.mark.parametrize("form", ["stablehlo", "onnx"])
 @pytest.mark.parametrize(
-    ("name", "head", "gain"),
-    [("mini_xception", "classification", 1.2), ("l2svm", "intensity", 2.0)],
+    ("name", "head", "gain", "normalizer"),
+    [("mini_xception", "classification", 1.2, "symmetric"), ("l2svm", "intensity", 2.0, "per_image")],
 )
-def test_other_networks_answer_as_before(name, head, gain, form, tmp_path):
+def test_other_networks_answer_as_before(name, head, gain, normalizer, form, tmp_path):
     need(form)
-    weights = write_untrained(tmp_path / "weights.safetensors", name, head=head, gain=gain)
+    weights = write_untrained(tmp_path / "weights.safetensors", name, head=head, gain=gain, normalizer=normalizer)
     rows, asked = export.export(weights, form)
     assert rows[1].path.parent == tmp_path / "export"
     assert "not measured" in asked

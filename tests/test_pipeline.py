@@ -160,6 +160,26 @@ def test_fixed_normalisations_map_to_their_ranges(mesh):
     np.testing.assert_allclose(normalization.apply(extremes, symmetric), [-1, 1], atol=1e-6)
 
 
+def test_each_image_is_standardised_by_itself_whatever_its_light_and_contrast():
+    images = np.random.default_rng(0).uniform(40, 120, (3, 24, 24, 1)).astype(np.float32)
+    images[1] = 0.5 * images[0] + 100
+    images[2] = 7
+    normalizer = normalization.compute("per_image", None, (24, 24, 1), devices=1)
+    normalized = np.asarray(normalization.apply(images, normalizer), np.float64)
+    np.testing.assert_allclose(normalized[:2].mean((1, 2, 3)), 0, atol=1e-5)
+    np.testing.assert_allclose(normalized[:2].std((1, 2, 3)), 1, atol=1e-5)
+    np.testing.assert_allclose(normalized[1], normalized[0], atol=1e-4)
+    np.testing.assert_array_equal(normalized[2], 0)  # a flat one is not divided by zero
+    np.testing.assert_allclose(normalization.apply(images[0], normalizer), normalized[0], atol=1e-6)  # without a batch
+    np.testing.assert_allclose(normalization.of_levels(np.array([0, 255]), normalizer), [-2.5, 2.5], atol=1e-6)
+
+
+def test_the_noise_of_a_face_without_contrast_is_not_enlarged_to_a_face():
+    dark = np.random.default_rng(0).integers(0, 3, (1, 24, 24, 1)).astype(np.float32)
+    normalizer = normalization.compute("per_image", None, (24, 24, 1), devices=1)
+    np.testing.assert_allclose(np.std(normalization.apply(dark, normalizer)), dark.std() / 8, rtol=1e-5)
+
+
 def test_a_flat_channel_is_not_divided_by_zero(mesh):
     arrays = noise_arrays(16)
     arrays["image"][:] = 7

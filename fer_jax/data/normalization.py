@@ -1,7 +1,7 @@
 """Normalisation: (image - mean) * scale, with the numbers computed from the training split alone.
 
 The numbers are variables of the network: they are saved with every checkpoint and used unchanged wherever
-the network is.
+the network is. A network whose images are standardised one by one has a third, `least_deviation`.
 """
 
 import functools
@@ -15,13 +15,19 @@ from fer_jax.imaging import to_input
 
 STATISTICS_BATCH = 256
 
+# What `per_image` gives an image, in grey levels: 0 and 255 then lie 2.5 deviations from the mean.
+MEAN, DEVIATION = 127.5, 51.0
+# The noise of a face without contrast is enlarged no further than this deviation would be.
+LEAST_DEVIATION = 8.0
+
 
 def compute(kind: str, split: Split, input_shape: tuple[int, int, int], *, devices: int) -> dict[str, np.ndarray]:
     """The normaliser of a training split: {'mean', 'scale'}, float32, broadcastable to [h, w, c] of the input.
 
     Args:
-      kind: `unit` (0..1), `symmetric` (-1..1), `per_channel` (mean 0, deviation 1 a channel) or `mean_image`
-        (the mean image subtracted, then 0..1 units, as Alizadeh & Fazel, section 4).
+      kind: `unit` (0..1), `symmetric` (-1..1), `per_channel` (mean 0, deviation 1 a channel), `mean_image`
+        (the mean image subtracted, then 0..1 units, as Alizadeh & Fazel, section 4) or `per_image` (mean 0,
+        deviation 1 an image, in the main Tang 2013's first step; it also has `least_deviation`).
       split: the training split, on the scale 0..255.
       devices: of the mesh, which must divide the batch.
     """
@@ -29,6 +35,8 @@ def compute(kind: str, split: Split, input_shape: tuple[int, int, int], *, devic
         return _constants(0.0, 1 / 255)
     if kind == "symmetric":
         return _constants(127.5, 1 / 127.5)
+    if kind == "per_image":
+        return _constants(MEAN, 1 / DEVIATION) | {"least_deviation": np.full(1, LEAST_DEVIATION, np.float32)}
     order = EvalOrder(split.length, STATISTICS_BATCH * devices)
     total, squares, count = 0.0, 0.0, 0
     for batch in split.batches(order, 0, order.steps):
@@ -48,7 +56,17 @@ def compute(kind: str, split: Split, input_shape: tuple[int, int, int], *, devic
 
 def apply(images: jax.Array, normalizer: dict[str, jax.Array]) -> jax.Array:
     """Images [B, h, w, c] on 0..255, normalised: float32, same shape."""
-    return (images - normalizer["mean"]) * normalizer["scale"]
+    if "least_deviation" in normalizer:
+        axes = (-3, -2, -1)
+        centred = images - images.mean(axes, keepdims=True)
+        variance = jnp.maximum((centred**2).mean(axes, keepdims=True), normalizer["least_deviation"] ** 2)
+        images = MEAN + DEVIATION * centred / jnp.sqrt(variance)
+    return of_levels(images, normalizer)
+
+
+def of_levels(levels: jax.Array | float, normalizer: dict[str, jax.Array]) -> jax.Array:
+    """What grey levels on 0..255 are to the network; of `per_image`, those of a standardised image."""
+    return (levels - normalizer["mean"]) * normalizer["scale"]
 
 
 def _constants(mean: float, scale: float) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from fer_jax.data import normalization
 from fer_jax.errors import UserError
 from fer_jax.recognizer import Recognizer
 from fer_jax.run import Experiment
@@ -95,6 +96,7 @@ class Network(torch.nn.Module):
                 self.register_parameter(self.places[-1][1], torch.nn.Parameter(leaf))
             else:
                 self.register_buffer(self.places[-1][1], leaf)
+        self.standardised = "least_deviation" in variables["normalizer"]
         for name, array in variables["normalizer"].items():
             self.register_buffer(f"normalizer_{name}", torch.tensor(np.asarray(array), device=on))
 
@@ -106,6 +108,10 @@ class Network(torch.nn.Module):
             for key in keys[:-1]:
                 branch = branch.setdefault(key, {})
             branch[keys[-1]] = getattr(self, attribute)
+        if self.standardised:
+            centred = images - images.mean((1, 2, 3), keepdim=True)
+            variance = (centred**2).mean((1, 2, 3), keepdim=True).clamp_min(self.normalizer_least_deviation**2)
+            images = normalization.MEAN + normalization.DEVIATION * centred / variance.sqrt()
         inputs = (images - self.normalizer_mean) * self.normalizer_scale
         return self.function(tree, inputs, train=train, update=train, dropout=self.rate if train else 0.0)
 
