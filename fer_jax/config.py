@@ -25,7 +25,7 @@ def default_config() -> ConfigDict:
             "seed": 0,  # initialisation, data order, augmentation and dropout all derive from it
             "data": {
                 "name": "synthetic",  # see `python -m fer_jax.data.prepare --help`
-                "variant": "",  # of the data set, e.g. majority | strict_majority | soft of ferplus; '' = its default
+                "variant": "",  # of the data set, e.g. majority | soft | fer2013 of ferplus; '' = its default
                 "residence": "auto",  # auto | device (whole split in device memory) | stream (Grain, prefetched)
                 # unit: 0..1; symmetric: -1..1; per_channel: mean 0 and deviation 1 over the training split;
                 # mean_image: the training split's mean image subtracted, then divided by 255;
@@ -64,6 +64,7 @@ def default_config() -> ConfigDict:
             "head": {
                 "name": "classification",  # classification | intensity (sigmoid cross-entropy, one output an emotion)
                 "loss": "softmax",  # of classification: softmax | soft (soft labels, e.g. FER+ votes) | squared_hinge
+                "label_share": 0.0,  # of the label in the target of loss soft, beside the intensities
                 "label_smoothing": 0.0,
                 "class_weights": "none",  # none | inverse | effective (of the training split's class counts)
                 "class_weight_power": 1.0,  # of these weights: 0 = all alike, 1 = as they are
@@ -235,6 +236,7 @@ def validate(config: ConfigDict) -> None:
     fractions = {
         "train.ema_decay": config.train.ema_decay,
         "train.saving_share": config.train.saving_share,
+        "head.label_share": config.head.label_share,
         "head.label_smoothing": config.head.label_smoothing,
         "eval.variants": config.eval.variants,
     }
@@ -247,6 +249,8 @@ def validate(config: ConfigDict) -> None:
             raise UserError(f"{field} = {value} must lie in 0..1, below 1 (--config.{field}=...)")
     if config.head.label_smoothing and config.head.name == "classification" and config.head.loss == "squared_hinge":
         raise UserError("head.label_smoothing is none of head.loss = 'squared_hinge': set it to 0")
+    if config.head.label_share and (config.head.name, config.head.loss) != ("classification", "soft"):
+        raise UserError("head.label_share is of head.loss = 'soft' alone: set one or the other")
     if config.optim.schedule == "step" and not config.optim.decay_epochs:
         raise UserError("optim.schedule = 'step' wants optim.decay_epochs, e.g. --config.optim.decay_epochs='(15, 25)'")
     for field, value, choices in (

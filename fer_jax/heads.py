@@ -87,10 +87,14 @@ def class_weights(counts: Sequence[int], *, kind: str, power: float = 1.0, beta:
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationHead:
-    """One logit a class; the loss is `softmax`, `soft` (the batch's intensities as soft labels) or `squared_hinge`."""
+    """One logit a class; the loss is `softmax`, `soft` (the batch's intensities as soft labels) or `squared_hinge`.
+
+    Of `soft`, the label itself has the share `label_share` of the target, the intensities the rest.
+    """
 
     emotions: tuple[str, ...]
     loss_name: str = "softmax"
+    label_share: float = 0.0
 
     @property
     def num_outputs(self) -> int:
@@ -99,7 +103,8 @@ class ClassificationHead:
     def loss(self, logits: jax.Array, batch: dict, *, label_smoothing: jax.Array | float = 0.0) -> jax.Array:
         """The loss of each example: float32 [B]; the squared hinge knows no smoothing."""
         if self.loss_name == "soft":
-            targets = soft_labels(batch["intensity"], self.emotions)
+            targets = soft_labels(batch["intensity"], self.emotions) * (1 - self.label_share)
+            targets += jax.nn.one_hot(batch["label"], self.num_outputs) * self.label_share
             targets = targets * (1 - label_smoothing) + label_smoothing / self.num_outputs
             return soft_cross_entropy(logits, targets)
         if self.loss_name == "squared_hinge":
@@ -143,7 +148,7 @@ class IntensityHead:
 Head = ClassificationHead | IntensityHead
 
 
-def make_head(name: str, emotions: Sequence[str], *, loss: str = "softmax") -> Head:
+def make_head(name: str, emotions: Sequence[str], *, loss: str = "softmax", label_share: float = 0.0) -> Head:
     """The head of a config.
 
     Raises:
@@ -156,7 +161,7 @@ def make_head(name: str, emotions: Sequence[str], *, loss: str = "softmax") -> H
         raise UserError(f"head.name = {name!r} is unknown: use one of classification, intensity")
     if loss not in CLASSIFICATION_LOSSES:
         raise UserError(f"head.loss = {loss!r} is unknown: use one of {', '.join(CLASSIFICATION_LOSSES)}")
-    return ClassificationHead(emotions, loss)
+    return ClassificationHead(emotions, loss, label_share)
 
 
 def soft_labels(intensity: jax.Array, emotions: tuple[str, ...]) -> jax.Array:

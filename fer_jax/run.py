@@ -126,7 +126,9 @@ def make_recipe(config: ConfigDict, dataset: prepare.Dataset, steps_per_epoch: i
     Raises:
       UserError: fields that do not go together; names them.
     """
-    head = heads.make_head(config.head.name, dataset.emotions, loss=config.head.loss)
+    head = heads.make_head(
+        config.head.name, dataset.emotions, loss=config.head.loss, label_share=config.head.label_share
+    )
     input_shape = tuple(config.model.input_shape)
     if min(input_shape[:2]) < MIN_SIDE:
         raise UserError(f"model.input_shape = {input_shape} is too small: at least {MIN_SIDE} pixels a side")

@@ -87,6 +87,13 @@ def test_smoothing_where_the_loss_knows_none_is_refused():
         config_lib.validate(config)
 
 
+def test_a_share_of_the_label_where_no_intensities_share_is_refused():
+    config = config_lib.default_config()
+    config.head.label_share = 0.5
+    with pytest.raises(UserError, match=r"head\.label_share is of head\.loss = 'soft' alone"):
+        config_lib.validate(config)
+
+
 def test_too_small_images_and_unknown_names_are_refused_before_training(tmp_path, cache):
     data = write_fer2013(tmp_path / "raw")
     for field, value, message in (

@@ -18,7 +18,7 @@ from fer_jax.data import prepare
 from fer_jax.data.datasets import DATASETS, ferplus
 from fer_jax.data.datasets.base import FaceBuilder
 from fer_jax.data.datasets.fer2013 import Fer2013
-from fer_jax.data.emotions import BASIC7, CANONICAL
+from fer_jax.data.emotions import BASIC7, CANONICAL, expressed
 from fer_jax.errors import UserError
 from tests.faces import write_fer2013
 
@@ -303,6 +303,36 @@ def test_ferplus_matches_votes_with_faces_by_usage_and_order(raw, caplog):
     )
     plain = prepare.load("fer2013", data_dir=raw).arrays("train")["image"]
     np.testing.assert_array_equal(arrays["image"], np.delete(plain, 9, axis=0))
+
+
+def test_ferplus_votes_are_put_in_terms_of_fer2013s_labels(raw):
+    plain = prepare.load("fer2013", data_dir=raw)
+    labels = plain.labels("train")
+    votes = np.zeros((112, 10), int)
+    votes[:, 1] = 10  # happiness for all, whatever their label,
+    votes[0] = [0, 0, 0, 0, 0, 0, 0, 0, 4, 6]  # but an unknown emotion and no face for the first,
+    votes[3] = 0  # and no vote for the fourth
+    write_votes(raw, ["Training"] * 70 + ["PublicTest"] * 21 + ["PrivateTest"] * 21, votes)
+    dataset = prepare.load("ferplus", variant="fer2013", data_dir=raw)
+    assert (dataset.emotions, dataset.has_intensity) == (BASIC7, True)
+    assert dataset.class_counts == plain.class_counts  # every face, by its own label
+    arrays = dataset.arrays("train")
+    np.testing.assert_array_equal(arrays["image"], plain.arrays("train")["image"])
+    shown = [BASIC7.index(name) for name in expressed(BASIC7)]
+    happy = np.bincount(np.delete(labels, [0, 3]), minlength=7)[shown] / 68
+    np.testing.assert_allclose(arrays["intensity"][1], happy, rtol=1e-6)
+    np.testing.assert_allclose(dataset.arrays("validation")["intensity"], np.tile(happy, (21, 1)), rtol=1e-6)
+    for face in (0, 3):  # it alone has such votes; it has none, only its label
+        np.testing.assert_array_equal(arrays["intensity"][face], np.eye(7)[labels[face], shown])
+
+
+def test_ferplus_without_training_faces_cannot_translate_votes(raw):
+    path = raw / "fer2013.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(lines[0] + "".join(line for line in lines[1:] if "Training" not in line))
+    write_votes(raw, ["PublicTest"] * 21 + ["PrivateTest"] * 21, [[10] + [0] * 9] * 42)
+    with pytest.raises(UserError, match=r"fer2013\.csv has no rows of Training, which tell what the votes are"):
+        prepare.load("ferplus", variant="fer2013", data_dir=raw)
 
 
 def test_tables_that_a_spreadsheet_wrote_are_read(raw):

@@ -127,6 +127,17 @@ def test_smoothing_mixes_soft_labels_with_even_shares():
     assert not np.allclose(smoothed, soft.loss(logits, batch))
 
 
+def test_the_label_has_its_share_of_a_soft_target():
+    logits = jax.random.normal(jax.random.key(0), (4, 7))
+    batch = {"intensity": jnp.full((4, 6), 0.1), "label": jnp.arange(4)}
+    hard, soft, mixed = (
+        heads.make_head("classification", SEVEN, loss=loss, label_share=share)
+        for loss, share in (("softmax", 0.0), ("soft", 0.0), ("soft", 0.25))
+    )
+    expected = 0.25 * hard.loss(logits, batch) + 0.75 * soft.loss(logits, batch)
+    np.testing.assert_allclose(mixed.loss(logits, batch), expected, rtol=1e-6)
+
+
 def test_wrong_heads_and_losses_list_the_right_ones():
     with pytest.raises(UserError, match=r"classification, intensity"):
         heads.make_head("regression", SEVEN)

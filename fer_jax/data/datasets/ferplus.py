@@ -1,6 +1,7 @@
 """FER+ (Barsoum et al. 2016): ten annotators' votes for each face of FER2013, as labels and soft labels."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import tensorflow_datasets as tfds
 from fer_jax import files
 from fer_jax.data.datasets.base import FaceBuilder, missing
 from fer_jax.data.datasets.fer2013 import SIDE, USAGES, find_csv, read_csv
-from fer_jax.data.emotions import CANONICAL, canonical, expressed
+from fer_jax.data.emotions import BASIC7, CANONICAL, canonical, expressed
 from fer_jax.errors import UserError
 
 VOTES_FILE = "fer2013new.csv"
@@ -37,17 +38,25 @@ class Ferplus(FaceBuilder):
       majority: the authors' rule: votes that stand alone are dropped, then one emotion must have more than half.
       strict_majority: one emotion must have more than half of all votes, those that stand alone included.
       soft: every face whose most frequent vote is an emotion; for training on the shares (head.loss=soft).
+      fer2013: every face, with FER2013's own label of seven emotions; the intensities are the votes in terms of these
+        labels, see `translation` (of a face without votes the label itself). For training FER2013 on both
+        (head.loss=soft, head.label_share).
     """
 
     EMOTIONS = CANONICAL
     IMAGE_SHAPE = (SIDE, SIDE, 1)
-    VARIANTS = ("majority", "strict_majority", "soft")
+    VARIANTS = ("majority", "strict_majority", "soft", "fer2013")
     HAS_INTENSITY = True
     CITATION = "Barsoum et al. 2016, Training Deep Networks with Crowd-Sourced Label Distribution (arXiv:1608.01041)"
     ORIGIN = (
         f"Expected in --data_dir: fer2013.csv (as for fer2013) and the votes, {VOTES_FILE}, from "
         f"https://github.com/microsoft/FERPlus"
     )
+
+    def __init__(self, *, variant="", **options):
+        if variant == "fer2013":
+            self.EMOTIONS = BASIC7
+        super().__init__(variant=variant, **options)
 
     @classmethod
     def find_raw(cls, data_dir):
@@ -74,13 +83,13 @@ class Ferplus(FaceBuilder):
                     f"{votes_file} has {len(votes[usage]):,} rows of {usage}, {images} has {count:,}: "
                     f"the two files do not belong together"
                 )
+        place = {usage: iter(lines) for usage, lines in votes.items()}
+        voted = [(row, next(place[row.usage])) for row in rows]
+        rule = self._fer2013_rule(voted, images) if self.variant == "fer2013" else self._vote_rule
         labelled = {split: [] for usage, split in USAGES.items() if usage in counts}
-        place = Counter()
-        for row in rows:
-            line_votes = votes[row.usage][place[row.usage]]
-            place[row.usage] += 1
-            if emotion := decide(line_votes, self.variant):
-                labelled[USAGES[row.usage]].append((row, line_votes, emotion))
+        for row, row_votes in voted:
+            if decided := rule(row, row_votes):
+                labelled[USAGES[row.usage]].append((row, row_votes, *decided))
         for usage, split in USAGES.items():
             if split in labelled:
                 kept, total = len(labelled[split]), counts[usage]
@@ -90,14 +99,33 @@ class Ferplus(FaceBuilder):
                 self.example(
                     row.image,
                     emotion,
-                    intensities(row_votes),
+                    shown,
                     source=f"{images.name}:{row.line}",
                     votes=row_votes,
                 )
-                for row, row_votes, emotion in chosen
+                for row, row_votes, emotion, shown in chosen
             )
             for split, chosen in labelled.items()
         }
+
+    def _vote_rule(self, _row, votes):
+        """(emotion, intensities) of a face by its votes [10]; None: it is dropped."""
+        emotion = decide(votes, self.variant)
+        return emotion and (emotion, intensities(votes))
+
+    @staticmethod
+    def _fer2013_rule(voted, path):
+        """The like by FER2013's label and what the votes are in terms of it."""
+        training = [(row.emotion, votes) for row, votes in voted if row.usage == "Training"]
+        if not training:
+            raise UserError(f"{path} has no rows of Training, which tell what the votes are in FER2013's labels")
+        translated = translation(*zip(*training, strict=True))
+
+        def rule(row, votes):
+            shown = (votes / votes.sum() @ translated).astype(np.float32) if votes.any() else None
+            return row.emotion, shown
+
+        return rule
 
 
 def read_votes(path: Path) -> dict[str, list[np.ndarray]]:
@@ -141,3 +169,18 @@ def intensities(votes: np.ndarray) -> np.ndarray:
     shares = votes[_ORDER] / max(votes[_ORDER].sum(), 1)
     keep = [CANONICAL.index(name) for name in expressed(CANONICAL)]
     return shares[keep].astype(np.float32)
+
+
+def translation(labels: Sequence[str], votes: Sequence[np.ndarray]) -> np.ndarray:
+    """What a vote is in terms of FER2013's labels: float64 [10, 6], the expressed emotions, neutral the rest of 1.
+
+    The rows are COLUMNS: of all votes for one, `unknown` and `NF` included, the shares that faces of each label got.
+    A third of the votes for disgust, say, are for faces that are labelled angry.
+
+    Args:
+      labels: of n faces.
+      votes: n times [10].
+    """
+    one_hot = np.array(labels)[:, None] == np.array(expressed(BASIC7))
+    votes = np.stack(votes)
+    return votes.T @ one_hot / np.maximum(votes.sum(0), 1)[:, None]
