@@ -27,7 +27,7 @@ def compute(kind: str, split: Split, input_shape: tuple[int, int, int], *, devic
     Args:
       kind: `unit` (0..1), `symmetric` (-1..1), `per_channel` (mean 0, deviation 1 a channel), `mean_image`
         (the mean image subtracted, then 0..1 units, as Alizadeh & Fazel, section 4) or `per_image` (mean 0,
-        deviation 1 an image, in the main Tang 2013's first step; it also has `least_deviation`).
+        deviation 1 an image, as Tang 2013 begins, section 3.1; it also has `least_deviation`).
       split: the training split, on the scale 0..255.
       devices: of the mesh, which must divide the batch.
     """
