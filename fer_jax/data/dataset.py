@@ -46,7 +46,7 @@ class Dataset:
     variant: str
     emotions: tuple[str, ...]
     image_shape: tuple[int, int, int]
-    has_intensity: bool  # False: the intensities are the labels' one-hot vectors
+    has_intensity: bool  # to score by; False: the intensities of held-out examples are the labels' one-hot vectors
     synthetic: bool
     directory: Path | None  # of the records; None where they come from several data sets
     splits: dict[str, int]  # split -> number of examples

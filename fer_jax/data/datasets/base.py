@@ -43,7 +43,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     # Of the class, or of an instance where they depend on the variant or the raw data (set before super().__init__).
     EMOTIONS: tuple[str, ...]
-    HAS_INTENSITY: bool = False  # False: intensity is the label's one-hot vector
+    HAS_INTENSITY: bool = False  # to score by; False: the intensity of a held-out example is its label's one-hot vector
 
     IMAGE_SHAPE: ClassVar[tuple[int, int, int]]
     VARIANTS: ClassVar[tuple[str, ...]] = ("",)  # the first is the default

@@ -38,9 +38,9 @@ class Ferplus(FaceBuilder):
       majority: the authors' rule: votes that stand alone are dropped, then one emotion must have more than half.
       strict_majority: one emotion must have more than half of all votes, those that stand alone included.
       soft: every face whose most frequent vote is an emotion; for training on the shares (head.loss=soft).
-      fer2013: every face, with FER2013's own label of seven emotions; the intensities are the votes in terms of these
-        labels, see `translation` (of a face without votes the label itself). For training FER2013 on both
-        (head.loss=soft, head.label_share).
+      fer2013: FER2013 itself, every face with its own label of seven emotions; in the training split the intensities
+        are the votes in terms of these labels, see `translation`, to train on both (head.loss=soft, head.label_share).
+        Elsewhere, and of a face without votes, they are the label alone: it is what networks are scored by.
     """
 
     EMOTIONS = CANONICAL
@@ -55,7 +55,7 @@ class Ferplus(FaceBuilder):
 
     def __init__(self, *, variant="", **options):
         if variant == "fer2013":
-            self.EMOTIONS = BASIC7
+            self.EMOTIONS, self.HAS_INTENSITY = BASIC7, False
         super().__init__(variant=variant, **options)
 
     @classmethod
@@ -115,15 +115,16 @@ class Ferplus(FaceBuilder):
 
     @staticmethod
     def _fer2013_rule(voted, path):
-        """The like by FER2013's label and what the votes are in terms of it."""
+        """The like by FER2013's label and what the votes are in terms of it; None as intensities: the label."""
         training = [(row.emotion, votes) for row, votes in voted if row.usage == "Training"]
         if not training:
             raise UserError(f"{path} has no rows of Training, which tell what the votes are in FER2013's labels")
         translated = translation(*zip(*training, strict=True))
 
         def rule(row, votes):
-            shown = (votes / votes.sum() @ translated).astype(np.float32) if votes.any() else None
-            return row.emotion, shown
+            if row.usage != "Training" or not votes.any():
+                return row.emotion, None
+            return row.emotion, (votes / votes.sum() @ translated).astype(np.float32)
 
         return rule
 
