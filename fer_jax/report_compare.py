@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from fer_jax import logs, statistics
 from fer_jax.errors import UserError
 from fer_jax.report_answers import Answers
+from fer_jax.report_page import seen_elsewhere
 from fer_jax.tables import Table
 
 # Okabe & Ito 2008: neighbours differ without colour vision too.
@@ -47,7 +48,7 @@ def compare(runs: Sequence[Answers], found: Sequence[dict]) -> list[Table]:
         if each["transfer"]:
             trained = f"{each['trained_on']['dataset']} {each['trained_on']['variant']}".strip()
             data += f" (trained on {trained})"
-        optimistic = each["selected_on"] == each["split"] and not each["transfer"]
+        optimistic = (each["selected_on"] == each["split"] and not each["transfer"]) or seen_elsewhere(each)
         selected = f"{each['selected_on'] or 'nothing'}" + " (optimistic)" * optimistic
         row = [each["run"], each["model"], f"{each['size']['parameters']:,}", data, each["split"], each["examples"]]
         row += [selected, each["seed"], f"{each['accuracy']:.2%}", f"{low:.2%} to {high:.2%}"]

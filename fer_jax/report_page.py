@@ -52,12 +52,16 @@ def _warnings(found: dict) -> list[str]:
         warnings.append("Training images: the network has seen them, these scores do not measure generalisation.")
     if found["split"] == found["selected_on"] and not found["transfer"]:
         warnings.append(f"Optimistic: the {found['split']} split selected the checkpoint and also reports on it.")
-    if (copies := found["copies"]) and found["transfer"] and copies["images"] > found["examples"] / 100:
-        warnings.append(
-            f"{copies['images']:,} of {found['examples']:,} images also trained or selected the network: this is no "
-            "score on new images."
-        )
+    if seen_elsewhere(found):
+        seen = f"{found['copies']['images']:,} of {found['examples']:,} images"
+        warnings.append(f"{seen} also trained or selected the network: this is no score on new images.")
     return warnings
+
+
+def seen_elsewhere(found: dict) -> bool:
+    """Whether more than one in 100 images of another data set than the network's also trained or selected it."""
+    copies = found["copies"]
+    return found["transfer"] and copies is not None and copies["images"] > found["examples"] / 100
 
 
 def _left_out(found: dict) -> list[str]:
