@@ -1,6 +1,7 @@
 """The training step: one device equals eight, a scan equals a loop, and the updates are what the papers mean."""
 
 import os
+import re
 import signal
 import time
 
@@ -20,6 +21,9 @@ from tests.test_pipeline import dataset
 
 EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 COUNTS = (3, 1, 4, 1, 5, 9, 2)
+STRENGTHS = {"rotate": 20.0, "scale": 0.1, "crop": 0.2, "variant": 0.3, "blur": 0.3, "contrast": 0.3, "gamma": 0.3}
+STRENGTHS |= {"noise": 5.0, "erase": 0.2, "mixup": 0.4, "cutmix": 1.0}
+EVERY_AUGMENTATION = {f"augment.{name}": strength for name, strength in STRENGTHS.items()}
 
 
 def small_config(**overrides):
@@ -85,9 +89,7 @@ def test_eight_devices_equal_one_over_twenty_steps_with_batchnorm_dropout_and_au
 
 
 def test_every_augmentation_at_once_gives_the_same_on_eight_devices_and_on_one(one, eight):
-    strengths = {"rotate": 20.0, "scale": 0.1, "crop": 0.2, "variant": 0.3, "blur": 0.3, "contrast": 0.3, "gamma": 0.3}
-    strengths |= {"noise": 5.0, "erase": 0.2, "mixup": 0.4, "cutmix": 1.0}
-    config = small_config(**{"optim.learning_rate": 2e-3} | {f"augment.{name}": x for name, x in strengths.items()})
+    config = small_config(**{"optim.learning_rate": 2e-3} | EVERY_AUGMENTATION)
     alone, _ = run_steps(config, one, 3)
     together, _ = run_steps(config, eight, 3)
     np.testing.assert_allclose(together, alone, atol=1e-4)
@@ -133,6 +135,20 @@ def test_a_scanned_epoch_equals_the_loop_of_steps(one, form):
     assert loop_state.step == scan_state.step == 12
     for a, b in zip(jax.tree.leaves(loop_state.ema), jax.tree.leaves(scan_state.ema), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_an_epoch_lowers_for_accelerators_and_takes_their_own_convolutions(one, platform):
+    settings = {"model.dtype": "bfloat16", "optim.name": "muon", "train.ema_decay": 0.9}
+    recipe, state, hyper = make(small_config(**settings | EVERY_AUGMENTATION), one)
+    order = pipeline.TrainOrder(length=100, batch_size=16, seed=0)
+    arguments = (state, pipeline.ResidentSplit(noise_arrays(100), one).arrays, order.epoch(0), jax.random.key(1), hyper)
+    traced = train.compile_epoch(recipe, one).trace(*arguments)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    # Two layers, each with the gradients of its kernel and of its input, but that of the images.
+    convolutions = re.findall(r"stablehlo.convolution.*: \((.*)\) ->", text)
+    assert len(convolutions) == 5
+    assert not any("f32" in operands for operands in convolutions)
 
 
 @pytest.mark.parametrize("form", ["loop", "scan"])
