@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from fer_jax.data import prepare
+from fer_jax.data import combine, prepare
 from fer_jax.data.datasets import DATASETS, ferplus
 from fer_jax.data.datasets.base import FaceBuilder
 from fer_jax.data.datasets.fer2013 import Fer2013
@@ -305,26 +305,63 @@ def test_ferplus_matches_votes_with_faces_by_usage_and_order(raw, caplog):
     np.testing.assert_array_equal(arrays["image"], np.delete(plain, 9, axis=0))
 
 
+def write_various_votes(raw):
+    """Ten votes a face over all columns, of which the first face alone has the last two, and none for the fourth."""
+    votes = np.zeros((112, 10), int)
+    votes[:, :8] = np.random.default_rng(0).multinomial(10, np.array([5, 4, 3, 3, 2, 1, 1, 1]) / 20, 112)
+    votes[::2] *= 2  # faces count by their votes
+    votes[0] = [0, 0, 0, 0, 0, 0, 0, 0, 4, 6]
+    votes[3] = 0
+    write_votes(raw, ["Training"] * 70 + ["PublicTest"] * 21 + ["PrivateTest"] * 21, votes)
+    return votes[:70]
+
+
+def one_hot(labels, emotions=BASIC7):
+    columns = [emotions.index(name) for name in expressed(emotions)]
+    return np.eye(len(emotions), dtype=np.float32)[labels][..., columns]
+
+
 def test_ferplus_votes_are_put_in_terms_of_fer2013s_labels(raw):
     plain = prepare.load("fer2013", data_dir=raw)
-    labels = plain.labels("train")
-    votes = np.zeros((112, 10), int)
-    votes[:, 1] = 10  # happiness for all, whatever their label,
-    votes[0] = [0, 0, 0, 0, 0, 0, 0, 0, 4, 6]  # but an unknown emotion and no face for the first,
-    votes[3] = 0  # and no vote for the fourth
-    write_votes(raw, ["Training"] * 70 + ["PublicTest"] * 21 + ["PrivateTest"] * 21, votes)
+    labels, votes = plain.labels("train"), write_various_votes(raw)
     dataset = prepare.load("ferplus", variant="fer2013", data_dir=raw)
     assert (dataset.emotions, dataset.has_intensity) == (BASIC7, False)
     assert dataset.class_counts == plain.class_counts  # every face, by its own label
     arrays = dataset.arrays("train")
     np.testing.assert_array_equal(arrays["image"], plain.arrays("train")["image"])
-    shown = [BASIC7.index(name) for name in expressed(BASIC7)]
-    happy = np.bincount(np.delete(labels, [0, 3]), minlength=7)[shown] / 68
-    np.testing.assert_allclose(arrays["intensity"][1], happy, rtol=1e-6)
-    held_out = dataset.arrays("validation")  # scored by FER2013's labels
-    np.testing.assert_array_equal(held_out["intensity"], np.eye(7)[held_out["label"]][:, shown])
+    for face in (1, 2, 50):
+        expected = np.zeros(6)
+        for column, count in enumerate(votes[face]):
+            for number, emotion in enumerate(expressed(BASIC7)):
+                theirs = votes[labels == BASIC7.index(emotion), column].sum() / max(votes[:, column].sum(), 1)
+                expected[number] += count / votes[face].sum() * theirs
+        np.testing.assert_allclose(arrays["intensity"][face], expected, rtol=1e-6)
     for face in (0, 3):  # it alone has such votes; it has none, only its label
-        np.testing.assert_array_equal(arrays["intensity"][face], np.eye(7)[labels[face], shown])
+        np.testing.assert_array_equal(arrays["intensity"][face], one_hot(labels[face]))
+
+
+def test_faces_of_ferplus_that_are_held_out_are_scored_by_fer2013s_labels(raw, caplog):
+    write_various_votes(raw)
+    dataset = prepare.load("ferplus", variant="fer2013", data_dir=raw)
+    plain, votes = prepare.load("fer2013", data_dir=raw), dataset.arrays("train")["intensity"]
+    folds = combine.fold_images(dataset, 5, 0)
+    for data, split in ((dataset, "validation"), (folds, "validation")):
+        arrays = data.arrays(split)
+        np.testing.assert_array_equal(arrays["intensity"], one_hot(arrays["label"]))
+        rows = data.rows(split).take(np.arange(3))
+        np.testing.assert_array_equal(rows["intensity"], arrays["intensity"][:3])
+    assert folds.splits["train"] + folds.splits["validation"] == 70
+    np.testing.assert_array_equal(folds.arrays("train")["intensity"], votes[folds.picks["train"][0].index])
+    validated = {"train": [(plain, ("train",))], "validation": [(dataset, ("train",))]}
+    arrays = combine.combine("both", validated).arrays("validation")
+    np.testing.assert_array_equal(arrays["intensity"], one_hot(arrays["label"]))
+    joined = combine.combine("both", {"train": [(plain, ("train",)), (dataset, ("train",))]}).arrays("train")
+    np.testing.assert_array_equal(joined["intensity"], np.concatenate([one_hot(plain.labels("train")), votes]))
+    majority = prepare.load("ferplus", variant="majority", data_dir=raw)  # has intensities to score by, so none stay
+    caplog.set_level("INFO", "fer_jax")
+    mixed = combine.combine("both", {"train": [(dataset, ("train",)), (majority, ("train",))]}).arrays("train")
+    np.testing.assert_array_equal(mixed["intensity"], one_hot(mixed["label"], CANONICAL))
+    assert "data: ferplus:fer2013 have no intensities to score by: one-hot vectors" in caplog.text
 
 
 def test_ferplus_without_training_faces_cannot_translate_votes(raw):

@@ -297,7 +297,7 @@ def test_where_one_part_has_no_intensities_all_are_one_hot(data_dir, jaffe, capl
     caplog.set_level("INFO", "fer_jax")
     joined = combine.combine("both", {"train": [(mug, ("train",)), (jaffe, ("train",))]})
     assert not joined.has_intensity
-    assert "jaffe have no intensities: one-hot vectors" in caplog.text
+    assert "jaffe have no intensities to score by: one-hot vectors" in caplog.text
     arrays = joined.arrays("train")
     np.testing.assert_array_equal(arrays["intensity"], np.eye(7)[arrays["label"]][:, :6])
     assert_arrays_and_rows_equal_records(joined)

@@ -145,8 +145,8 @@ def combine(name: str, roles: Mapping[str, Sequence[tuple[Dataset, Sequence[str]
     """Several data sets joined: for each role (train, validation, test) data sets, with the splits taken of each.
 
     Emotions are united by name, in the canonical order; images are brought to the largest height and width and, where
-    one is RGB, to RGB; there are intensities where all parts have them, otherwise the labels' one-hot vectors. A
-    subject's name is led by that of its data set.
+    one is RGB, to RGB; there are intensities to score by where all parts have them, and where only some have, the
+    labels' one-hot vectors are taken of all. A subject's name is led by that of its data set.
 
     Raises:
       UserError: a split that a part lacks, or that is taken twice.
@@ -163,8 +163,11 @@ def combine(name: str, roles: Mapping[str, Sequence[tuple[Dataset, Sequence[str]
                 picks[role] += (Pick(dataset, split, prefix=f"{dataset.name}/"),)
     parts = [pick.dataset for members in picks.values() for pick in members]
     if len({part.has_intensity for part in parts}) > 1:
-        without = sorted({part.name for part in parts if not part.has_intensity})
-        log.info("data: %s have no intensities: one-hot vectors of the labels are taken for all", ", ".join(without))
+        without = {f"{part.name}:{part.variant}".rstrip(":") for part in parts if not part.has_intensity}
+        log.info(
+            "data: %s have no intensities to score by: one-hot vectors of the labels are taken of all",
+            ", ".join(sorted(without)),
+        )
     digest = hashlib.sha256()
     for role, members in picks.items():
         for pick in members:

@@ -225,17 +225,17 @@ class Selection(Dataset):
         return SelectedRows(
             [pick.dataset.rows(pick.split) for pick in self.picks[split]],
             [pick.index if pick.index is not None else np.arange(pick.size) for pick in self.picks[split]],
-            [self._adapter(pick.dataset) for pick in self.picks[split]],
+            [self._adapter(pick, split) for pick in self.picks[split]],
         )
 
     def arrays(self, split):
         self.require(split)
         first, *more = self.picks[split]
-        if not more and first.index is None and self._adapter(first.dataset).is_identity:
+        if not more and first.index is None and self._adapter(first, split).is_identity:
             return first.dataset.arrays(first.split)
         whole, start = None, 0
         for pick in self.picks[split]:
-            adapt, arrays = self._adapter(pick.dataset), pick.dataset.arrays(pick.split)
+            adapt, arrays = self._adapter(pick, split), pick.dataset.arrays(pick.split)
             for some in pick.slices(_READ_AT_ONCE):  # not the whole of it once more in memory
                 part = adapt({name: array[some] for name, array in arrays.items()})
                 if whole is None:
@@ -249,16 +249,23 @@ class Selection(Dataset):
 
     def labels(self, split):
         self.require(split)
-        return np.concatenate([self._adapter(pick.dataset).label(pick.labels) for pick in self.picks[split]])
+        return np.concatenate([self._adapter(pick, split).label(pick.labels) for pick in self.picks[split]])
 
     def subjects(self, split):
         self.require(split)
         named = [(pick.prefix, pick.of(pick.dataset.subjects(pick.split)).tolist()) for pick in self.picks[split]]
         return np.array([prefix + name if name else "" for prefix, names in named for name in names], str)
 
-    def _adapter(self, dataset: Dataset) -> "Adapter":
-        one_hot = dataset.has_intensity and not self.has_intensity
+    def _adapter(self, pick: Pick, split: str) -> Adapter:
+        dataset = pick.dataset
+        # Without intensities to score by there may be some to train on, which are not for what is held out.
+        held_out = pick.split == "train" and split != "train"
+        one_hot = not self.has_intensity and (held_out or self._some_have_intensity)
         return Adapter(dataset.emotions, self.emotions, self.image_shape, dataset.image_shape, one_hot)
+
+    @functools.cached_property
+    def _some_have_intensity(self) -> bool:
+        return any(pick.dataset.has_intensity for members in self.picks.values() for pick in members)
 
 
 def select(dataset: Dataset, picks: dict[str, tuple[Pick, ...]], *, fingerprint: str, **changes) -> Selection:

@@ -67,7 +67,7 @@ class Adapter:
     target: tuple[str, ...]  # holds every emotion that occurs
     image_shape: tuple[int, int, int]  # of the result: RGB where either is
     source_shape: tuple[int, int, int]
-    one_hot: bool  # the result has no intensities, so they are the labels' one-hot vectors
+    one_hot: bool  # the intensities of the result are its labels' one-hot vectors
 
     @property
     def is_identity(self) -> bool:
