@@ -228,9 +228,9 @@ def dreams(key: jax.Array, net: Recognizer, faces: Faces) -> Figure:
     heading = "DeepDream: images changed to raise one emotion's logit"
     figure, grid = _grid(2, len(net.emotions) + 1, heading, cell=1.5)
     for axes, (name, begin), dream_key in zip(grid, begins.items(), dream_keys, strict=True):
-        _show(axes[0], begin)
+        start, pixels, before, after = _dream(dream_key, net, begin)
+        _show(axes[0], start)
         axes[0].set_title(f"from: {name}", fontsize=9)
-        pixels, before, after = _dream(dream_key, net, begin)
         for axis, image, emotion, first_logit, last in zip(axes[1:], pixels, net.emotions, before, after, strict=True):
             _show(axis, image)
             axis.set_title(f"{emotion}\nlogit {first_logit:.1f} → {last:.1f}", fontsize=8)
@@ -241,8 +241,11 @@ def _noise(key: jax.Array, net: Recognizer) -> np.ndarray:
     return np.asarray(127.5 + 8 * jax.random.normal(key, net.input_shape))
 
 
-def _dream(key: jax.Array, net: Recognizer, begin: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(pixels [C, H, W, c], logits before, logits after [C]) of an image changed for each of the emotions."""
+def _dream(key: jax.Array, net: Recognizer, begin: np.ndarray) -> tuple[np.ndarray, ...]:
+    """An image changed for each of the emotions: (pixels before [H, W, c] and after [C, H, W, c], logits likewise [C]).
+
+    The pixels before are `begin`, standardised where the network does that.
+    """
     model, normalizer = emotion_model(net), net.variables["normalizer"]
     low, high = (normalization.of_levels(jnp.full((1, *net.input_shape), level), normalizer) for level in (0.0, 255.0))
     inputs = normalization.apply(jnp.broadcast_to(begin, (len(net.emotions), *net.input_shape)), normalizer)
@@ -257,8 +260,11 @@ def _dream(key: jax.Array, net: Recognizer, begin: np.ndarray) -> tuple[np.ndarr
         high=high,
     )
     ask = jax.jit(lambda v, x: model.apply(v, x, train=False).astype(jnp.float32))
-    before, after = (np.diagonal(np.asarray(ask(net.variables, x))) for x in (inputs, dreamt))
-    return np.asarray(dreamt / normalizer["scale"] + normalizer["mean"]), before, after
+    start, pixels = (normalized / normalizer["scale"] + normalizer["mean"] for normalized in (inputs[0], dreamt))
+    # Through the normaliser again: it makes another image of one that is not standardised any more.
+    asked = (inputs, normalization.apply(pixels, normalizer))
+    before, after = (np.diagonal(np.asarray(ask(net.variables, each))) for each in asked)
+    return np.asarray(start), np.asarray(pixels), before, after
 
 
 def embedding(net: Recognizer, faces: Faces) -> Figure:
@@ -331,7 +337,7 @@ def across(
         inputs = normalization.apply(jnp.asarray(faces.images), net.variables["normalizer"])
         guided = jax.jit(functools.partial(explain.guided_backprop, model))(net.variables, inputs, targets)
         cam = jax.jit(functools.partial(explain.grad_cam, model))(net.variables, inputs, targets)
-        dreamt, _, _ = _dream(dream_key, net, _noise(noise_key, net))
+        _, dreamt, _, _ = _dream(dream_key, net, _noise(noise_key, net))
         for row, target in enumerate(targets):
             seen = f"p = {faces.probabilities[row, target]:.2f}"
             title = f"{name}\n{seen}" if row == 0 else seen

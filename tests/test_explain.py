@@ -283,6 +283,20 @@ def test_the_command_draws_pictures_of_a_split(workdir, tmp_path, cache, capsys)
 
 
 @pytest.mark.parametrize("workdir", ["classification"], indirect=True)
+def test_the_logits_of_a_dream_are_those_of_its_pixels_where_images_are_standardised(workdir):
+    net = recognizer.load(workdir)
+    standard = {"mean": np.full(1, 127.5), "scale": np.full(1, 1 / 51), "least_deviation": np.full(1, 8.0)}
+    net = dataclasses.replace(net, variables=net.variables | {"normalizer": standard})
+    begin = np.random.default_rng(0).normal(100, 20, (48, 48, 1))
+    start, pixels, before, after = report_figures._dream(jax.random.key(0), net, begin)
+    for image, emotion, *logits in zip(pixels, range(7), before, after, strict=True):
+        seen = np.stack([(each - each.mean()) / each.std() for each in (start, image)])
+        asked = net.model.apply(net.variables, seen.astype(np.float32), train=False)
+        np.testing.assert_allclose(asked[:, emotion], logits, rtol=1e-3)
+    assert (after > before).all()
+
+
+@pytest.mark.parametrize("workdir", ["classification"], indirect=True)
 def test_several_runs_are_set_side_by_side(workdir, tmp_path, cache, capsys):
     raw = write_fer2013(tmp_path / "raw")
     other = tmp_path / "other"
