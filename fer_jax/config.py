@@ -250,7 +250,9 @@ def validate(config: ConfigDict) -> None:
     if config.head.label_smoothing and config.head.name == "classification" and config.head.loss == "squared_hinge":
         raise UserError("head.label_smoothing is none of head.loss = 'squared_hinge': set it to 0")
     if config.head.label_share and (config.head.name, config.head.loss) != ("classification", "soft"):
-        raise UserError("head.label_share is of head.loss = 'soft' alone: set one or the other")
+        raise UserError(
+            "head.label_share is of head.name = 'classification' with head.loss = 'soft' alone: set it to 0"
+        )
     if config.optim.schedule == "step" and not config.optim.decay_epochs:
         raise UserError("optim.schedule = 'step' wants optim.decay_epochs, e.g. --config.optim.decay_epochs='(15, 25)'")
     for field, value, choices in (

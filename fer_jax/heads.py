@@ -89,7 +89,8 @@ def class_weights(counts: Sequence[int], *, kind: str, power: float = 1.0, beta:
 class ClassificationHead:
     """One logit a class; the loss is `softmax`, `soft` (the batch's intensities as soft labels) or `squared_hinge`.
 
-    Of `soft`, the label itself has the share `label_share` of the target, the intensities the rest.
+    Of `soft`, the label itself has the share `label_share` of the target, the intensities the rest; it has all of it
+    where they are all 0 and neutral is no class, as of an image whose votes went to emotions that are left out.
     """
 
     emotions: tuple[str, ...]
@@ -103,8 +104,10 @@ class ClassificationHead:
     def loss(self, logits: jax.Array, batch: dict, *, label_smoothing: jax.Array | float = 0.0) -> jax.Array:
         """The loss of each example: float32 [B]; the squared hinge knows no smoothing."""
         if self.loss_name == "soft":
-            targets = soft_labels(batch["intensity"], self.emotions) * (1 - self.label_share)
-            targets += jax.nn.one_hot(batch["label"], self.num_outputs) * self.label_share
+            hard = jax.nn.one_hot(batch["label"], self.num_outputs)
+            shares = soft_labels(batch["intensity"], self.emotions)
+            shares = jnp.where(shares.any(-1, keepdims=True), shares, hard)
+            targets = hard * self.label_share + shares * (1 - self.label_share)
             targets = targets * (1 - label_smoothing) + label_smoothing / self.num_outputs
             return soft_cross_entropy(logits, targets)
         if self.loss_name == "squared_hinge":
@@ -165,7 +168,10 @@ def make_head(name: str, emotions: Sequence[str], *, loss: str = "softmax", labe
 
 
 def soft_labels(intensity: jax.Array, emotions: tuple[str, ...]) -> jax.Array:
-    """The distribution [B, C] of intensities [B, E]: neutral gets what the others leave of 1, then all sum to 1."""
+    """The distribution [B, C] of intensities [B, E]: neutral gets what the others leave of 1, then all sum to 1.
+
+    Without neutral the intensities alone do, all 0 remain so.
+    """
     shares = complete(intensity, emotions, lambda shown: jnp.maximum(0, 1 - shown.sum(-1)))
     return shares / jnp.maximum(shares.sum(-1, keepdims=True), jnp.finfo(jnp.float32).tiny)
 

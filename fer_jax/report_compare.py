@@ -48,8 +48,7 @@ def compare(runs: Sequence[Answers], found: Sequence[dict]) -> list[Table]:
         if each["transfer"]:
             trained = f"{each['trained_on']['dataset']} {each['trained_on']['variant']}".strip()
             data += f" (trained on {trained})"
-        optimistic = (each["selected_on"] == each["split"] and not each["transfer"]) or seen_elsewhere(each)
-        selected = f"{each['selected_on'] or 'nothing'}" + " (optimistic)" * optimistic
+        selected = f"{each['selected_on'] or 'nothing'}{_remark(each)}"
         row = [each["run"], each["model"], f"{each['size']['parameters']:,}", data, each["split"], each["examples"]]
         row += [selected, each["seed"], f"{each['accuracy']:.2%}", f"{low:.2%} to {high:.2%}"]
         row += [f"{each['balanced_accuracy']:.2%}", f"{each['macro_f1']:.3f}", f"{each['calibration']['ece']:.3f}"]
@@ -65,6 +64,14 @@ def compare(runs: Sequence[Answers], found: Sequence[dict]) -> list[Table]:
         pairs.append([*row, str(test["only_a"]), str(test["only_b"]), f"{test['p']:.2g}"])
     header = ["a", "b", "a - b", "95 %", "p (paired bootstrap)", "only a right", "only b right", "p (McNemar, exact)"]
     return [*tables, (header, pairs)]
+
+
+def _remark(found: dict) -> str:
+    """Whether the score is one of images that the network has seen."""
+    if found["transfer"] and found["copies"] is None:
+        return " (copies not known)"
+    seen = seen_elsewhere(found) if found["transfer"] else found["split"] in ("train", found["selected_on"])
+    return " (optimistic)" if seen else ""
 
 
 def _over_seeds(runs: Sequence[Answers], found: Sequence[dict]) -> list[list[str]]:

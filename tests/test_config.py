@@ -90,7 +90,7 @@ def test_smoothing_where_the_loss_knows_none_is_refused():
 def test_a_share_of_the_label_where_no_intensities_share_is_refused():
     config = config_lib.default_config()
     config.head.label_share = 0.5
-    with pytest.raises(UserError, match=r"head\.label_share is of head\.loss = 'soft' alone"):
+    with pytest.raises(UserError, match=r"head\.label_share is of .* head\.loss = 'soft' alone: set it to 0"):
         config_lib.validate(config)
 
 

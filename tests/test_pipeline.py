@@ -161,14 +161,16 @@ def test_fixed_normalisations_map_to_their_ranges(mesh):
 
 
 def test_each_image_is_standardised_by_itself_whatever_its_light_and_contrast():
-    images = np.random.default_rng(0).uniform(40, 120, (3, 24, 24, 1)).astype(np.float32)
+    images = np.random.default_rng(0).uniform(40, 120, (3, 24, 24, 3)) + [0, 40, 90]  # the channels differ
+    images = images.astype(np.float32)
     images[1] = 0.5 * images[0] + 100
     images[2] = 7
-    normalizer = normalization.compute("per_image", None, (24, 24, 1), devices=1)
+    normalizer = normalization.compute("per_image", None, (24, 24, 3), devices=1)
     normalized = np.asarray(normalization.apply(images, normalizer), np.float64)
     np.testing.assert_allclose(normalized[:2].mean((1, 2, 3)), 0, atol=1e-5)
     np.testing.assert_allclose(normalized[:2].std((1, 2, 3)), 1, atol=1e-5)
     np.testing.assert_allclose(normalized[1], normalized[0], atol=1e-4)
+    assert np.ptp(normalized[0].mean((0, 1))) > 1
     np.testing.assert_array_equal(normalized[2], 0)  # a flat one is not divided by zero
     np.testing.assert_allclose(normalization.apply(images[0], normalizer), normalized[0], atol=1e-6)  # without a batch
     np.testing.assert_allclose(normalization.of_levels(np.array([0, 255]), normalizer), [-2.5, 2.5], atol=1e-6)

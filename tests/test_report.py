@@ -391,10 +391,17 @@ def test_data_of_the_same_name_are_other_data(answers, copy, runs, tmp_path, mon
     found, page = page_of(training)
     assert found["copies"]["images"] == 112
     assert "<p class=warning>112 of 112 images also trained or selected the network" in page
-    selected_on = ["validation (optimistic)", "validation"]
-    for optimistic, each in zip(selected_on, (found, found | {"copies": None}), strict=True):
-        (header, rows), *_ = report_compare.compare([training], [each])
-        assert rows[0][header.index("selected on")] == optimistic
+    few = found["copies"] | {"images": 1}  # of 112
+    for change, remark in (
+        ({}, " (optimistic)"),
+        ({"copies": few}, ""),
+        ({"copies": None}, " (copies not known)"),
+        ({"transfer": False}, " (optimistic)"),  # its own training images
+        ({"transfer": False, "split": "validation"}, " (optimistic)"),
+        ({"transfer": False, "split": "test"}, ""),
+    ):
+        (header, rows), *_ = report_compare.compare([training], [found | change])
+        assert rows[0][header.index("selected on")] == f"validation{remark}", change
 
 
 def test_what_cannot_be_evaluated_is_refused_with_a_reason(copy, runs, tmp_path):

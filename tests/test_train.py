@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from fer_jax import augment, optim, sharding, train
+from fer_jax import augment, heads, optim, sharding, train
 from fer_jax.config import default_config
 from fer_jax.data import pipeline
 from fer_jax.errors import UserError
@@ -124,6 +124,11 @@ def test_a_mixed_example_has_the_loss_of_both_labels(one):
         sum((weight * losses[label]).sum() for weight, (label, _) in zip(each, both, strict=True)) / sum(each).sum()
     )
     assert float(metrics["loss"]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_head_of_a_recipe_is_that_of_the_config(one):
+    recipe, _, _ = make(small_config(**{"head.loss": "soft", "head.label_share": 0.6}), one)
+    assert recipe.head == heads.ClassificationHead(EMOTIONS, "soft", 0.6)
 
 
 @pytest.mark.parametrize("form", ["scan", "parts"])
