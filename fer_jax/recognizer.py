@@ -42,8 +42,8 @@ class Prediction(NamedTuple):
 
     @property
     def damaged(self) -> np.ndarray:
-        """Whether these are no probabilities, bool [n]: not finite, or all 0, which XLA makes of NaN at times."""
-        return ~(np.abs(self.probabilities.sum(1) - 1) < 1e-3)
+        """Whether these are no probabilities, bool [n], for the network's outputs were not finite."""
+        return ~np.isfinite(self.probabilities).all(1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +71,15 @@ class Recognizer:
         return Prediction(answers[:, :classes], answers[:, classes:], self.emotions)
 
     def answer(self, variables: dict, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The pure function of `predict`, for a program of one's own: (probabilities [B, C], intensities [B, E])."""
+        """The pure function of `predict`, for a program of one's own: (probabilities [B, C], intensities [B, E]).
+
+        Both are NaN where an output of the network is not finite.
+        """
         inputs = normalization.apply(to_input(images, self.input_shape), variables["normalizer"])
         logits = self.model.apply(variables, inputs, train=False)
-        return self.head.class_probabilities(logits), self.head.intensities(logits)
+        # NaN where they are not finite, of which XLA's softmax makes NaN, all 0 or even shares, as it happens.
+        zero = 0 * logits.sum(-1, keepdims=True)
+        return self.head.class_probabilities(logits) + zero, self.head.intensities(logits) + zero
 
     @functools.cached_property
     def _forward(self) -> Callable[[np.ndarray], jax.Array]:
