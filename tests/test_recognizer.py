@@ -42,7 +42,7 @@ def test_a_loaded_network_answers_as_its_run_did(runs):
 @pytest.mark.parametrize("head", ["classification", "intensity"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_what_is_not_finite_is_told_every_time(runs, head, value):
-    """XLA's softmax of NaN is NaN on some threads of a CPU, even shares on others: once in some hundred calls."""
+    """XLA's softmax of NaN was even shares once in some hundred calls on a CPU, else NaN."""
     net = recognizer.load(runs[0][0])
     emotions = BASIC7 if head == "classification" else CANONICAL  # seven outputs
     params = jax.tree.map(lambda leaf: np.full_like(leaf, value), net.variables["params"])
