@@ -42,8 +42,8 @@ class Prediction(NamedTuple):
 
     @property
     def damaged(self) -> np.ndarray:
-        """Whether these are no probabilities, bool [n], for the network's outputs were not finite."""
-        return ~np.isfinite(self.probabilities).all(1)
+        """Whether these are no probabilities, bool [n]: NaN, of outputs that are not finite, or not 1 in sum."""
+        return ~(np.abs(self.probabilities.sum(1) - 1) < 1e-3)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -345,10 +345,10 @@ def test_faces_of_ferplus_that_are_held_out_are_scored_by_fer2013s_labels(raw, c
     dataset = prepare.load("ferplus", variant="fer2013", data_dir=raw)
     plain, votes = prepare.load("fer2013", data_dir=raw), dataset.arrays("train")["intensity"]
     folds = combine.fold_images(dataset, 5, 0)
-    for data, split in ((dataset, "validation"), (folds, "validation")):
-        arrays = data.arrays(split)
+    for data in (dataset, folds):
+        arrays = data.arrays("validation")
         np.testing.assert_array_equal(arrays["intensity"], one_hot(arrays["label"]))
-        rows = data.rows(split).take(np.arange(3))
+        rows = data.rows("validation").take(np.arange(3))
         np.testing.assert_array_equal(rows["intensity"], arrays["intensity"][:3])
     assert folds.splits["train"] + folds.splits["validation"] == 70
     np.testing.assert_array_equal(folds.arrays("train")["intensity"], votes[folds.picks["train"][0].index])

@@ -140,10 +140,8 @@ def test_the_label_has_its_share_of_a_soft_target():
 
 @pytest.mark.parametrize("share", [0.0, 0.6])
 def test_an_image_whose_votes_are_all_for_emotions_left_out_has_its_label(share):
-    logits, batch = (
-        jax.random.normal(jax.random.key(0), (2, 2)),
-        {"intensity": jnp.zeros((2, 2)), "label": jnp.arange(2)},
-    )
+    logits = jax.random.normal(jax.random.key(0), (2, 2))
+    batch = {"intensity": jnp.zeros((2, 2)), "label": jnp.arange(2)}
     soft = heads.make_head("classification", ("happy", "sad"), loss="soft", label_share=share)
     hard = heads.make_head("classification", ("happy", "sad"))
     np.testing.assert_allclose(soft.loss(logits, batch), hard.loss(logits, batch), rtol=1e-6)

@@ -39,6 +39,15 @@ def test_a_loaded_network_answers_as_its_run_did(runs):
         assert none.intensities.shape == (0, 6)
 
 
+def test_what_is_no_probability_is_told():
+    probabilities = np.array([[0.2, 0.8], [np.nan, 1.0], [0.0, 0.0]], np.float32)
+    assert recognizer.Prediction(probabilities, np.zeros((3, 1)), ("happy", "sad")).damaged.tolist() == [
+        False,
+        True,
+        True,
+    ]
+
+
 @pytest.mark.parametrize("head", ["classification", "intensity"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_what_is_not_finite_is_told_every_time(runs, head, value):
