@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fer_jax import config as config_lib
-from fer_jax import models, run, sharding, train
+from fer_jax import models, ops, run, sharding, train
 from fer_jax.benchmark_measure import (
     alternate,
     alternate_calls,
@@ -210,7 +210,7 @@ def infer_suite(settings: Settings) -> Iterator[dict]:
             net = recognizer(experiment)
             images = np.asarray(experiment.splits["train"].arrays["image"])
             variables, on_device = jax.device_put((net.variables, images), jax.devices()[0])
-            forward = jax.jit(net.answer)
+            forward = ops.jit(net.answer)
             compiled, compile_seconds = compile_anew(forward.lower(variables, on_device))
             works = {"ours": _repeated(forward, variables, on_device)}
             calls = {"ours": lambda net=net, face=images[:1]: net.predict(face)}

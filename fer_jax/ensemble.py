@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fer_jax import augment, recognizer
+from fer_jax import augment, ops, recognizer
 from fer_jax.data import prepare
 from fer_jax.data.emotions import remap
 from fer_jax.errors import UserError, unknown
@@ -69,7 +69,7 @@ def predict_views(
     show = functools.partial(VIEWS[views], strength=strength)
     count = jax.eval_shape(show, jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.uint8)).shape[0]
 
-    @jax.jit
+    @ops.jit
     def answer(variables, batch):
         every = show(batch)
         answers = net.answer(variables, every.reshape(-1, *every.shape[2:]))

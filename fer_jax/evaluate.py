@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh
 
-from fer_jax import augment, metrics, process, sharding
+from fer_jax import augment, metrics, ops, process, sharding
 from fer_jax.data import normalization
 from fer_jax.data.pipeline import EvalOrder, Split
 from fer_jax.errors import UserError
@@ -67,7 +67,7 @@ class Evaluator:
     ):
         step = functools.partial(eval_step, model=model, head=head, input_shape=input_shape, variants=variants)
         specs = (sharding.REPLICATED, sharding.SPLIT)
-        self._step = jax.jit(
+        self._step = ops.jit(
             jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=sharding.REPLICATED, check_vma=False)
         )
         self._batch_size = batch_size

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from fer_jax import __version__, checkpoint, export_onnx, recognizer
+from fer_jax import __version__, checkpoint, export_onnx, ops, recognizer
 from fer_jax.data import prepare
 from fer_jax.data.emotions import relabel
 from fer_jax.errors import UserError, unknown
@@ -147,7 +147,7 @@ def _load_stablehlo(path):
     try:
         exported = jax.export.deserialize(bytearray(program))
         exported.mlir_module()  # what a newer JAX wrote is read only here, or when it is asked
-        call = jax.jit(exported.call)
+        call = ops.jit(exported.call)
     except ImportError as error:
         raise UserError("StableHLO files need flatbuffers: pip install 'fer_jax[export]'") from error
     except Exception as error:  # flatbuffers and JAX raise whatever the content made them

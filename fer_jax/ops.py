@@ -12,7 +12,7 @@ import contextvars
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,33 @@ from jax import lax
 
 from fer_jax import winograd
 
+# XLA's CPU compiler gives products, sums and convolutions to YNNPACK; this leaves it the first two.
+_EIGENS = {
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE",
+}
+
 CONVOLUTIONS = ("grouped", "columns")
 _convolutions = contextvars.ContextVar("convolutions", default="grouped")
+
+
+def jit(function: Callable, **options):
+    """`jax.jit` of a program that convolves, which on CPUs takes Eigen's kernels for that and not YNNPACK's.
+
+    With them a convolution is 1.3 to 2 times as fast, and the gradient of a kernel, for which YNNPACK takes one thread,
+    2 to 3 times.
+    """
+    return jax.jit(function, compiler_options=_compiler_options(), **options)
+
+
+@functools.cache
+def _compiler_options() -> dict[str, str] | None:
+    if jax.default_backend() != "cpu":
+        return None
+    try:
+        jax.jit(lambda: 0, compiler_options=_EIGENS).lower().compile()
+    except jax.errors.JaxRuntimeError:  # of another release, whose XLA does not know the option
+        return None
+    return _EIGENS
 
 
 @contextlib.contextmanager
@@ -48,12 +73,9 @@ def _by_platform(*arrays, cpu, default):
 def conv(x: jax.Array, kernel: jax.Array, strides, padding, **options) -> jax.Array:
     """`lax.conv_general_dilated` as `flax.linen.Conv` calls it: x [B, H, W, C], kernel [KH, KW, C, F].
 
-    On a CPU it takes other forms, each measured at the shapes of our nets. A kernel of one pixel is a matrix product
-    (its gradient 2 to 7 times as fast), 3x3 of up to three channels one with the nine shifted images (1.2 to 3 times),
-    of up to eight it takes two pixels at a time (1.6 to 3 times), 3x3 and 5x5 of many are Winograd's (`winograd`, 1.2
-    to 1.4 times); so do the gradients of x. One without padding is padded and cropped where XLA takes YNNPACK's, from
-    17 channels on (1.5 to 3 times). The kernel's gradient is summed over parts of the batch, for XLA gives each such
-    convolution one thread (up to 8 times as fast for large images, on two cores).
+    On a CPU it takes other forms, each measured at the shapes of our nets, in programs of `jit`. A kernel of one pixel
+    is a matrix product (its gradient 2 to 7 times as fast), one of few channels takes several pixels at a time (up to 4
+    times), 3x3 and 5x5 of many are Winograd's (`winograd`, 1.1 to 1.6 times); so do the gradients.
     """
     plain = functools.partial(lax.conv_general_dilated, window_strides=strides, padding=padding, **options)
     dilated = {*options.get("lhs_dilation", (1,)), *options.get("rhs_dilation", (1,))} != {1}
@@ -86,9 +108,9 @@ def _pointwise(x, kernel, *, strides):
 
 @functools.partial(jax.custom_vjp, nondiff_argnames=("strides", "sides"))
 def _spatial(x, kernel, strides, sides):
-    if kernel.shape[:2] == (3, 3) and x.shape[-1] <= 3 and strides == (1, 1):
-        return _by_columns(x, kernel, strides, sides)
-    return _dense(x, kernel, strides, sides)
+    if winograd.applies(x.shape, kernel.shape, strides, sides, x.dtype):
+        return winograd.conv(x, kernel)
+    return _direct(x, kernel, strides, sides)
 
 
 def _spatial_forward(x, kernel, strides, sides):
@@ -97,57 +119,46 @@ def _spatial_forward(x, kernel, strides, sides):
 
 def _spatial_backward(strides, sides, residuals, grad):
     x, kernel = residuals
-    back = kernel[::-1, ::-1].swapaxes(2, 3)
-    if winograd.applies(grad.shape, back.shape, strides, sides, grad.dtype):
-        d_x = winograd.conv(grad, back)
+    if winograd.applies(grad.shape, kernel.shape, strides, sides, grad.dtype):
+        d_x = winograd.conv(grad, kernel, turned=True)
     else:
-        form = _by_pairs if _few(kernel.shape, strides) else _direct
-        (d_x,) = jax.vjp(lambda x: form(x, kernel, strides, sides), x)[1](grad)
-    # Parts of 1,024 pixels or more, at most 16; where there are few filters they only cost memory traffic.
-    most = min(16, grad.size // grad.shape[-1] // 1024) if grad.shape[-1] >= 32 else 1
-    parts = max(n for n in range(1, max(most, 1) + 1) if x.shape[0] % n == 0)
-    d_kernel = jnp.zeros((), kernel.dtype)
-    for some, grad_of_some in zip(jnp.split(x, parts), jnp.split(grad, parts), strict=True):
-        d_kernel += jax.vjp(lambda k, some=some: _direct(some, k, strides, sides), kernel)[1](grad_of_some)[0]
-    return d_x, d_kernel
+        (d_x,) = jax.vjp(lambda x: _direct(x, kernel, strides, sides), x)[1](grad)
+    if winograd.applies(x.shape, kernel.shape, strides, sides, x.dtype, fewest=winograd.FEWEST_OF_GRADIENT):
+        return d_x, winograd.gradient_of_kernel(x, grad, kernel.shape[0])
+    return d_x, jax.vjp(lambda kernel: _direct(x, kernel, strides, sides), kernel)[1](grad)[0]
 
 
 _spatial.defvjp(_spatial_forward, _spatial_backward)
 
 
-def _dense(x, kernel, strides, sides):
-    if winograd.applies(x.shape, kernel.shape, strides, sides, x.dtype):
-        return winograd.conv(x, kernel)
-    if _few(kernel.shape, strides):
-        return _by_pairs(x, kernel, strides, sides)
-    return _direct(x, kernel, strides, sides)
-
-
-def _few(kernel, strides):
-    return kernel[:2] == (3, 3) and max(kernel[2:]) <= 8 and strides == (1, 1)
-
-
-def _by_pairs(x, kernel, strides, sides):
-    """Two neighbouring pixels as one of twice the channels: a third more products, but no half-empty vectors."""
-    top, (left, right) = sides
-    images, _, width, channels = x.shape
-    filters, columns = kernel.shape[-1], left + width + right - 2
-    pairs = -(-columns // 2)
-    x = jnp.pad(x, ((0, 0), top, (left, right + 2 * pairs - columns), (0, 0)))
-    x = x.reshape(images, x.shape[1], pairs + 1, 2 * channels)
-    # [row, column among four, channel, of which pixel, filter]: the kernel as it lies for each pixel of the pair
-    both = jnp.stack([jnp.pad(kernel, ((0, 0), (first, 1 - first), (0, 0), (0, 0))) for first in (0, 1)], 3)
-    y = _direct(x, both.reshape(3, 2, 2 * channels, 2 * filters), strides, _UNPADDED)
-    return y.reshape(images, y.shape[1], 2 * pairs, filters)[:, :, :columns]
-
-
 def _direct(x, kernel, strides, sides):
-    """XLA's convolution, padded and cropped where it would be unpadded and slow."""
-    crop = sides == _UNPADDED and strides == (1, 1) and max(kernel.shape[2:]) > 16
-    height, width = kernel.shape[0] - 1, kernel.shape[1] - 1
-    padding = ((0, height), (0, width)) if crop else sides
-    y = lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    return y[:, : x.shape[1] - height, : x.shape[2] - width] if crop else y
+    """XLA's convolution, of several pixels at a time where there are few channels."""
+    *_, size, channels, filters = kernel.shape
+    if strides == (1, 1) and size > 1 and (channels <= 3 or max(channels, filters) <= 8):
+        return _by_blocks(x, kernel, sides, pixels=4 if channels == 1 else 2)
+    return _convolve(x, kernel, strides, sides)
+
+
+def _by_blocks(x, kernel, sides, pixels):
+    """Neighbours in a row as one pixel of so many times the channels: more products, but no half-empty vectors."""
+    images, _, width, channels = x.shape
+    height, size, _, filters = kernel.shape
+    top, (left, right) = sides
+    columns = left + width + right - size + 1
+    blocks, under = -(-columns // pixels), -(-(size + pixels - 1) // pixels)  # of results; of x for one of them
+    padded = (blocks + under - 1) * pixels
+    x = jnp.pad(x, ((0, 0), top, (left, padded - left - width), (0, 0)))
+    x = x.reshape(images, x.shape[1], padded // pixels, pixels * channels)
+    # [row, column under the block, channel, of which of its pixels, filter]: the kernel as it lies for each of them
+    each = [jnp.pad(kernel, ((0, 0), (n, under * pixels - size - n), (0, 0), (0, 0))) for n in range(pixels)]
+    kernel = jnp.stack(each, 3).reshape(height, under, pixels * channels, pixels * filters)
+    y = _convolve(x, kernel, (1, 1), _UNPADDED)
+    return y.reshape(images, y.shape[1], blocks * pixels, filters)[:, :, :columns]
+
+
+def _convolve(x, kernel, strides, padding, groups=1):
+    dims = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=dims, feature_group_count=groups)
 
 
 def _by_columns(x, kernel, strides, sides):
@@ -174,12 +185,7 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _grouped(x, kernel):
-    return _convolve(x, kernel, x.shape[-1])
-
-
-def _convolve(x, kernel, groups):
-    dims = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dims, feature_group_count=groups)
+    return _convolve(x, kernel, (1, 1), "SAME", groups=x.shape[-1])
 
 
 def _shifts(x):

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from fer_jax import checkpoint, heads, models
+from fer_jax import checkpoint, heads, models, ops
 from fer_jax.config import model_options
 from fer_jax.data import normalization
 from fer_jax.data.emotions import expressed
@@ -93,8 +93,8 @@ class Recognizer:
             return jnp.concatenate(self.answer(variables, images), 1)
 
         if is_small(self.variables):
-            return jax.jit(functools.partial(both, jax.device_get(self.variables)))
-        return functools.partial(jax.jit(both), jax.device_put(self.variables))
+            return ops.jit(functools.partial(both, jax.device_get(self.variables)))
+        return functools.partial(ops.jit(both), jax.device_put(self.variables))
 
 
 def in_batches(function: Callable, images: np.ndarray, batch_size: int) -> Any:

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from fer_jax import explain, heads
+from fer_jax import explain, heads, ops
 from fer_jax.data import normalization
 from fer_jax.errors import unknown
 from fer_jax.imaging import to_input
@@ -91,9 +91,9 @@ def explanations(net: Recognizer, faces: Faces, *, cam_layer: str | None = None)
     side = min(net.input_shape[:2])
     size = max(1, side // 6)
     options = {"size": size, "stride": max(1, size // 2)}
-    guided = jax.jit(functools.partial(explain.guided_backprop, model))(net.variables, inputs, targets)
-    cam = jax.jit(functools.partial(explain.grad_cam, model, layer=cam_layer))(net.variables, inputs, targets)
-    falls = jax.jit(functools.partial(explain.occlusion, model, **options))(net.variables, inputs, targets)
+    guided = ops.jit(functools.partial(explain.guided_backprop, model))(net.variables, inputs, targets)
+    cam = ops.jit(functools.partial(explain.grad_cam, model, layer=cam_layer))(net.variables, inputs, targets)
+    falls = ops.jit(functools.partial(explain.occlusion, model, **options))(net.variables, inputs, targets)
     titles = ("face", "guided backpropagation", "Grad-CAM", f"occlusion by {size}x{size} pixels")
     heading = f"What speaks for the emotion at the left: {faces.source}"
     figure, grid = _grid(len(chosen), len(titles), heading, cell=1.75, left=1.2)
@@ -136,7 +136,7 @@ def activations(net: Recognizer, faces: Faces, layers: Sequence[str] = ()) -> Fi
         if layer not in known:
             raise unknown("layer with a map", layer, known)
     layers = layers or _spread(known)
-    activate = jax.jit(lambda v, x: {layer: explain.activations(model, v, x, layer=layer) for layer in layers})
+    activate = ops.jit(lambda v, x: {layer: explain.activations(model, v, x, layer=layer) for layer in layers})
     maps = {name: np.asarray(value[0], np.float32) for name, value in activate(net.variables, inputs).items()}
     rows = []
     for name, value in maps.items():
@@ -165,7 +165,7 @@ def through_training(nets: Mapping[str, Recognizer], face: np.ndarray, layer: st
         raise unknown("layer with a map", layer, known)
     some = _spread(known)
     layer = layer or some[len(some) // 2]
-    activate = jax.jit(lambda v, x: explain.activations(model, v, x, layer=layer)[0])
+    activate = ops.jit(lambda v, x: explain.activations(model, v, x, layer=layer)[0])
     maps = [np.asarray(activate(n.variables, x), np.float32) for n, x in zip(nets.values(), inputs, strict=True)]
     rows = [(name, value, _strongest(maps[-1])) for name, value in zip(nets, maps, strict=True)]
     return _draw_maps(rows, face, f"The maps of {layer} through training")
@@ -249,7 +249,7 @@ def _dream(key: jax.Array, net: Recognizer, begin: np.ndarray) -> tuple[np.ndarr
     model, normalizer = emotion_model(net), net.variables["normalizer"]
     low, high = (normalization.of_levels(jnp.full((1, *net.input_shape), level), normalizer) for level in (0.0, 255.0))
     inputs = normalization.apply(jnp.broadcast_to(begin, (len(net.emotions), *net.input_shape)), normalizer)
-    dreamt = jax.jit(functools.partial(explain.dream, model=model))(
+    dreamt = ops.jit(functools.partial(explain.dream, model=model))(
         key,
         variables=net.variables,
         images=inputs,
@@ -259,7 +259,7 @@ def _dream(key: jax.Array, net: Recognizer, begin: np.ndarray) -> tuple[np.ndarr
         low=low,
         high=high,
     )
-    ask = jax.jit(lambda v, x: model.apply(v, x, train=False).astype(jnp.float32))
+    ask = ops.jit(lambda v, x: model.apply(v, x, train=False).astype(jnp.float32))
     start, pixels = (normalized / normalizer["scale"] + normalizer["mean"] for normalized in (inputs[0], dreamt))
     # Through the normaliser again: it makes another image of one that is not standardised any more.
     asked = (inputs, normalization.apply(pixels, normalizer))
@@ -270,7 +270,7 @@ def _dream(key: jax.Array, net: Recognizer, begin: np.ndarray) -> tuple[np.ndarr
 def embedding(net: Recognizer, faces: Faces) -> Figure:
     """The features before the last layer of at least three faces on their first two principal components."""
     model = emotion_model(net)
-    ask = jax.jit(lambda v, x: explain.features(model, v, normalization.apply(x, v["normalizer"])))
+    ask = ops.jit(lambda v, x: explain.features(model, v, normalization.apply(x, v["normalizer"])))
     features = in_batches(functools.partial(ask, net.variables), faces.images, _BATCH)
     places, shares = map(np.asarray, explain.principal_components(jnp.asarray(features)))
     labels = faces.targets()
@@ -335,8 +335,8 @@ def across(
         faces = Faces.of_images(net, images, targets, source)
         model = emotion_model(net)
         inputs = normalization.apply(jnp.asarray(faces.images), net.variables["normalizer"])
-        guided = jax.jit(functools.partial(explain.guided_backprop, model))(net.variables, inputs, targets)
-        cam = jax.jit(functools.partial(explain.grad_cam, model))(net.variables, inputs, targets)
+        guided = ops.jit(functools.partial(explain.guided_backprop, model))(net.variables, inputs, targets)
+        cam = ops.jit(functools.partial(explain.grad_cam, model))(net.variables, inputs, targets)
         _, dreamt, _, _ = _dream(dream_key, net, _noise(noise_key, net))
         for row, target in enumerate(targets):
             seen = f"p = {faces.probabilities[row, target]:.2f}"

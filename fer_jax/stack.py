@@ -122,7 +122,7 @@ def compile_steps(recipe: train.Recipe, mesh: Mesh, form: str):
         out_specs=(_MEMBERS, PartitionSpec(None, MEMBER)),
         check_vma=False,
     )
-    return jax.jit(program, donate_argnums=0)
+    return ops.jit(program, donate_argnums=0)
 
 
 @functools.lru_cache(maxsize=4)
@@ -137,7 +137,7 @@ def compile_sums(recipe: train.Recipe, mesh: Mesh, form: str):
             return jax.vmap(evaluate, in_axes=(0, None))(variables, batch)
 
     specs = (_MEMBERS, sharding.SPLIT)
-    return jax.jit(jax.shard_map(sums, mesh=mesh, in_specs=specs, out_specs=_MEMBERS, check_vma=False))
+    return ops.jit(jax.shard_map(sums, mesh=mesh, in_specs=specs, out_specs=_MEMBERS, check_vma=False))
 
 
 class _Crew:

@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from fer_jax import augment, imaging, process, sharding
+from fer_jax import augment, imaging, ops, process, sharding
 from fer_jax.config import RATES
 from fer_jax.data import normalization
 from fer_jax.data.pipeline import ResidentSplit, Split, TrainOrder, gather
@@ -202,7 +202,7 @@ def compile_step(recipe: Recipe, mesh: Mesh):
         out_specs=sharding.REPLICATED,
         check_vma=False,
     )
-    return jax.jit(step, donate_argnums=0)
+    return ops.jit(step, donate_argnums=0)
 
 
 @functools.lru_cache(maxsize=4)
@@ -233,7 +233,7 @@ def compile_epoch(recipe: Recipe, mesh: Mesh):
         out_specs=replicated,
         check_vma=False,
     )
-    return jax.jit(program, donate_argnums=0)
+    return ops.jit(program, donate_argnums=0)
 
 
 def steps_at_once(epoch: int, start: int, most: int = MOST_STEPS) -> int:

@@ -10,11 +10,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import cv2
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fer_jax import explain
+from fer_jax import explain, ops
 from fer_jax.data import normalization
 from fer_jax.data.detect import Detector, Face
 from fer_jax.data.emotions import expressed
@@ -102,7 +101,7 @@ class Networks:
             inputs = normalization.apply(to_input(images, network.input_shape), variables["normalizer"])
             return explain.grad_cam(emotion_model(network), variables, inputs, targets)
 
-        return jax.jit(cam)
+        return ops.jit(cam)
 
 
 class Session:

@@ -11,42 +11,74 @@ import numpy as np
 
 # Of Toom-Cook; with larger ones, or more values at a time, the result loses digits.
 _POINTS = {3: (0.0, 1.0, -1.0), 5: (0.0, 1.0, -1.0, 2.0, -0.5)}
-_FEWEST_CHANNELS = 48  # below, the transformations cost what the products save
+FEWEST = 48  # channels; below, the transformations cost what the products save
+FEWEST_OF_GRADIENT = 128  # likewise, for the gradient of a kernel
 _FEWEST_TILES = 512  # for them to outweigh the transformation of the kernel
 
 
-def applies(shape: tuple[int, ...], kernel: tuple[int, ...], strides: tuple, sides: tuple, dtype: jnp.dtype) -> bool:
+def applies(
+    shape: tuple[int, ...],
+    kernel: tuple[int, ...],
+    strides: tuple,
+    sides: tuple,
+    dtype: jnp.dtype,
+    *,
+    fewest: int = FEWEST,
+) -> bool:
     """Whether it is faster than XLA's convolution on a CPU, and as exact, for images and a kernel of these shapes."""
     size = kernel[0]
     if kernel[0] != kernel[1] or size not in _POINTS or strides != (1, 1) or sides != ((size // 2, size // 2),) * 2:
         return False
-    if dtype != jnp.float32 or min(kernel[2:]) < _FEWEST_CHANNELS or not isinstance(shape[0], int):  # or symbolic
+    if dtype != jnp.float32 or min(kernel[2:]) < fewest or not isinstance(shape[0], int):  # or symbolic
         return False
     return shape[0] * -(-shape[1] // 2) * -(-shape[2] // 2) >= _FEWEST_TILES
 
 
-def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolution with stride 1 and padding SAME: x [B, H, W, C], kernel [r, r, C, F], r = 3 or 5 -> [B, H, W, F]."""
-    images, height, width, channels = x.shape
-    size, filters = kernel.shape[0], kernel.shape[-1]
-    of_kernel, of_tile, of_products = _matrices(_POINTS[size])
-    down, across = -(-height // 2), -(-width // 2)  # tiles
-    half = size // 2
-    x = jnp.pad(x, ((0, 0), (half, half + 2 * down - height), (half, half + 2 * across - width), (0, 0)))
-    # Written out as well: the same as an einsum, a product with one side of three or five, takes 10 times as long.
-    kernels = [_combine(of_kernel, list(row)) for row in _combine(of_kernel, list(kernel))]
+def conv(x: jax.Array, kernel: jax.Array, *, turned: bool = False) -> jax.Array:
+    """Convolution with stride 1 and padding SAME: x [B, H, W, C], kernel [r, r, C, F], r = 3 or 5 -> [B, H, W, F].
 
-    rows = _combine(of_tile, [x[:, i : i + 2 * down - 1 : 2] for i in range(size + 1)])
-    products = []
-    for row, some in zip(rows, kernels, strict=True):
-        values = _combine(of_tile, [row[:, :, j : j + 2 * across - 1 : 2] for j in range(size + 1)])
-        products.append([value.reshape(-1, channels) @ each for value, each in zip(values, some, strict=True)])
-    columns = [_combine(of_products, column) for column in zip(*products, strict=True)]
-    # [tiles of an image, across, filters] for each place (row, column) of the two by two
-    places = [_combine(of_products, row) for row in zip(*columns, strict=True)]
+    `turned`: with the kernel [r, r, F, C] turned half around and its channels exchanged, which is the gradient of the
+    input where x is that of the result. (A kernel with its channels exchanged beforehand takes twice as long.)
+    """
+    images, height, width, _ = x.shape
+    size, filters = kernel.shape[0], kernel.shape[2 if turned else 3]
+    of_kernel, _, of_products = _matrices(_POINTS[size])
+    along = slice(None, None, -1 if turned else 1)
+    # Written out as well: the same as an einsum, a product with one side of three or five, takes 10 times as long.
+    kernels = [_combine(of_kernel, list(row)[along]) for row in _combine(of_kernel, list(kernel)[along])]
+    products = [
+        [value @ (each.T if turned else each) for value, each in zip(values, some, strict=True)]
+        for values, some in zip(_tiles(x, size), kernels, strict=True)
+    ]
+    down, across = -(-height // 2), -(-width // 2)
+    places = _twice(of_products, products)  # [tiles, filters] for each place (row, column) of the two by two
     together = jnp.stack([jnp.stack(row, 1) for row in places], 1)  # [B * down * across, 2, 2, F]
     together = together.reshape(images, down, across, 2, 2, filters).swapaxes(2, 3)
     return together.reshape(images, 2 * down, 2 * across, filters)[:, :height, :width]
+
+
+def gradient_of_kernel(x: jax.Array, grad: jax.Array, size: int) -> jax.Array:
+    """The gradient of conv's kernel: x [B, H, W, C], grad [B, H, W, F] of the result -> [r, r, C, F], r = `size`."""
+    _, height, width, filters = grad.shape
+    of_kernel, _, of_products = _matrices(_POINTS[size])
+    grad = jnp.pad(grad, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
+    rows = [[grad[:, i::2, j::2].reshape(-1, filters) for j in range(2)] for i in range(2)]
+    products = [
+        [value.T @ each for value, each in zip(values, some, strict=True)]
+        for values, some in zip(_tiles(x, size), _twice(of_products.T, rows), strict=True)
+    ]
+    return jnp.stack([jnp.stack(row) for row in _twice(of_kernel.T, products)])
+
+
+def _tiles(x: jax.Array, size: int) -> list[list[jax.Array]]:
+    """B^T d B of each tile d of x: for each place (row, column) in the tile the values of all, [tiles, C]."""
+    _, height, width, channels = x.shape
+    _, of_tile, _ = _matrices(_POINTS[size])
+    down, across, half = -(-height // 2), -(-width // 2), size // 2
+    x = jnp.pad(x, ((0, 0), (half, half + height % 2), (half, half + width % 2), (0, 0)))
+    rows = _combine(of_tile, [x[:, i : i + 2 * down - 1 : 2] for i in range(size + 1)])
+    columns = [[row[:, :, j : j + 2 * across - 1 : 2] for j in range(size + 1)] for row in rows]
+    return [[value.reshape(-1, channels) for value in _combine(of_tile, some)] for some in columns]
 
 
 def _matrices(points: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -70,3 +102,9 @@ def _combine(matrix: np.ndarray, arrays: list[jax.Array]) -> list[jax.Array]:
         terms = [array if weight == 1 else weight * array for weight, array in zip(row, arrays, strict=True) if weight]
         combined.append(sum(terms[1:], terms[0]))
     return combined
+
+
+def _twice(matrix: np.ndarray, arrays: list[list[jax.Array]]) -> list[list[jax.Array]]:
+    """matrix @ arrays @ matrix.T, written out."""
+    columns = [_combine(matrix, list(column)) for column in zip(*arrays, strict=True)]
+    return [_combine(matrix, list(row)) for row in zip(*columns, strict=True)]

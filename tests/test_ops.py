@@ -17,7 +17,7 @@ def value_and_gradients(function, *arguments):
 
 
 def assert_equal(ours, reference, *arguments):
-    ours = jax.jit(lambda *a: value_and_gradients(ours, *a))(*arguments)
+    ours = ops.jit(lambda *a: value_and_gradients(ours, *a))(*arguments)
     reference = jax.jit(lambda *a: value_and_gradients(reference, *a))(*arguments)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(reference), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * max(1, float(jnp.abs(b).max())))
@@ -65,6 +65,8 @@ def test_max_pooling(shape, size, stride, padding):
         ((2, 7, 7, 5), (1, 1, 5, 4), 2, "VALID"),
         ((2, 7, 6, 5), (1, 1, 5, 4), 1, ((1, 1), (0, 0))),
         ((2, 7, 6, 1), (3, 3, 1, 4), 1, "SAME"),
+        ((2, 7, 6, 1), (7, 7, 1, 3), 1, "SAME"),
+        ((2, 7, 6, 1), (3, 2, 1, 5), 1, "VALID"),
         ((2, 7, 6, 3), (3, 3, 3, 4), 1, "VALID"),
         ((2, 7, 6, 3), (3, 3, 3, 4), 2, "SAME"),
         ((2, 9, 8, 1), (5, 5, 1, 4), 1, "VALID"),
@@ -78,6 +80,8 @@ def test_max_pooling(shape, size, stride, padding):
         ((2, 9, 8, 5), (3, 3, 5, 4), 1, ((0, 2), (1, 0))),
         ((32, 8, 7, 48), (3, 3, 48, 50), 1, "SAME"),
         ((32, 7, 8, 50), (5, 5, 50, 48), 1, "SAME"),
+        ((32, 7, 8, 129), (3, 3, 129, 128), 1, "SAME"),
+        ((32, 7, 8, 128), (5, 5, 128, 129), 1, "SAME"),
     ],
 )
 def test_convolution(shape, kernel, stride, padding):
@@ -118,6 +122,19 @@ def test_convolutions_of_many_channels_and_pixels_are_winograds():
     assert not applies((32, 8, 7, 48), (3, 3, 48, 50), dtype=jnp.bfloat16)  # would lose digits
     (images,) = export.symbolic_shape("images")
     assert not applies((images, 8, 7, 48), (3, 3, 48, 50))
+
+
+def test_programs_are_made_whether_or_not_xla_knows_the_option(monkeypatch):
+    if jax.__version_info__ >= (0, 10):
+        assert ops._compiler_options() == ops._EIGENS, "convolutions are slow: look for the option's new name"
+    assert ops.jit(lambda x: 2 * x, donate_argnums=0)(jnp.ones(3)).sum() == 6
+    monkeypatch.setattr(ops, "_EIGENS", {"xla_cpu_no_such_option": "1"})
+    ops._compiler_options.cache_clear()
+    try:
+        assert ops._compiler_options() is None
+        assert ops.jit(lambda x: 2 * x)(jnp.ones(3)).sum() == 6
+    finally:
+        ops._compiler_options.cache_clear()
 
 
 def test_dilated_and_grouped_convolutions_are_left_to_xla():
