@@ -30,6 +30,7 @@ from fer_jax.course import Clock, Course, SavingPace, weights_metadata
 from fer_jax.data import audit, normalization, pipeline, prepare
 from fer_jax.errors import UserError
 from fer_jax.evaluate import Evaluator
+from fer_jax.lock import alone
 
 log = logging.getLogger(__name__)
 
@@ -178,15 +179,17 @@ def run(config: ConfigDict, workdir: Path, *, data_dir: str | None = None) -> di
     """Trains (or resumes), evaluates, and writes the run directory; returns the content of results.json.
 
     Raises:
-      UserError: bad config, data or directory, or a loss that is not finite.
+      UserError: bad config, data or directory, another process that trains there, or a loss that is not finite.
       train.Interrupted: stopped by one of `process.ENDING` after saving; the same call resumes.
     """
     started = time.perf_counter()
     workdir = Path(workdir)
-    with full_disk_explained(workdir):
+    with full_disk_explained(workdir), contextlib.ExitStack() as stack:
         sharding.check_alike("their configs", config.to_dict())
         with sharding.in_turn("the run directory is claimed"):
             claim_workdir(workdir, config)
+            if jax.process_index() == 0:  # for all processes of the run
+                stack.enter_context(occupied(workdir))
         return complete(build(config, data_dir), workdir, started=started)
 
 
@@ -397,6 +400,18 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
         raise UserError(
             f"cannot write to the run directory {workdir}: {error.strerror}; choose another --workdir"
         ) from error
+
+
+def occupied(workdir: Path) -> contextlib.AbstractContextManager[bool]:
+    """Keeps other processes out of the directory of a run or a sweep.
+
+    Raises:
+      UserError: another one is there.
+    """
+    return alone(
+        workdir / ".lock",
+        refusal=f"another process trains in {workdir}, or still saves: wait for its end, or choose another --workdir",
+    )
 
 
 def _announce(dataset: prepare.Dataset, mesh: Mesh) -> None:

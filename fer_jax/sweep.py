@@ -14,6 +14,7 @@ with all of its seeds and folds. --cluster=ray spreads the members over the mach
 (`fer_jax.cluster`).
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -271,7 +272,7 @@ def main(_argv: Sequence[str]) -> None:
     planned = members(config, axes)
     import jax  # only now: a mistake in the sweep is told without waiting for JAX
 
-    from fer_jax import train
+    from fer_jax import run, train
 
     if _CLUSTER.value:
         jax.config.update("jax_platforms", "cpu")  # this machine's accelerator, if any, is for a trial
@@ -279,16 +280,17 @@ def main(_argv: Sequence[str]) -> None:
     workdir = Path(flags.FLAGS.workdir or Path("runs") / name)
     done = finished(planned, workdir)
     check([member for member in planned if member.name not in done], flags.FLAGS.data_dir, halving=_HALVING.value)
-    run = functools.partial(run_members_on_cluster, cpus=_CLUSTER_CPUS.value) if _CLUSTER.value else run_members
+    train_all = functools.partial(run_members_on_cluster, cpus=_CLUSTER_CPUS.value) if _CLUSTER.value else run_members
     try:
-        outcomes = run(
-            planned,
-            workdir,
-            form=_FORM.value,
-            halving=_HALVING.value,
-            data_dir=flags.FLAGS.data_dir,
-            only_plan=_PLAN.value,
-        )
+        with contextlib.nullcontext() if _PLAN.value else run.occupied(workdir):
+            outcomes = train_all(
+                planned,
+                workdir,
+                form=_FORM.value,
+                halving=_HALVING.value,
+                data_dir=flags.FLAGS.data_dir,
+                only_plan=_PLAN.value,
+            )
     except train.Interrupted as interrupted:
         print(f"{interrupted}; the same command with --workdir={workdir} goes on", file=sys.stderr)
         sys.exit(128 + interrupted.signum)

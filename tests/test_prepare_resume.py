@@ -14,8 +14,8 @@ import pytest
 from fer_jax.data import prepare
 from fer_jax.data.datasets import base
 from fer_jax.data.datasets.readings import Reading, Readings, StoredFace
-from fer_jax.data.lock import alone
 from fer_jax.errors import UserError
+from fer_jax.lock import alone
 from tests import miniatures
 
 ROOT = Path(__file__).parents[1]
@@ -149,7 +149,7 @@ def test_what_another_opencv_or_other_raw_data_left_is_not_taken(raw, cache, rea
 HOLDS = """
 import sys, time
 from pathlib import Path
-from fer_jax.data.lock import alone
+from fer_jax.lock import alone
 
 with alone(Path(sys.argv[1])):
     print("held", flush=True)
@@ -178,7 +178,7 @@ def test_two_processes_do_not_prepare_the_same_data_at_once(tmp_path, caplog):
     assert "waiting" not in caplog.text
     with holder(lock, 0.5) as other:
         with alone(lock):
-            assert "another process is preparing the same data: waiting" in caplog.text
+            assert f"another process is writing the same into {tmp_path}: waiting" in caplog.text
         assert other.wait(30) == 0
 
 

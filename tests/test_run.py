@@ -256,6 +256,15 @@ def test_an_unwritable_workdir_is_refused(tmp_path):
         run.run(tiny_config.get_config(), tmp_path / "file/run")
 
 
+def test_two_processes_do_not_train_in_one_directory(tmp_path):
+    with (
+        run.occupied(tmp_path / "run"),
+        pytest.raises(UserError, match=r"another process trains in .*run, or still"),
+    ):
+        run.run(tiny_config.get_config(), tmp_path / "run")
+    assert not (tmp_path / "run/.lock").exists()
+
+
 def test_an_intensity_head_trains_on_eight_devices_and_reports_its_rmse(tmp_path, cache):
     from tests import tiny_config
 

@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 
 from fer_jax import files
-from fer_jax.data.lock import alone
 from fer_jax.data.rows import ARRAYS, Adapter, KeptRows, RecordRows, Rows, SelectedRows, mapped, stacked
 from fer_jax.errors import UserError
+from fer_jax.lock import alone
 
 log = logging.getLogger(__name__)
 

@@ -31,8 +31,8 @@ from fer_jax.data import combine
 from fer_jax.data.crops import METHODS
 from fer_jax.data.dataset import Dataset
 from fer_jax.data.detect import LANDMARK_SUFFIXES
-from fer_jax.data.lock import alone
 from fer_jax.errors import UserError, unknown
+from fer_jax.lock import alone
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""One process at a time: prepared data are written by one, and the others wait for it."""
+"""One process at a time: what is written by one, others wait for or keep away from."""
 
 import contextlib
 import errno
@@ -8,14 +8,19 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from fer_jax.errors import UserError
+
 log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def alone(lock: Path) -> Iterator[bool]:
+def alone(lock: Path, *, refusal: str | None = None) -> Iterator[bool]:
     """Holds a lock file until the process leaves or ends, however it does; waits for another that has it.
 
     Yields whether it is held: some disks have no locks.
+
+    Raises:
+      UserError: there is a `refusal`, and another process has the lock: that.
     """
     while True:
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -24,12 +29,14 @@ def alone(lock: Path) -> Iterator[bool]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                log.info("data: another process is preparing the same data: waiting for it")
+                if refusal:
+                    raise UserError(refusal) from None
+                log.info("another process is writing the same into %s: waiting for it", lock.parent)
                 fcntl.flock(file, fcntl.LOCK_EX)
             except OSError as error:
                 if error.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
                     raise
-                log.warning("data: %s has no file locks: do not prepare the same data twice at once", lock.parent)
+                log.warning("%s has no file locks: do not write the same twice at once", lock.parent)
                 held = False
             if os.fstat(file.fileno()).st_nlink:  # else whoever had it has removed it since it was opened
                 try:
