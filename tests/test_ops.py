@@ -57,6 +57,12 @@ def test_max_pooling(shape, size, stride, padding):
     assert_equal(lambda x: ops.max_pool(x, size, stride, padding), lambda x: nn.max_pool(x, **window), equal)
 
 
+@pytest.mark.parametrize("shape", [(2, 8, 6, 3), (2, 7, 5, 3), (1, 1, 2, 1)])
+def test_mean_pooling(shape):
+    window = {"window_shape": (2, 2), "strides": (2, 2), "padding": "SAME"}
+    assert_equal(ops.mean_pool, lambda x: nn.avg_pool(x, **window), jax.random.normal(jax.random.key(0), shape))
+
+
 @pytest.mark.parametrize(
     ("shape", "kernel", "stride", "padding"),
     [

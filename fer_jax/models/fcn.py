@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from fer_jax import ops
 from fer_jax.models.layers import BatchNorm, Conv, Dropout, output_init
 
 
@@ -27,7 +28,7 @@ class FullyConvolutional(nn.Module):
         x = x.astype(self.dtype)
         for number, (stage, kernel) in enumerate(zip(self.stages, self.kernels, strict=True)):
             if number:
-                x = nn.avg_pool(x, (2, 2), strides=(2, 2), padding="SAME")
+                x = ops.mean_pool(x)
                 x = Dropout(self.dropout, self.axis_name)(x, train=train)
             for filters in stage:
                 x = Conv(filters, (kernel, kernel), use_bias=False, dtype=self.dtype)(x)
