@@ -187,9 +187,9 @@ def run(config: ConfigDict, workdir: Path, *, data_dir: str | None = None) -> di
     with full_disk_explained(workdir), contextlib.ExitStack() as stack:
         sharding.check_alike("their configs", config.to_dict())
         with sharding.in_turn("the run directory is claimed"):
-            claim_workdir(workdir, config)
             if jax.process_index() == 0:  # for all processes of the run
                 stack.enter_context(occupied(workdir))
+            claim_workdir(workdir, config)
         return complete(build(config, data_dir), workdir, started=started)
 
 
@@ -373,6 +373,22 @@ def format_results(results: dict) -> str:
     return "\n".join(lines)
 
 
+@contextlib.contextmanager
+def occupied(workdir: Path) -> Iterator[None]:
+    """Keeps other processes out of the directory of a run or a sweep, though not out of those of a sweep's members.
+
+    Raises:
+      UserError: another one is there, or the directory cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        with _unwritable_explained(workdir):
+            refusal = (
+                f"another process trains in {workdir}, or still saves: wait for its end, or choose another --workdir"
+            )
+            stack.enter_context(alone(workdir / ".lock", refusal=refusal))
+        yield
+
+
 def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     """Makes the run directory, or checks that the one there belongs to the same config.
 
@@ -381,7 +397,7 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     """
     path = workdir / "config.json"
     content = json.loads(json.dumps(config.to_dict()))
-    try:
+    with _unwritable_explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         if path.exists():
             if lines := config_lib.difference(config_lib.completed(json.loads(path.read_text())), content):
@@ -394,24 +410,19 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
             raise UserError(f"{path} is not there for all processes: --workdir must lie on a disk that they share")
         else:
             logs.write_json(path, content)
+
+
+@contextlib.contextmanager
+def _unwritable_explained(workdir: Path) -> Iterator[None]:
+    """Turns what the disk refuses, but for want of space, into a `UserError`."""
+    try:
+        yield
     except OSError as error:
         if error.errno in files.FULL:
             raise
         raise UserError(
             f"cannot write to the run directory {workdir}: {error.strerror}; choose another --workdir"
         ) from error
-
-
-def occupied(workdir: Path) -> contextlib.AbstractContextManager[bool]:
-    """Keeps other processes out of the directory of a run or a sweep.
-
-    Raises:
-      UserError: another one is there.
-    """
-    return alone(
-        workdir / ".lock",
-        refusal=f"another process trains in {workdir}, or still saves: wait for its end, or choose another --workdir",
-    )
 
 
 def _announce(dataset: prepare.Dataset, mesh: Mesh) -> None:

@@ -282,7 +282,7 @@ def main(_argv: Sequence[str]) -> None:
     check([member for member in planned if member.name not in done], flags.FLAGS.data_dir, halving=_HALVING.value)
     train_all = functools.partial(run_members_on_cluster, cpus=_CLUSTER_CPUS.value) if _CLUSTER.value else run_members
     try:
-        with contextlib.nullcontext() if _PLAN.value else run.occupied(workdir):
+        with run.full_disk_explained(workdir), contextlib.nullcontext() if _PLAN.value else run.occupied(workdir):
             outcomes = train_all(
                 planned,
                 workdir,

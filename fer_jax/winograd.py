@@ -25,7 +25,10 @@ def applies(
     *,
     fewest: int = FEWEST,
 ) -> bool:
-    """Whether it is faster than XLA's convolution on a CPU, and as exact, for images and a kernel of these shapes."""
+    """Whether it is faster than XLA's convolution on a CPU, for images and a kernel of these shapes.
+
+    Kernels 3x3 are as exact as there (relative errors of 5e-7), those of 5x5 lose about a digit (2e-6).
+    """
     size = kernel[0]
     if kernel[0] != kernel[1] or size not in _POINTS or strides != (1, 1) or sides != ((size // 2, size // 2),) * 2:
         return False

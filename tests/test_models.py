@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from fer_jax import heads, models, sharding
+from fer_jax import heads, models, ops, sharding
 from fer_jax.data import synthetic
 from fer_jax.data.emotions import BASIC7
 from fer_jax.errors import UserError
@@ -63,7 +63,7 @@ def test_logits_are_float32_whatever_is_computed_in(name, dtype):
 def test_logits_are_not_rounded_to_what_is_computed_in(name):
     model = models.create(name, num_outputs=7, dtype=jnp.bfloat16)
     images = jax.random.uniform(jax.random.key(0), (3, 48, 48, 1))
-    logits, _ = jax.jit(functools.partial(model.init_with_output, train=False))(jax.random.key(1), images)
+    logits, _ = ops.jit(functools.partial(model.init_with_output, train=False))(jax.random.key(1), images)
     assert (logits != logits.astype(jnp.bfloat16)).any()
 
 
@@ -101,7 +101,7 @@ def test_training_begins_at_the_loss_of_even_chances(name, forty_faces):
     x = to_input(images[:14], models.MODELS[name].input_shape) / 127.5 - 1
     model = models.create(name, num_outputs=7)
 
-    @jax.jit
+    @ops.jit
     def loss(key):
         variables = model.init(key, x[:1], train=False)
         rngs = {"dropout": key}
@@ -121,7 +121,7 @@ def test_forty_faces_are_learnt_by_heart(name, forty_faces):
     model = without_dropout(name)
     optimizer = optax.adam(3e-4 if name in ("vggs", "alexnet", "vgg16") else 2e-3)
 
-    @jax.jit
+    @ops.jit
     def step(params, stats, state):
         def loss_fn(params):
             variables = {"params": params, "batch_stats": stats}
@@ -147,8 +147,8 @@ def test_training_and_evaluation_differ_only_in_dropout_and_statistics(name):
     model = without_dropout(name)
     images = jax.random.normal(jax.random.key(0), (4, *models.MODELS[name].input_shape))
     variables = jax.jit(lambda key: model.init(key, images[:1], train=False))(jax.random.key(1))
-    evaluate = jax.jit(lambda v, x: model.apply(v, x, train=False))
-    train = jax.jit(lambda v: model.apply(v, images, train=True, mutable=["batch_stats"]))
+    evaluate = ops.jit(lambda v, x: model.apply(v, x, train=False))
+    train = ops.jit(lambda v: model.apply(v, images, train=True, mutable=["batch_stats"]))
     together = evaluate(variables, images)
     alone = jnp.concatenate([evaluate(variables, images[i : i + 1]) for i in range(4)])
     np.testing.assert_allclose(together, alone, atol=1e-5)  # a face's answer does not depend on its neighbours

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from fer_jax import heads, models
+from fer_jax import heads, models, ops
 
 torch = pytest.importorskip("torch", reason="the reference is PyTorch, which is not installed")
 
@@ -49,7 +49,7 @@ def test_logits_and_gradients_equal_pytorch(name, shape, options):
     labels = np.arange(len(images)) % 7
     variables = random_variables(model, images, rng)
 
-    @jax.jit
+    @ops.jit
     def ours(variables):
         def loss(params):
             rngs = {"dropout": jax.random.key(1)}
