@@ -226,23 +226,43 @@ def augment(key: jax.Array, image: jax.Array, options: dict[str, Number]) -> jax
     """The chain on one image [H, W, C]; `options` gives those of MOVES and OPERATIONS that are in it their strength."""
     folded = jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(len(_PLACES)))
     keys = dict(zip(_PLACES, folded, strict=True))
-    stored = image = jnp.asarray(image, jnp.float32)
-    if moves := [matrix(keys[name], image.shape, options[name]) for name, matrix in MOVES.items() if name in options]:
-        image = imaging.sample_affine(image, functools.reduce(_compose, moves))
+    stored = image
+    if moves := [name for name in MOVES if name in options]:
+        matrix = functools.reduce(_compose, (MOVES[name](keys[name], image.shape, options[name]) for name in moves))
+        image = _sampled(image, matrix, sum(options[name] for name in moves))
     for name in [name for name in OPERATIONS if name in options]:
         operation = functools.partial(OPERATIONS[name], keys[name], value=options[name])
         # Brightness costs less than the pass over memory that keeping it apart takes.
         together = image is stored or name == "brightness"
         image = operation(image) if together else _apart(operation, image, options[name])
-    return image
+    return jnp.asarray(image, jnp.float32)
+
+
+# On a CPU each of the next two stands in a conditional, for XLA's compiler drops `optimization_barrier` there before it
+# fuses, but stops at a conditional whose outcome it cannot know, as that of a strength that is traced.
+
+
+def _sampled(image, matrix, strength):
+    """The image as `imaging.sample_affine` moves it, written once.
+
+    Fused with what comes after, each of its readers would do the sampling anew: in a step of vggs_small, normalised for
+    the first convolution and transposed for that one's gradient, it cost a sixth of the time.
+    """
+
+    def sample(image):
+        return imaging.sample_affine(jnp.asarray(image, jnp.float32), matrix)
+
+    def conditional(image):
+        return lax.cond(strength != 0, sample, lambda image: jnp.asarray(image, jnp.float32), image)
+
+    return lax.platform_dependent(image, cpu=conditional, default=sample)
 
 
 def _apart(operation, image, strength):
     """operation(image), which a CPU does not fuse with what comes before and after it.
 
     Fused, all that a pixel has gone through is computed again for each of its readers (nine in a blur), in loops too
-    long for vector lanes: the whole chain takes four times as long. XLA's CPU compiler drops `optimization_barrier`
-    before it fuses, but stops at a conditional whose outcome it cannot know, as that of a strength that is traced.
+    long for vector lanes: the whole chain takes four times as long.
     """
     height = image.shape[0]
 
