@@ -246,7 +246,7 @@ def _sampled(image, matrix, strength):
     """The image as `imaging.sample_affine` moves it, written once.
 
     Fused with what comes after, each of its readers would do the sampling anew: in a step of vggs_small, normalised for
-    the first convolution and transposed for that one's gradient, it cost a sixth of the time.
+    the first convolution and transposed for that one's gradient, it cost a tenth of the time and more.
     """
 
     def sample(image):
