@@ -14,17 +14,20 @@ from ml_collections import ConfigDict
 from fer_jax.config import default_config, use_dataset
 
 
-def get_config(dataset: str = "fer2013") -> ConfigDict:
-    config = use_dataset(default_config(), dataset or "fer2013")
+def get_config(dataset: str = "ferplus") -> ConfigDict:
+    config = use_dataset(default_config(), dataset or "ferplus")
+    if config.data.name == "ferplus":
+        config.data.variant = "fer2013"  # its labels, the votes beside them
     config.model.name = "fcn_gap"
     config.model.input_shape = (48, 48, 1)
     config.model.options.dropout = 0.0
-    config.data.normalization = "symmetric"
-    config.head.label_smoothing = 0.1
+    config.data.normalization = "per_image"
+    config.head.loss = "soft"
+    config.head.label_share = 0.6
     config.augment.shift = 0.1
     config.augment.rotate = 15.0
     config.augment.scale = 0.15
-    config.augment.contrast = 0.2
+    config.augment.brightness = 0.0  # standardised images show none
     config.optim.name = "muon"
     config.optim.momentum = 0.95
     config.optim.learning_rate = 0.01
