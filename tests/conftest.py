@@ -1,4 +1,4 @@
-"""Eight forced CPU devices, a persistent compilation cache, and what tests of several files ask for."""
+"""Eight forced CPU devices, quick and cached compilation, and what tests of several files ask for."""
 
 import os
 import signal
@@ -6,6 +6,8 @@ from pathlib import Path
 
 # Before anything imports JAX.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# Of 3 levels: the tests compile for longer than they compute.
+os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=1"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache/fer_jax/xla_tests"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
