@@ -115,7 +115,7 @@ def init_state(recipe: Recipe, key: jax.Array, normalizer: dict, mesh: Mesh, *, 
             ema={"params": params, "batch_stats": batch_stats} if ema else None,
         )
 
-    return sharding.replicate(jax.jit(init)(key), mesh)
+    return sharding.replicate(ops.jit_once(init)(key), mesh)
 
 
 def train_step(state: TrainState, batch: dict, key: jax.Array, hyper: dict, *, recipe: Recipe):

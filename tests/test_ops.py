@@ -142,13 +142,14 @@ def test_programs_are_made_whether_or_not_xla_knows_the_option(monkeypatch):
     # Where this fails, convolutions are slow: the option may have another name, or another meaning.
     assert "ynn" not in program.lower(*arguments).compile().as_text()
     assert program(*arguments)[0, 1, 1, 0] == 9 * 32
-    monkeypatch.setattr(ops, "_EIGENS", {"xla_cpu_no_such_option": "1"})
-    ops._compiler_options.cache_clear()
-    try:
-        assert ops._compiler_options() is None
-        assert ops.jit(lambda x: 2 * x)(jnp.ones(3)).sum() == 6
-    finally:
-        ops._compiler_options.cache_clear()
+    # The other option, and one that no XLA has.
+    assert ops._on_cpus(*ops._LITTLE_OPTIMISED.items()) == ops._LITTLE_OPTIMISED
+    unknown = {"xla_cpu_no_such_option": "1"}
+    assert ops._on_cpus(*unknown.items()) is None
+    for wanted in "_EIGENS", "_LITTLE_OPTIMISED":
+        monkeypatch.setattr(ops, wanted, unknown)
+    for jit in ops.jit, ops.jit_once:
+        assert jit(lambda x: 2 * x)(jnp.ones(3)).sum() == 6
 
 
 def test_dilated_and_grouped_convolutions_are_left_to_xla():
