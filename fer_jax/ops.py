@@ -22,10 +22,8 @@ from jax import lax
 from fer_jax import winograd
 
 # XLA's CPU compiler gives products, sums and convolutions to YNNPACK; this leaves it the first two.
-_EIGENS = {
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE",
-}
-_LITTLE_OPTIMISED = {"xla_backend_optimization_level": 1}  # of 3
+_EIGENS = ("xla_cpu_experimental_ynn_fusion_type", "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE")
+_LITTLE_OPTIMISED = ("xla_backend_optimization_level", 1)  # of 3
 
 CONVOLUTIONS = ("grouped", "columns")
 _convolutions = contextvars.ContextVar("convolutions", default="grouped")
@@ -38,24 +36,24 @@ def jit(function: Callable, **options):
     up to twice. To be called as it is: XLA's options are those of a whole program, of which JAX makes no part of
     another, nor a gradient.
     """
-    return jax.jit(function, compiler_options=_on_cpus(*_EIGENS.items()), **options)
+    return jax.jit(function, compiler_options=_on_cpus(*_EIGENS), **options)
 
 
 def jit_once(function: Callable):
     """`jax.jit` of a program that runs once, as a network's initialisation: on CPUs compiled in half the time."""
-    return jax.jit(function, compiler_options=_on_cpus(*_LITTLE_OPTIMISED.items()))
+    return jax.jit(function, compiler_options=_on_cpus(*_LITTLE_OPTIMISED))
 
 
 @functools.cache
-def _on_cpus(*options: tuple[str, str | int]) -> dict[str, str | int] | None:
-    """The options of XLA's compiler, on CPUs and where this release of it knows them."""
+def _on_cpus(name: str, value: str | int) -> dict[str, str | int] | None:
+    """An option of XLA's compiler, on CPUs and where this release of it knows it."""
     if jax.default_backend() != "cpu":
         return None
     try:
-        jax.jit(lambda: 0, compiler_options=dict(options)).lower().compile()
+        jax.jit(lambda: 0, compiler_options={name: value}).lower().compile()
     except jax.errors.JaxRuntimeError:
         return None
-    return dict(options)
+    return {name: value}
 
 
 @contextlib.contextmanager

@@ -143,9 +143,9 @@ def test_programs_are_made_whether_or_not_xla_knows_the_option(monkeypatch):
     assert "ynn" not in program.lower(*arguments).compile().as_text()
     assert program(*arguments)[0, 1, 1, 0] == 9 * 32
     # The other option, and one that no XLA has.
-    assert ops._on_cpus(*ops._LITTLE_OPTIMISED.items()) == ops._LITTLE_OPTIMISED
-    unknown = {"xla_cpu_no_such_option": "1"}
-    assert ops._on_cpus(*unknown.items()) is None
+    assert ops._on_cpus(*ops._LITTLE_OPTIMISED) == dict([ops._LITTLE_OPTIMISED])
+    unknown = ("xla_cpu_no_such_option", "1")
+    assert ops._on_cpus(*unknown) is None
     for wanted in "_EIGENS", "_LITTLE_OPTIMISED":
         monkeypatch.setattr(ops, wanted, unknown)
     for jit in ops.jit, ops.jit_once:

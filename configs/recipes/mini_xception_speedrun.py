@@ -3,7 +3,7 @@
 The net of configs/mini_xception.py by Muon (Jordan et al. 2024), on standardised images, on smaller ones first (Tan &
 Le 2021). Six tenths of an image's target are its label, four the votes of FER+ for it, in terms of FER2013's labels
 (fer_jax/data/datasets/ferplus.py); PublicTest is scored by its labels alone. The best of 30 epochs, selected on the
-same images, is the last: the validation loss falls to the end, and training images are no better known (67 %).
+same images, is the last, where the validation loss still falls; 67 % of the augmented training images are right then.
 Log: tests/benchmarks/results/mini_xception_speedrun_votes, alone on two CPU cores.
 Without votes, with label smoothing, contrast and symmetric instead, 48 epochs (the first 15 smaller) had 65.39 in 85
 minutes beside another training (log: mini_xception_speedrun_cpu). On a GPU, for which it is meant too, it was not run.
