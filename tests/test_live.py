@@ -235,12 +235,13 @@ def test_a_camera_drops_frames_and_the_newest_wins(network, monkeypatch):
 
 
 def test_what_a_camera_shows_while_programs_are_compiled_is_dropped(network, monkeypatch):
-    source, kept = camera(monkeypatch, Capture(moving(40), pause=0.01)), Collect()
-    compiled = []
+    capture, compiled = Capture(moving(40), pause=0.01), []
+    source, kept = camera(monkeypatch, capture), Collect()
 
     def warm_up(faces):
         compiled.append(faces)
-        time.sleep(0.02)
+        while capture.shown < 3 * len(compiled):
+            time.sleep(0.001)
 
     live_ = analyzer(network)
     monkeypatch.setattr(live_, "warm_up", warm_up)
@@ -248,12 +249,13 @@ def test_what_a_camera_shows_while_programs_are_compiled_is_dropped(network, mon
         live.run(source, live_, [kept])
     assert compiled == list(live.BATCH_SIZES)
     first = kept.scenes[0].frame
-    assert first.number >= 5
+    assert first.number >= 3 * len(live.BATCH_SIZES) - 2  # the last that was shown may not have arrived yet
     assert first.time == 0
 
 
 def test_a_camera_that_vanishes_leaves_a_file_that_plays(weights, tmp_path, monkeypatch, capsys):
-    real, capture = cv2.VideoCapture, Capture(moving(12), pause=0.03)
+    # The faces stay: of two that move any number of frames may be dropped, and who is who be lost.
+    real, capture = cv2.VideoCapture, Capture(moving(1) * 12, pause=0.03)
     monkeypatch.setattr(video.cv2, "VideoCapture", lambda address: capture if address == 0 else real(address))
     monkeypatch.setattr(live, "make_detector", lambda *_, **__: bright_patches)
     monkeypatch.setattr(live.Analyzer, "warm_up", lambda *_: None)  # it would be gone before that is done
