@@ -157,7 +157,8 @@ def graft(variables: dict, weights: dict, output: frozenset[str] = frozenset()) 
     if wrong:
         raise UserError("the weights are those of another model:\n  " + "\n  ".join(wrong))
     grafted = {name: value if name in output else theirs[name] for name, value in ours.items()}
-    return traverse_util.unflatten_dict(grafted, sep="/")
+    empty = {name: {} for name in variables}  # stay, as `batch_stats` of a network without BatchNorm
+    return empty | traverse_util.unflatten_dict(grafted, sep="/")
 
 
 def weights_file(source: Path | str) -> Path:

@@ -147,8 +147,8 @@ def fresh_state(experiment: "Experiment") -> tuple[train.TrainState, jax.Array]:
     """The state that a run begins with, initialised or pretrained, and the key of its steps.
 
     Raises:
-      UserError: the pretrained weights are those of another model, or of images of one size where the run begins with
-        smaller ones, or there are none.
+      UserError: the pretrained weights are those of another model, or of images of one size where the run has others
+        or begins with smaller ones, or there are none.
     """
     config, recipe, mesh = experiment.config, experiment.recipe, experiment.mesh
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
@@ -156,9 +156,15 @@ def fresh_state(experiment: "Experiment") -> tuple[train.TrainState, jax.Array]:
     if not config.model.pretrained:
         return train.init_state(recipe, init_key, experiment.normalizer, mesh, ema=ema), step_key
     pretrained, metadata = checkpoint.load_weights(config.model.pretrained)
-    if recipe.smaller_first and pretrained["normalizer"]["mean"].ndim > 1:
+    mean = pretrained["normalizer"]["mean"]
+    if mean.ndim > 1 and recipe.smaller_first:
         raise UserError(
             f"train.smaller_first: {config.model.pretrained} subtracts a mean image, which has one size of images"
+        )
+    if mean.ndim > 1 and mean.shape != recipe.input_shape:
+        raise UserError(
+            f"model.input_shape = {recipe.input_shape}: {config.model.pretrained} subtracts a mean image of "
+            f"{mean.shape}, so it takes images of that size alone"
         )
     same_emotions = metadata["emotions"] and tuple(metadata["emotions"]) == experiment.dataset.emotions
     same_outputs = same_emotions and metadata.get("head", {}).get("name", "classification") == config.head.name

@@ -274,7 +274,7 @@ def fit(
                         course.save(state, best)
                     best, saved = None, course.step
                 course.log.timing(clock.epoch(course.step))
-            if interruption.agreed(together=row_ends or not single) and course.step < stop:
+            if interruption.agreed(together=row_ends or not single):  # at the last step, too: a sweep would go on
                 if saved != course.step:
                     course.save(state, best)
                 course.close()

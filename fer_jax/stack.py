@@ -244,6 +244,7 @@ def fit(courses: Sequence[Course], form: str, *, started: float, until: int | No
     keys = stack.join([course.key for course in courses])
     crew = _Crew(courses, stack, state)
     clock, pace = Clock(started), SavingPace(experiment.config.train.saving_share)
+    saved = None  # the step of the last checkpoints
     with (
         train.Interruption() as interruption,
         logs.ProgressBar(total=stop * images_a_step, done=step * images_a_step) as bar,
@@ -272,9 +273,11 @@ def fit(courses: Sequence[Course], form: str, *, started: float, until: int | No
                 if step == stop or pace.due():
                     with pace.saving():
                         crew.save(state)
+                    saved = step
                 crew.timing(clock.epoch(step))
-            if interruption.signum and step < stop:
-                crew.save(state)
+            if interruption.signum:
+                if saved != step:
+                    crew.save(state)
                 crew.close()
                 raise train.Interrupted(interruption.signum, step)
     crew.close()

@@ -77,15 +77,20 @@ def run_group(
         if group.at_once > 1:
             for first in range(0, len(group.members), group.at_once):
                 some = group.members[first : first + group.at_once]
-                courses = [Course(experiment.sibling(each.config), workdir / each.name) for each in some]
                 # A stack's members stand at one step; those cut short elsewhere form one of their own.
-                for step in sorted({course.step for course in courses}):
-                    at_step = [k for k, course in enumerate(courses) if course.step == step]
-                    reasons = stack.fit(
-                        [courses[k] for k in at_step], group.form, started=time.perf_counter(), until=until
-                    )
+                standing: dict[int, list[tuple[Member, Course]]] = {}
+                for member in some:
+                    try:
+                        course = Course(experiment.sibling(member.config), workdir / member.name)
+                    except UserError as error:
+                        fail(member, str(error))
+                    else:
+                        standing.setdefault(course.step, []).append((member, course))
+                for _, stacked in sorted(standing.items()):
+                    courses = [course for _, course in stacked]
+                    reasons = stack.fit(courses, group.form, started=time.perf_counter(), until=until)
                     for k, reason in reasons.items():
-                        fail(some[at_step[k]], reason)
+                        fail(stacked[k][0], reason)
         for number, member in enumerate(group.members, 1):
             if member.name in failed:
                 continue

@@ -139,6 +139,11 @@ def check(planned: Sequence[Member], data_dir: str | None = None, *, halving: in
             datasets[asked] = prepare.load_configured(data, data_dir)
         dataset = datasets[asked]
         dataset.require("train")
+        if run.reported_split(dataset.splits) is None:
+            raise UserError(
+                f"{member.name}: a sweep compares its members on a test or a validation split, and {dataset.name} has "
+                f'neither; data.folds=5 with data.fold_by="image" makes one of its training split'
+            )
         if halving and "validation" not in dataset.splits:
             raise UserError(f"--halving compares members on a validation split, and {dataset.name} has none")
         images, batch_size = dataset.splits["train"], config.train.batch_size

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -159,3 +160,30 @@ def test_pretrained_weights_of_the_other_head_get_a_new_output_layer(data, weigh
     given, _ = checkpoint.load_weights(weights)
     kept = state.params["Conv_0"]["kernel"]
     np.testing.assert_array_equal(kept, given["params"]["Conv_0"]["kernel"])
+
+
+def saved(experiment, path):
+    """The weights that a run of it begins with, as a file."""
+    state, _ = course.fresh_state(experiment)
+    checkpoint.save_weights(path, state.variables, course.weights_metadata(experiment))
+    return state
+
+
+def test_a_network_without_batchnorm_begins_with_pretrained_weights(data, tmp_path):
+    fields = {"model.name": "l2svm", "model.options": {}}
+    path = tmp_path / "weights.safetensors"
+    state = saved(run.build(config(**fields), data), path)
+    assert not state.batch_stats
+    begun, _ = course.fresh_state(run.build(config(**fields, seed=1, **{"model.pretrained": str(path)}), data))
+    assert jax.tree.structure(begun) == jax.tree.structure(state)
+    for ours, theirs in zip(jax.tree.leaves(begun.variables), jax.tree.leaves(state.variables), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_pretrained_weights_with_a_mean_image_take_images_of_its_size_alone(data, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    fields = {"model.name": "mini_xception", "model.options": {}, "data.normalization": "mean_image"}
+    saved(run.build(config(**fields), data), path)
+    larger = config(**fields, **{"model.input_shape": (64, 64, 1), "model.pretrained": str(path)})
+    with pytest.raises(UserError, match=r"model\.input_shape = \(64, 64, 1\): .* a mean image of \(48, 48, 1\), so it"):
+        course.fresh_state(run.build(larger, data))

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
 import time
 
 import jax
@@ -168,6 +170,42 @@ def test_interrupted_it_saves_every_member(experiment, tmp_path, monkeypatch):
     with pytest.raises(train.Interrupted):
         stack.fit(open_courses(experiment, tmp_path, NUMBERS[:2]), "grouped", started=0.0)
     assert [course.step for course in open_courses(experiment, tmp_path, NUMBERS[:2])] == [1, 1]
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_told_to_stop_at_the_last_step_it_saves_and_says_so(experiment, tmp_path, monkeypatch, stacked):
+    """Or a sweep would go on with the next member."""
+
+    judge = Course.judge
+
+    def judge_and_be_told(self, summary):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return judge(self, summary)
+
+    monkeypatch.setattr(Course, "judge", judge_and_be_told)
+    with pytest.raises(train.Interrupted, match="SIGTERM at step 8: saved"):
+        if stacked:
+            stack.fit(open_courses(experiment, tmp_path, NUMBERS[:2]), "grouped", started=0.0, until=8)
+        else:
+            run.fit(experiment, tmp_path / "0", started=0.0, until=8)
+    assert Course(experiment, tmp_path / "0").step == 8
+
+
+def test_a_member_whose_checkpoints_are_damaged_fails_and_the_others_go_on_from_where_they_stand(data, tmp_path):
+    base = small_config(**{"train.epochs": 2})
+    planned = sweep_members.members(base, [config_lib.seeds(4)])
+    (group,) = sweep_plan.plan(planned[:2], tmp_path, form="grouped", data_dir=data, epochs=1)
+    assert sweep.run_group(group, tmp_path, data_dir=data, epochs=1) == {}
+    (group,) = sweep_plan.plan(planned[2:3], tmp_path, form="sequential", data_dir=data)
+    assert sweep.run_group(group, tmp_path, data_dir=data) == {}
+    (tmp_path / planned[2].name / "results.json").unlink()  # trained to the end, and killed before it was evaluated
+    for path in (tmp_path / planned[0].name / "checkpoints/last/8/state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    outcomes = sweep.run_members(planned, tmp_path, form="grouped", data_dir=data)
+    assert [type(outcomes[member.name]) for member in planned] == [sweep.Failed, dict, dict, dict]
+    assert "no checkpoint in" in outcomes[planned[0].name].reason
+    assert [len(losses(tmp_path / member.name)) for member in planned] == [8, 16, 16, 16]
 
 
 def test_what_is_a_number_does_not_change_the_structure():

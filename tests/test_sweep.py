@@ -137,6 +137,17 @@ def test_mistakes_in_the_last_member_are_found_before_the_first_is_compiled(
         sweep_members.check(planned, str(data))
 
 
+def test_a_sweep_over_data_with_nothing_to_compare_on_is_refused_before_it_trains(tmp_path, cache):
+    data = write_fer2013(tmp_path / "raw", train=140, validation=0, test=0)
+    planned = sweep_members.members(tiny_config.get_config(), [config_lib.seeds(2)])
+    with pytest.raises(UserError, match=r"seed=1: a sweep compares .* fer2013 has neither; data\.folds=5 with"):
+        sweep_members.check(planned, str(data))
+    folds = {"data.folds": 2, "data.fold_by": "image"}
+    sweep_members.check(
+        sweep_members.members(config_lib.overridden(tiny_config.get_config(), folds), [[{}]]), str(data)
+    )
+
+
 def test_a_sweep_without_members_is_refused():
     with pytest.raises(UserError, match="the sweep has no members"):
         sweep_members.members(tiny_config.get_config(), [[], config_lib.seeds(2)])
