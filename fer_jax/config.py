@@ -59,7 +59,7 @@ def default_config() -> ConfigDict:
                 # to begin with, normalised as they were: another run, a file of fer_jax.convert, or the name of weights
                 # that come with the package
                 "pretrained": "",
-                "dtype": "auto",  # of computation: float32 | bfloat16 | auto (bfloat16 on accelerators)
+                "dtype": "auto",  # of computation: float32 | bfloat16 | auto (bfloat16 on accelerators made for it)
             },
             "head": {
                 "name": "classification",  # classification | intensity (sigmoid cross-entropy, one output an emotion)

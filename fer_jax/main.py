@@ -20,7 +20,7 @@ from fer_jax.errors import UserError, unknown
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="config file, e.g. configs/mini_xception.py:fer2013")
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "default: runs/<config>-<time>, of a sweep runs/sweep-<config>; resumed"
+    "workdir", None, "default: runs/<config>[-<argument>]-<time>, of a sweep runs/sweep-<config>; resumed"
 )
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "where the raw data lie, e.g. the unpacked Kaggle download of FER2013"

@@ -3,8 +3,8 @@
 The paper's net (configs/mini_xception.py), by Muon (Jordan et al. 2024) on a longer schedule with warm-up, a moving
 average of the weights, label smoothing, and rotation, scale and contrast beside the default augmentation: 64.33 ±
 0.57 % of PublicTest over three seeds (64.95, 64.20, 63.83; the paper: 66; aim: 67), the best of 40 epochs selected on
-the same images, in 35 minutes on two CPU cores. By Adam, with less augmentation and no smoothing, it had 63.19 after 50
-epochs, of which no log is kept.
+the same images, in 35 to 80 minutes on two CPU cores. By Adam, with less augmentation and no smoothing, it had 63.19
+after 50 epochs, of which no log is kept.
 Logs in tests/benchmarks/results: mini_xception_fer2013_pretrained, mini_xception_fer2013_seed1 and _seed2.
 Command: python -m fer_jax.main --config=configs/recipes/mini_xception_fer2013.py --data_dir=PATH
 """
