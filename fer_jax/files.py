@@ -14,7 +14,8 @@ import numpy as np
 from fer_jax.errors import UserError
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-UNWRITABLE = FULL | {errno.EACCES, errno.EPERM, errno.EROFS}  # full, or not the user's to write
+# Full, not the user's to write, or a file where a folder is to be.
+UNWRITABLE = FULL | {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
 
 @contextlib.contextmanager
@@ -49,7 +50,7 @@ def read_image(path: Path, *, grey: bool = False) -> np.ndarray | None:
 
 
 def refusal(error: Exception) -> str | None:
-    """Why the disk does not take what is written, if that is what the error says: it is full, or not the user's."""
+    """Why the disk does not take what is written, if that is what the error says: see UNWRITABLE."""
     if isinstance(error, OSError):
         return error.strerror if error.errno in UNWRITABLE else None
     # ArrayRecord's are RuntimeErrors that cite it.
@@ -61,13 +62,15 @@ def csv_rows(file: TextIO, path: Path, **options) -> Iterator:
     """A `csv.reader` of an open file, the one at `path`.
 
     Raises:
-      UserError: what is read inside is no CSV; names file and line.
+      UserError: what is read inside is no CSV, or no text; names file and line.
     """
     reader = csv.reader(file, **options)
     try:
         yield reader
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: {error}; is a quote left open?") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a text file in UTF-8 ({error.reason}): save it as one; is it packed?") from None
 
 
 def visible(folder: Path) -> Iterator[Path]:

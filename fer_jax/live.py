@@ -78,14 +78,14 @@ class Analyzer:
 
     def faces(self, image: np.ndarray, time: float) -> list[TrackedFace]:
         """The faces of an image uint8 [H, W, 3], RGB, `time` seconds after the start."""
-        boxes, crops = [], []
+        boxes, faces = [], []
         for face in self._find(image):
             try:
-                crops.append(crop(image, face, side=self.side, align=self._align))
+                faces.append(crop(image, face, side=self.side, align=self._align))
                 boxes.append(face.box)
-            except ValueError:  # landmarks that span no rectangle, as of a face in profile
+            except crops.NoCrop:  # landmarks that span no rectangle, as of a face in profile
                 self.unaligned += 1
-        answer = self.network.predict(np.array(crops) if crops else self._nobody(0), batch_size=BATCH)
+        answer = self.network.predict(np.array(faces) if faces else self._nobody(0), batch_size=BATCH)
         measured = np.concatenate([answer.probabilities, answer.intensities], 1)
         numbers, smoothed = self._tracker.update(boxes, measured, time)
         classes = len(self.network.emotions)
@@ -111,7 +111,7 @@ def crop(image: np.ndarray, face: Face, *, side: int, align: str) -> np.ndarray:
     """A face as the training data show it: uint8 [side, side, 3] of an image uint8 [H, W, 3]; see `Analyzer`.
 
     Raises:
-      ValueError: the face lacks the landmarks or eyes that the alignment needs, or they span no rectangle.
+      NoCrop: the face lacks the landmarks or eyes that the alignment needs, or they span no rectangle.
     """
     if align == "box":
         return square(image, side, face.box)

@@ -259,6 +259,23 @@ def test_a_crop_that_is_no_more_is_deleted(tree, tmp_path):
     assert crops() == ["a/0.png", "a/2.png", "sheet.png"]
 
 
+def test_crops_of_photographs_that_are_gone_are_deleted(tree, tmp_path):
+    source, table = tree
+    out = tmp_path / "out"
+    run(source, table, out, runner="threads")
+    (source / "b").mkdir()
+    (source / "a/0.png").rename(source / "b/0.png")
+    table.write_text(table.read_text().replace("a/0.png", "b/0.png"))
+    _, rows = run(source, table, out, runner="threads")
+    assert ("a/0.png", 0) not in rows
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*.png")) == ["a/1.png", "a/2.png", "b/0.png"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/1.png").write_bytes((source / "b/0.png").read_bytes())
+    with pytest.raises(UserError, match=r"has crops of 6 photographs, a/1\.png and others, of which none is under"):
+        run(tmp_path / "other", table, out, runner="threads")
+    assert len(list(out.rglob("*.png"))) == 3
+
+
 def test_images_whose_crops_would_be_the_same_file_are_refused(tree, tmp_path):
     source, table = tree
     (source / "a" / "2-1.jpg").write_bytes((source / "a" / "0.png").read_bytes())
@@ -275,7 +292,7 @@ def test_images_whose_crops_would_be_the_same_file_are_refused(tree, tmp_path):
         run(source, table, tmp_path / "out", runner="threads")
 
 
-def test_wrong_input_is_answered(tmp_path, tree):
+def test_wrong_input_is_answered(tmp_path, tree, capsys):
     source, _ = tree
     for arguments, message in (
         (["--input", tmp_path / "nothing", "--output", tmp_path / "o"], "is not a folder"),
@@ -284,6 +301,9 @@ def test_wrong_input_is_answered(tmp_path, tree):
     ):
         with pytest.raises(SystemExit, match=message):
             align.main([str(argument) for argument in arguments])
+    with pytest.raises(SystemExit):
+        align.main(["--input", str(source), "--output", str(tmp_path / "o"), "--size=0"])
+    assert "--size=0 must lie in 1..4096 pixels" in capsys.readouterr().err
     (tmp_path / "bare").mkdir()
     with pytest.raises(UserError, match="has no images"):
         align.find_images(tmp_path / "bare", tmp_path / "o")
@@ -315,12 +335,21 @@ def test_landmark_files(tmp_path):
     pts.write_text("\n".join(lines[:67]))
     with pytest.raises(UserError, match="67 landmarks, expected 68"):
         detect.read_landmarks(pts)
-    pts.write_text("\n".join([*lines[:5], "1 2 3"]))
-    with pytest.raises(UserError, match=r"face\.pts, line 6: '1 2 3' is not a pair"):
-        detect.read_landmarks(pts)
+    for wrong in ("1 2 3", "1 nan"):
+        pts.write_text("\n".join([*lines[:5], wrong]))
+        with pytest.raises(UserError, match=rf"face\.pts, line 6: '{wrong}' is not a pair"):
+            detect.read_landmarks(pts)
     table = tmp_path / "landmarks.csv"
     table.write_text("path,x1\n")
     with pytest.raises(UserError, match="the header lacks y1"):
+        detect.read_table(table)
+    header = ",".join(f"{axis}{i}" for i in range(1, 69) for axis in "xy")
+    for numbers in (["1"] * 135, ["1"] * 135 + ["nan"], ["1"] * 135 + ["x"]):
+        table.write_text(f"path,{header}\na.png,{','.join(['1'] * 136)}\n\nb.png,{','.join(numbers)}\n")
+        with pytest.raises(UserError, match=r"landmarks\.csv, line 4: 136 numbers are expected after the path"):
+            detect.read_table(table)
+    table.write_text("path,x1,é\n", encoding="latin-1")
+    with pytest.raises(UserError, match="is not a text file in UTF-8"):
         detect.read_table(table)
 
 

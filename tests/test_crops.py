@@ -112,5 +112,5 @@ def test_borders_are_replicated():
     ],
 )
 def test_what_a_detector_does_not_give_is_named(face, method, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(crops.NoCrop, match=message):
         crops.crop_transform(face, method=method)

@@ -176,7 +176,7 @@ def test_crops_are_those_of_the_training_data():
     np.testing.assert_array_equal(live.crop(image, face, side=64, align="box"), square(image, 64, face.box))
     turned = live.crop(image, face, side=64, align="rotation")
     np.testing.assert_array_equal(turned, crops.align(image, face, size=64, method="rotation"))
-    with pytest.raises(ValueError, match="no landmarks"):
+    with pytest.raises(crops.NoCrop, match="no landmarks"):
         live.crop(image, face, side=64, align="landmarks")
 
 

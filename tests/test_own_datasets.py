@@ -1,6 +1,7 @@
 """Data of one's own: a CSV file of images, or a folder for each emotion, in miniature."""
 
 import itertools
+import os
 import shutil
 
 import cv2
@@ -38,7 +39,7 @@ def test_csv_with_subjects(tmp_path):
     assert prepare.load("csv", data_dir=root).fingerprint == dataset.fingerprint
 
 
-def test_csv_with_splits_and_intensities(tmp_path):
+def test_csv_with_splits_and_intensities(tmp_path, caplog):
     root = write_csv(tmp_path / "raw", ("intensity", "split", "subject"))
     dataset = prepare.load("csv", data_dir=root)
     assert dataset.has_intensity
@@ -48,7 +49,10 @@ def test_csv_with_splits_and_intensities(tmp_path):
         assert split == ("train", "validation", "test")[number % 10 % 3]
         expected = {name: number / 100 * (name == emotion) for name in ("angry", "surprise")}
         assert example["intensity"] == pytest.approx(list(expected.values()))
-    assert any("10 subjects are in two splits" in note for note in record(dataset)["notes"])
+    for _ in range(2):  # each time
+        caplog.clear()
+        prepare.load("csv", data_dir=root)
+        assert "data: csv: 10 subjects are in two splits, scores will be too high: p0" in caplog.text
 
 
 def test_csv_with_neither_is_stratified(tmp_path):
@@ -155,6 +159,16 @@ def test_files_of_a_folder_that_are_not_used_are_counted(tmp_path):
     dataset = prepare.load("folder", data_dir=root)
     assert dataset.splits == {"train": 24, "validation": 3, "test": 3}
     assert [note for note in record(dataset)["notes"] if note.endswith("emotion's folder: 2 .png, 1 .txt")]
+
+
+def test_a_picture_of_one_colour_is_left_out_and_a_name_that_is_no_utf8_is_not(tmp_path, caplog):
+    root = write_folder(tmp_path / "raw")
+    (root / "Joy/1.png").rename(root / "Joy" / os.fsdecode(b"\xff.png"))
+    save(root / "Joy/blue.png", np.full((128, 128, 3), (0, 0, 255), np.uint8))
+    dataset = prepare.load("folder", data_dir=root)
+    assert sum(dataset.splits.values()) == 30
+    assert "Joy/\ufffd.png" in splits_of(dataset, "source")
+    assert "Joy/blue.png: one colour all over" in caplog.text
 
 
 def test_folders_that_are_no_emotion_are_refused(tmp_path):

@@ -4,11 +4,11 @@
 
 What a crop shows, by each method, is said in `crops`.
 
-The output mirrors the tree of the input as PNG, which the data sets' builders take as they take the original (CK+:
-align `cohn-kanade-images` and put `Emotion` beside the result), with `faces.csv` (every image, every face, and why
-one has no crop), `settings.txt` (what the crops are), and `detections.jsonl`, from which a run that was cut short goes
-on; copied into another output it saves detecting again for other crops. Landmarks that come with the data are read
-each time, as they may have been corrected.
+The output mirrors the tree of the input as PNG, which `prepare folder`, `jaffe` and `kdef` take as they take the
+original (`prepare NAME --align=METHOD` aligns every data set of photographs), with `faces.csv` (every image, every
+face, and why one has no crop), `settings.txt` (what the crops are), and `detections.jsonl`, from which a run that was
+cut short goes on; copied into another output it saves detecting again for other crops. Landmarks that come with the
+data are read each time, as they may have been corrected. Crops of photographs that are no longer there are deleted.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 SEVERAL = ("largest", "all", "refuse")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".webp")
+LARGEST = 4096  # pixels, the side of a crop
 _COLUMNS = ("path", "face", "status", "reason", "output", "x", "y", "width", "height", "roll")
 _FURTHER = re.compile(r"(.+)-[1-9]\d*")  # the crop of a further face in an image; see `align_image`
 
@@ -108,7 +109,7 @@ def align_image(
     for number, face in enumerate(faces if settings.several == "all" else faces[:1]):
         try:
             crop = crops.align(image, face, size=settings.size, method=settings.method)
-        except ValueError as error:
+        except crops.NoCrop as error:
             rows.append(_row(path, "no crop", str(error), number, face))
             continue
         target = Path(path).with_suffix("")
@@ -186,13 +187,31 @@ def _claim(settings: Settings) -> None:
         temporary.write_text(asked + "\n")
 
 
-def _delete_old_crops(settings: Settings, images: Sequence[str], rows: Sequence[dict]) -> None:
-    """Deletes the crops that faces.csv has of these images and `rows` have no more, as when no face is found now."""
+def _rows_before(settings: Settings) -> list[dict[str, str]]:
+    """The rows of the faces.csv of an earlier run into the same output."""
     table = settings.output / "faces.csv"
     if not table.exists():
-        return
+        return []
     with _open(table) as file:
-        before = {row["output"] for row in csv.DictReader(file) if row["path"] in set(images)}
+        return list(csv.DictReader(file))
+
+
+def _refuse_other_photographs(images: Sequence[str], settings: Settings) -> None:
+    before = {row["path"] for row in _rows_before(settings)}
+    if before and before.isdisjoint(images):
+        raise UserError(
+            f"{settings.output} has crops of {len(before):,} photographs, {min(before)} and others, of which none is "
+            f"under --input={settings.source}: choose another output folder, or delete this one"
+        )
+
+
+def _delete_old_crops(settings: Settings, rows: Sequence[dict], images: Container[str] | None) -> None:
+    """Deletes the crops of an earlier run that `rows` lack: of photographs that are gone, or have no face now.
+
+    Args:
+      images: the photographs to which `rows` belong; None: all.
+    """
+    before = {row["output"] for row in _rows_before(settings) if images is None or row["path"] in images}
     for crop in before - {row["output"] for row in rows} - {""}:
         (settings.output / crop).unlink(missing_ok=True)
 
@@ -212,10 +231,12 @@ def align_tree(
 
     Raises:
       UserError: no images, two whose crops would be the same file, a detector that cannot be had, crops of other
-        settings in the output.
+        settings or of other photographs in the output.
     """
-    if images is None:
+    whole = images is None
+    if whole:
         images = find_images(settings.source, settings.output)
+        _refuse_other_photographs(images, settings)
     _refuse_same_crops(images, settings)
     try:
         settings.output.mkdir(parents=True, exist_ok=True)
@@ -244,7 +265,7 @@ def align_tree(
             rows += of_image
             bar.update()
     rows.sort(key=lambda row: (row["path"], row["face"] or 0))
-    _delete_old_crops(settings, images, rows)
+    _delete_old_crops(settings, rows, None if whole else set(images))
     with files.whole(settings.output / "faces.csv") as temporary, _open(temporary, "w") as file:
         writer = csv.DictWriter(file, _COLUMNS, restval="")
         writer.writeheader()
@@ -361,6 +382,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, help="processes, or Ray actors (default: one a core)")
     parser.add_argument("--preview", type=Path, metavar="FILE", help="draw faces before and after")
     options = parser.parse_args(arguments)
+    if not 1 <= options.size <= LARGEST:
+        parser.error(f"--size={options.size} must lie in 1..{LARGEST} pixels")
     settings = Settings(
         options.input.resolve(),
         options.output.resolve(),

@@ -15,6 +15,10 @@ METHODS = ("landmarks", "rotation", "none")
 _LEFT, _BOTTOM, _RIGHT = 0, 8, 16  # landmarks 1, 9 and 17 of the paper
 
 
+class NoCrop(Exception):
+    """Why a face has no aligned crop."""
+
+
 def roll(face: Face) -> float:
     """The angle of the line between the eyes, degrees, clockwise in the image; nan where the eyes are not known."""
     if face.eyes is None:
@@ -30,12 +34,12 @@ def crop_transform(face: Face, *, size: int = 128, method: str = "landmarks") ->
       face: with landmarks for `landmarks`, with eyes for `rotation`.
 
     Raises:
-      ValueError: the face lacks them, or they span no rectangle; says which.
+      NoCrop: the face lacks them, or they span no rectangle; says which.
     """
     turn = np.eye(2)
     if method != "none":
         if face.eyes is None:
-            raise ValueError("the detector gives no eyes: install the extra align or use --method=none")
+            raise NoCrop("the detector gives no eyes: install the extra align or use --method=none")
         angle = np.radians(roll(face))
         turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     x, y, width, height = face.box
@@ -43,7 +47,7 @@ def crop_transform(face: Face, *, size: int = 128, method: str = "landmarks") ->
     centre = np.array([x + width / 2, y + height / 2]) if face.eyes is None else face.eyes.mean(0)
     if method == "landmarks":
         if face.landmarks is None:
-            raise ValueError("the detector gives no landmarks: install the extra align or use another --method")
+            raise NoCrop("the detector gives no landmarks: install the extra align or use another --method")
         turned = (face.landmarks - centre) @ turn.T
         left, right, bottom = turned[_LEFT, 0], turned[_RIGHT, 0], turned[_BOTTOM, 1]
         top = -bottom / 2  # the eyes are at 0: a third of the height above them, two thirds below
@@ -52,7 +56,7 @@ def crop_transform(face: Face, *, size: int = 128, method: str = "landmarks") ->
         middle = turn @ (np.array([x + width / 2, y + height / 2]) - centre)
         (left, top), (right, bottom) = middle - (width / 2, height / 2), middle + (width / 2, height / 2)
     if right - left < 2 or bottom - top < 2:
-        raise ValueError("the landmarks span no rectangle: is the face in profile, or the file of another image?")
+        raise NoCrop("the landmarks span no rectangle: is the face in profile, or the file of another image?")
     scale = np.diag([size / (right - left), size / (bottom - top)])
     # The boundaries are the outer edges of the outer pixels, half a pixel from their centres.
     offset = -scale @ (turn @ centre + (left, top)) - 0.5

@@ -5,7 +5,6 @@ OpenCV's Haar cascade, and YuNet when the user gives its ONNX file; `Supplied` r
 Haar and YuNet find boxes; dlib's shape predictor, where it is installed, adds the 68 landmarks.
 """
 
-import csv
 import dataclasses
 import importlib.util
 import re
@@ -15,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from fer_jax import files
 from fer_jax.errors import UserError, unknown
 
 LEFT_EYE, RIGHT_EYE = slice(36, 42), slice(42, 48)  # of the image, not of the person
@@ -192,8 +192,8 @@ class Supplied:
         """The faces of the image at `path`, relative to the images' tree."""
         if self._rows is not None:
             return [Face.from_landmarks(points) for points in self._rows.get(path.as_posix(), [])]
-        files = (self._source / path.parent / (path.stem + suffix) for suffix in LANDMARK_SUFFIXES)
-        return [Face.from_landmarks(read_landmarks(file)) for file in files if file.is_file()][:1]
+        beside = (self._source / path.parent / (path.stem + suffix) for suffix in LANDMARK_SUFFIXES)
+        return [Face.from_landmarks(read_landmarks(file)) for file in beside if file.is_file()][:1]
 
 
 def read_landmarks(path: Path) -> np.ndarray:
@@ -209,7 +209,9 @@ def read_landmarks(path: Path) -> np.ndarray:
         try:
             x, y = map(float, line.replace(",", " ").split())
         except ValueError:
-            raise UserError(f"{path}, line {number}: {line.strip()[:40]!r} is not a pair x y") from None
+            x = y = np.nan
+        if not np.isfinite((x, y)).all():
+            raise UserError(f"{path}, line {number}: {line.strip()[:40]!r} is not a pair x y")
         points.append((x, y))
     if len(points) != 68:
         raise UserError(f"{path}: {len(points)} landmarks, expected 68")
@@ -220,18 +222,24 @@ def read_table(path: Path) -> dict[str, list[np.ndarray]]:
     """The landmarks of a CSV file by image.
 
     Raises:
-      UserError: a wrong header or row; names file and row.
+      UserError: no text in UTF-8, a wrong header or row; names file and line.
     """
     columns = [f"{axis}{i}" for i in range(1, 69) for axis in "xy"]
     table: dict[str, list[np.ndarray]] = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        if missing := [name for name in ["path", *columns] if name not in (reader.fieldnames or [])]:
+    with (
+        path.open(newline="", encoding="utf-8-sig") as file,
+        files.csv_rows(file, path, skipinitialspace=True) as reader,
+    ):
+        header = [name.strip() for name in next(reader, [])]
+        if missing := [name for name in ["path", *columns] if name not in header]:
             raise UserError(f"{path}: the header lacks {', '.join(missing[:4])}; expected path,x1,y1,...,x68,y68")
-        for number, row in enumerate(reader, 2):
+        for fields in filter(any, reader):
+            row = dict(zip(header, fields, strict=False))
             try:
                 points = np.array([float(row[name]) for name in columns]).reshape(68, 2)
-            except (TypeError, ValueError):
-                raise UserError(f"{path}, row {number}: 136 numbers are expected after the path") from None
+            except (KeyError, ValueError):
+                points = np.array(np.nan)
+            if not np.isfinite(points).all():
+                raise UserError(f"{path}, line {reader.line_num}: 136 numbers are expected after the path")
             table.setdefault(row["path"].strip(), []).append(points)
     return table

@@ -340,6 +340,7 @@ def _record(
         "opencv": cv2.__version__,
         "quarantined": sorted(builder.quarantined),
         "notes": builder.notes,
+        "warnings": builder.warnings,
         "unaligned": unaligned,
     }
 
@@ -352,6 +353,8 @@ def _read(directory: Path) -> Dataset:
             len(record["quarantined"]),
             directory / _RECORD,
         )
+    for warning in record.get("warnings", ()):
+        log.warning("data: %s: %s", record["name"], warning)
     if unaligned := record.get("unaligned"):
         log.info("data: %d photographs stay unaligned (listed in %s)", len(unaligned), directory / _RECORD)
     return Dataset(

@@ -141,9 +141,9 @@ def read_folder(folder: Path, left_out: Counter) -> Iterator[Picture]:
     labels = (folder / "annotations").glob("[!.]*_exp.npy")
     names = sorted((path.name.removesuffix("_exp.npy") for path in labels), key=lambda name: (len(name), name))
     for name in names:
-        files = [folder / "annotations" / f"{name}_{array}.npy" for array in _ARRAYS]
-        if emotion := _emotion(read_scalar(files[0]), str(files[0]), left_out):
-            valence, arousal = (_number(read_scalar(file), str(file)) for file in files[1:])
+        code, *numbers = (folder / "annotations" / f"{name}_{array}.npy" for array in _ARRAYS)
+        if emotion := _emotion(read_scalar(code), str(code), left_out):
+            valence, arousal = (_number(read_scalar(file), str(file)) for file in numbers)
             image = images.get(name, folder / "images" / f"{name}.jpg")
             source = f"{folder.name}/images/{image.name}"
             yield Picture(image, emotion, source, extra={"valence": valence, "arousal": arousal})

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from fer_jax.data import runners
 from fer_jax.data.datasets.readings import Reading, Readings, StoredFace
 from fer_jax.data.detect import Box
-from fer_jax.data.emotions import expressed
+from fer_jax.data.emotions import canonical, expressed
 from fer_jax.errors import UserError
 from fer_jax.files import read_image
 
@@ -57,6 +57,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self.variant = variant
         self.quarantined: list[tuple[str, str]] = []  # (path, reason)
         self.notes: list[str] = []  # for the person who prepares: what was kept, what is unusual
+        self.warnings: list[str] = []  # for everyone who reads it: what makes scores wrong
         self.class_counts: dict[str, collections.Counter] = {}
         self._hash = hashlib.sha256()
         super().__init__(file_format="array_record", **options)
@@ -191,7 +192,7 @@ class PictureBuilder(FaceBuilder, skip_registration=True):
         image = read_image(picture.path, grey=cls.IMAGE_SHAPE[2] == 1)
         if image is None:
             raise Unusable("not a readable image" if picture.path.exists() else "does not exist")
-        if image.min() == image.max():
+        if (image == image[:1, :1]).all():
             raise Unusable("one colour all over")
         yield image, picture.source
 
@@ -214,11 +215,9 @@ class PictureBuilder(FaceBuilder, skip_registration=True):
             if picture.intensity is not None:
                 names = expressed(self.EMOTIONS)
                 intensity = np.array([picture.intensity * (name == picture.emotion) for name in names], np.float32)
-            known = {"subject": picture.subject, **picture.extra}
+            known = {"subject": _shown(picture.subject), **picture.extra}
             for png, digest, source in reading.faces:
-                # Of names that are not UTF-8 what can be shown: the records' text is.
-                shown = os.fsencode(source).decode(errors="replace")
-                yield self.stored_example(png, digest, picture.emotion, intensity, source=shown, **known)
+                yield self.stored_example(png, digest, picture.emotion, intensity, source=_shown(source), **known)
 
     def _read(self, split: str, pictures: list[Picture]) -> Iterator[Reading]:
         """The readings of all pictures: those kept from before, then new ones, read ahead on all cores."""
@@ -234,6 +233,11 @@ class PictureBuilder(FaceBuilder, skip_registration=True):
             if len(fresh) == KEPT_TOGETHER:
                 self._kept.add(split, fresh)
                 fresh = []
+
+
+def _shown(name: str) -> str:
+    """Of a name that is not UTF-8 what can be shown: the records' text is."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 def read_faces(builder: type[PictureBuilder], picture: Picture) -> Reading:
@@ -288,6 +292,18 @@ def square(image: np.ndarray, side: int, box: Box | None = None) -> np.ndarray:
 def _inside(start: int, room: int) -> int:
     """Where a square starts that has `room` to move; with less than none it must reach over both borders."""
     return min(max(start, min(room, 0)), max(room, 0))
+
+
+def emotion_of(folder: Path) -> str:
+    """The emotion that a folder is named after.
+
+    Raises:
+      UserError: it is none.
+    """
+    try:
+        return canonical(folder.name)
+    except ValueError as error:
+        raise UserError(f"{folder}: {error}; give it an emotion's name or move it elsewhere") from None
 
 
 def missing(name: str, data_dir: Path | None, origin: str) -> UserError:

@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from fer_jax import files
-from fer_jax.data.datasets.base import FaceBuilder, missing
-from fer_jax.data.emotions import BASIC7, canonical
+from fer_jax.data.datasets.base import FaceBuilder, emotion_of, missing
+from fer_jax.data.emotions import BASIC7
 from fer_jax.errors import UserError
 
 SIDE = 48
@@ -87,7 +87,7 @@ class Fer2013(FaceBuilder):
     def _tree_examples(self):
         by_split = {}
         for path in self.raw:
-            split = _split_of(path.parent.parent.name)
+            split = split_of(path.parent.parent.name)
             by_split.setdefault(split, []).append((path, _emotion_of(path)))
         return {
             split: lambda labelled=by_split[split]: self._read_images(labelled)
@@ -145,8 +145,6 @@ def read_csv(path: Path) -> Iterator[Row]:
                 yield _parse(fields, columns, path, reader.line_num)
     except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged ({error}): download it again") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a text file ({error.reason}): is it packed under another name?") from error
     if empty:
         raise UserError(f"{path} has a header and no rows: download it again")
 
@@ -156,13 +154,13 @@ def _parse(fields: list[str], columns: list[int], path: Path, line: int) -> Row:
     if len(fields) <= max(columns):
         raise UserError(f"{where}: {len(fields)} columns instead of {max(columns) + 1}; was the file cut short?")
     code, text, usage = (fields[column].strip() for column in columns)
-    if not code.isdigit() or int(code) >= len(CODES):
+    if not code.isdecimal() or int(code) >= len(CODES):
         raise UserError(f"{where}: unknown emotion {code!r}; FER2013 has the codes 0..6 ({', '.join(CODES)})")
     if usage not in USAGES:
         raise UserError(f"{where}: unknown Usage {usage!r}; expected one of {', '.join(USAGES)}")
     try:
         pixels = np.array(text.split(), dtype=np.int64)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise UserError(f"{where}: the pixels are not whole numbers separated by blanks") from None
     if pixels.size != SIDE * SIDE:
         raise UserError(f"{where}: {pixels.size} pixels instead of {SIDE * SIDE} (48x48)")
@@ -205,15 +203,13 @@ def check_counts(rows: list[Row], notes: list[str]) -> None:
                 notes.append(f"{count:,} rows are {emotion}; the official file has {official:,}")
 
 
-def _split_of(folder: str) -> str | None:
+def split_of(folder: str) -> str | None:
+    """The split that a folder's name, or a cell of a table, stands for; None: it is none."""
     return next((split for split, names in SPLIT_FOLDERS.items() if folder.lower() in names), None)
 
 
 def _emotion_of(path: Path) -> str:
-    try:
-        emotion = canonical(path.parent.name)
-    except ValueError as error:
-        raise UserError(f"{path.parent}: {error}") from None
+    emotion = emotion_of(path.parent)
     if emotion not in BASIC7:
         raise UserError(f"{path.parent}: FER2013 has no emotion {emotion!r}, only {', '.join(BASIC7)}")
     return emotion
@@ -226,7 +222,7 @@ def _tree_images(root: Path) -> list[Path]:
       UserError: a split's folder has no image, or a folder is no emotion.
     """
     images = []
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and _split_of(path.name)):
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and split_of(path.name)):
         found = sorted(path for path in folder.glob("[!.]*/[!.]*") if path.suffix.lower() in _IMAGES)
         if not found:
             raise UserError(f"{folder} is an empty split: expected images in {folder}/angry and so on")

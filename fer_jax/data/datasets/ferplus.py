@@ -133,7 +133,7 @@ def read_votes(path: Path) -> dict[str, list[np.ndarray]]:
     """For each usage the votes of its rows, int32 [10] in the order of COLUMNS.
 
     Raises:
-      UserError: wrong header or a row that is not ten counts; names file and line.
+      UserError: no text in UTF-8, wrong header or a row that is not ten counts; names file and line.
     """
     with path.open(newline="", encoding="utf-8-sig") as file, files.csv_rows(file, path) as reader:
         header = [name.strip() for name in next(reader, [])]
@@ -147,9 +147,12 @@ def read_votes(path: Path) -> dict[str, list[np.ndarray]]:
             if len(fields) != len(header) or fields[0] not in votes:
                 raise UserError(f"{where}: expected a Usage ({', '.join(USAGES)}), an image name and ten counts")
             try:
-                votes[fields[0]].append(np.array(fields[2:], np.int32))
-            except ValueError:
+                counts = np.array(fields[2:], np.int32)
+            except (ValueError, OverflowError):
                 raise UserError(f"{where}: the votes are not whole numbers") from None
+            if counts.min() < 0:
+                raise UserError(f"{where}: {counts.min()} votes; they are counted from 0")
+            votes[fields[0]].append(counts)
     return votes
 
 

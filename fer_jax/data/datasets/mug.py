@@ -5,10 +5,10 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from fer_jax.data.datasets.base import Picture, PictureBuilder, missing
+from fer_jax.data.datasets.base import Picture, PictureBuilder, emotion_of, missing
 from fer_jax.data.datasets.subjects import divide, split_subjects
 from fer_jax.data.detect import read_landmarks
-from fer_jax.data.emotions import BASIC7, canonical
+from fer_jax.data.emotions import BASIC7
 from fer_jax.errors import UserError
 
 LEVELS = (0.2, 0.4, 0.6, 0.8, 1.0, 0.8, 0.6, 0.4, 0.2)  # of the nine frames of a take, rising and falling
@@ -162,10 +162,7 @@ def _frames(root: Path) -> list[Path]:
 
 
 def _emotion(folder: Path) -> str:
-    try:
-        emotion = canonical(folder.name)
-    except ValueError as error:
-        raise UserError(f"{folder}: {error}; move it elsewhere or give it an emotion's name") from None
+    emotion = emotion_of(folder)
     if emotion not in BASIC7:
         raise UserError(f"{folder}: MUG has no emotion {emotion!r}, only {', '.join(BASIC7)}; move it elsewhere")
     return emotion

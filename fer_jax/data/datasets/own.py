@@ -8,8 +8,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from fer_jax.data.datasets.base import Picture, PictureBuilder, Unusable, missing
-from fer_jax.data.datasets.fer2013 import SPLIT_FOLDERS
+from fer_jax.data.datasets.base import Picture, PictureBuilder, Unusable, emotion_of, missing
+from fer_jax.data.datasets.fer2013 import split_of
 from fer_jax.data.datasets.subjects import SPLITS, divide, split_stratified, split_subjects
 from fer_jax.data.emotions import CANONICAL, canonical
 from fer_jax.errors import UserError
@@ -78,7 +78,7 @@ class Csv(PictureBuilder):
         ]
         if self.rows[0].split:
             splits = {split: {row.source for row in self.rows if row.split == split} for split in SPLITS}
-            self._note_shared_subjects()
+            self._warn_of_shared_subjects()
             return divide(pictures, lambda picture: picture.source, splits)
         if self.rows[0].subject:
             subjects = split_subjects(row.subject for row in self.rows)
@@ -87,13 +87,13 @@ class Csv(PictureBuilder):
         emotions = {row.source: row.emotion for row in self.rows}
         return divide(pictures, lambda picture: picture.source, split_stratified(emotions))
 
-    def _note_shared_subjects(self):
+    def _warn_of_shared_subjects(self):
         places = {}
         for row in self.rows:
             places.setdefault(row.subject, set()).add(row.split)
         if shared := sorted(subject for subject, splits in places.items() if subject and len(splits) > 1):
             shown = ", ".join(shared[:8])
-            self.notes.append(f"{len(shared)} subjects are in two splits, scores will be too high: {shown}")
+            self.warnings.append(f"{len(shared)} subjects are in two splits, scores will be too high: {shown}")
 
 
 def read_csv(path: Path) -> tuple[list[Row], list[str]]:
@@ -102,29 +102,21 @@ def read_csv(path: Path) -> tuple[list[Row], list[str]]:
     Raises:
       UserError: wrong header, or a wrong row; names file and line.
     """
-    try:
-        with (
-            path.open(newline="", encoding="utf-8-sig") as file,
-            csv_rows(file, path, skipinitialspace=True) as reader,
-        ):
-            header = [name.strip().lower() for name in next(reader, [])]
-            if not set(COLUMNS[:2]) <= set(header) or len(set(header)) < len(header):
+    with path.open(newline="", encoding="utf-8-sig") as file, csv_rows(file, path, skipinitialspace=True) as reader:
+        header = [name.strip().lower() for name in next(reader, [])]
+        if not set(COLUMNS[:2]) <= set(header) or len(set(header)) < len(header):
+            raise UserError(f"{path}: the header must be path,emotion[,intensity][,subject][,split]; it is {header}")
+        lines = []
+        for fields in reader:
+            if not any(field.strip() for field in fields):
+                continue
+            if len(fields) != len(header):
                 raise UserError(
-                    f"{path}: the header must be path,emotion[,intensity][,subject][,split]; it is {header}"
+                    f"{path}, line {reader.line_num}: {len(fields)} columns instead of {len(header)}; a path with "
+                    'a comma must be in "quotes"'
                 )
-            lines = []
-            for fields in reader:
-                if not any(field.strip() for field in fields):
-                    continue
-                if len(fields) != len(header):
-                    raise UserError(
-                        f"{path}, line {reader.line_num}: {len(fields)} columns instead of {len(header)}; a path with "
-                        'a comma must be in "quotes"'
-                    )
-                values = dict(zip(header, (field.strip() for field in fields), strict=True))
-                lines.append((reader.line_num, values))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a text file in UTF-8 ({error.reason}): save it as one") from None
+            values = dict(zip(header, (field.strip() for field in fields), strict=True))
+            lines.append((reader.line_num, values))
     if not lines:
         raise UserError(f"{path} has no rows")
     filled = {column for column in COLUMNS[2:] if any(values.get(column) for _, values in lines)}
@@ -158,7 +150,7 @@ def _parse(path: Path, line: int, values: dict[str, str], filled: set[str]) -> R
     subject = values.get("subject", "")
     if "subject" in filled and not subject:
         raise UserError(f"{where}: no subject; either every row names one, or none does")
-    split = _split_of(values.get("split", "")) or ""
+    split = split_of(values.get("split", "")) or ""
     if "split" in filled and not split:
         raise UserError(f"{where}: unknown split {values['split']!r}; use {', '.join(SPLITS)}")
     return Row(line, values["path"], image, emotion, intensity, subject, split)
@@ -182,7 +174,7 @@ class Folder(PictureBuilder):
     )
 
     def __init__(self, *, raw, variant="", **options):
-        self.EMOTIONS = in_order((_emotion(path.parent) for path in raw[1:]), raw[0])
+        self.EMOTIONS = in_order((emotion_of(path.parent) for path in raw[1:]), raw[0])
         super().__init__(raw=raw, variant=variant, **options)
 
     @classmethod
@@ -197,11 +189,11 @@ class Folder(PictureBuilder):
         if unused := Counter(path.suffix.lower() or path.name for path in set(visible(root)).difference(files)):
             shown = ", ".join(f"{count:,} {suffix}" for suffix, count in unused.most_common())
             self.notes.append(f"files that are not images or videos in an emotion's folder: {shown}")
-        pictures = [Picture(path, _emotion(path.parent), path.relative_to(root).as_posix()) for path in files]
+        pictures = [Picture(path, emotion_of(path.parent), path.relative_to(root).as_posix()) for path in files]
         if files[0].parent.parent != root:
             splits = {split: set() for split in SPLITS}
             for picture in pictures:
-                splits[_split_of(picture.path.parent.parent.name)].add(picture.source)
+                splits[split_of(picture.path.parent.parent.name)].add(picture.source)
         else:
             self.notes.append("no splits are given: split 80/10/10 by file, as if no one were in two of them")
             splits = split_stratified({picture.source: picture.emotion for picture in pictures})
@@ -254,7 +246,7 @@ def _find_files(root: Path) -> list[Path]:
       UserError: a folder with such files that is no emotion, or one beside splits that is none.
     """
     folders = _folders(root)
-    splits = [folder for folder in folders if _split_of(folder.name)]
+    splits = [folder for folder in folders if split_of(folder.name)]
     for beside in folders if splits else ():
         if beside not in splits and any(path.suffix.lower() in _IMAGES + _VIDEOS for path in visible(beside)):
             raise UserError(
@@ -268,7 +260,7 @@ def _find_files(root: Path) -> list[Path]:
             raise UserError(f"{split} is an empty split: expected images in {split / 'angry'} and so on")
         files += found
     for folder in {path.parent: None for path in files}:
-        _emotion(folder)
+        emotion_of(folder)
     return files
 
 
@@ -278,14 +270,3 @@ def _folders(root: Path) -> Sequence[Path]:
 
 def _media(folder: Path) -> Sequence[Path]:
     return sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in _IMAGES + _VIDEOS)
-
-
-def _split_of(name: str) -> str | None:
-    return next((split for split, names in SPLIT_FOLDERS.items() if name.lower() in names), None)
-
-
-def _emotion(folder: Path) -> str:
-    try:
-        return canonical(folder.name)
-    except ValueError as error:
-        raise UserError(f"{folder}: {error}") from None

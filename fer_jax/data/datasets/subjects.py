@@ -81,7 +81,10 @@ def divide(
 
 
 def _shuffled(subjects: Iterable[Hashable], seed: int) -> list[Hashable]:
-    return sorted(set(subjects), key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
+    def digest(name: Hashable) -> bytes:
+        return hashlib.sha256(f"{seed} {name}".encode(errors="surrogateescape")).digest()  # names may be no UTF-8
+
+    return sorted(set(subjects), key=digest)
 
 
 def _sizes(count: int, shares: Sequence[float]) -> list[int]:
