@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import zipfile
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -185,6 +186,8 @@ def test_an_absent_split_says_so_when_it_is_asked_for(tmp_path):
         (3, lambda s: "7" + s[1:], r"line 3: unknown emotion '7'; FER2013 has the codes 0\.\.6"),
         (3, lambda s: "happy" + s[1:], r"line 3: unknown emotion 'happy'"),
         (4, lambda s: s.replace("Training", "training"), r"line 4: unknown Usage 'training'; expected one of Training"),
+        (9, lambda s: s.replace(" ", " " + "9" * 30, 1), r"line 9: the pixels are not whole numbers"),
+        (3, lambda s: "²" + s[1:], r"line 3: unknown emotion '²'"),
         (6, lambda s: s.split(" ")[0], r"line 6: 2 columns instead of 3; was the file cut short"),
     ],
 )
@@ -352,7 +355,7 @@ def test_faces_of_ferplus_that_are_held_out_are_scored_by_fer2013s_labels(raw, c
         np.testing.assert_array_equal(rows["intensity"], arrays["intensity"][:3])
     assert folds.splits["train"] + folds.splits["validation"] == 70
     np.testing.assert_array_equal(folds.arrays("train")["intensity"], votes[folds.picks["train"][0].index])
-    validated = {"train": [(plain, ("train",))], "validation": [(dataset, ("train",))]}
+    validated = {"train": [(plain, ("test",))], "validation": [(dataset, ("train",))]}
     arrays = combine.combine("both", validated).arrays("validation")
     np.testing.assert_array_equal(arrays["intensity"], one_hot(arrays["label"]))
     joined = combine.combine("both", {"train": [(plain, ("train",)), (dataset, ("train",))]}).arrays("train")
@@ -385,8 +388,17 @@ def test_votes_that_do_not_belong_to_the_faces_are_refused(raw):
     write_votes(raw, ["Training"] * 70, np.eye(10, dtype=int)[[1] * 70])
     with pytest.raises(UserError, match=r"has 0 rows of PublicTest, .* has 21: the two files do not belong together"):
         prepare.load("ferplus", data_dir=raw)
-    edit(raw, 3, lambda s: s.rsplit(",", 1)[0], ferplus.VOTES_FILE)
-    with pytest.raises(UserError, match=r"fer2013new\.csv, line 3: expected a Usage"):
+    for change, message in (
+        (lambda s: s.rsplit(",", 1)[0], "expected a Usage"),
+        (lambda s: f"{s},{'9' * 30}", "the votes are not whole numbers"),
+        (lambda s: s.rsplit(",", 1)[0] + ",-1", "-1 votes; they are counted from 0"),
+    ):
+        edit(raw, 3, change, ferplus.VOTES_FILE)
+        with pytest.raises(UserError, match=rf"fer2013new\.csv, line 3: {message}"):
+            prepare.load("ferplus", data_dir=raw)
+    text = (raw / ferplus.VOTES_FILE).read_text()
+    (raw / ferplus.VOTES_FILE).write_text(text.replace("Usage", "Usagé"), encoding="latin-1")
+    with pytest.raises(UserError, match=r"fer2013new\.csv is not a text file in UTF-8"):
         prepare.load("ferplus", data_dir=raw)
 
 
@@ -444,6 +456,9 @@ def test_what_cannot_be_written_is_said_in_one_line(raw, monkeypatch):
         raise RuntimeError(f'Failed to finalize writing of split "train": write() failed: {os.strerror(errno.ENOSPC)}')
 
     shutil.rmtree(os.environ["FER_JAX_CACHE"])
+    Path(os.environ["FER_JAX_CACHE"]).touch()
+    with pytest.raises(SystemExit, match=r"^error: cannot write to .*Not a directory.*set FER_JAX_CACHE"):
+        prepare.main(["fer2013", f"--data_dir={raw}"])
     for failure in (full, full_of_records):
         monkeypatch.setattr(prepare, "_prepare", failure)
         with pytest.raises(SystemExit, match=r"^error: cannot write to .*No space left on device.*set FER_JAX_CACHE"):

@@ -375,6 +375,59 @@ def test_a_selection_has_no_records_of_its_own(jaffe):
         combine.fold(jaffe, 3, 1).source("train")
 
 
+def test_folds_by_image_keep_copies_and_the_frames_of_a_video_together(tmp_path, cache):
+    root = miniatures.write_folder(tmp_path / "raw", "train")
+    for number in range(4):
+        path = root / f"train/Joy/film{number}.avi"
+        video = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, (128, 128))
+        for frame in range(16):
+            video.write((miniatures.face("happy", number) * (1 - frame / 32)).astype(np.uint8))
+        video.release()
+        copy = np.random.default_rng(number).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+        for place in (f"Joy/copy{number}.png", f"anger/copy{number}.png", f"anger/again{number}.png"):
+            miniatures.save(root / "train" / place, copy)
+    dataset = prepare.load("folder", data_dir=root)
+    sources = [example["source"].decode().split("#")[0] for example in dataset.source("train")]
+    digests = dataset.digests("train")
+    images = dataset.arrays("train")["image"]
+    assert len(np.unique(digests)) == len({image.tobytes() for image in images}) == len(images) - 8
+    held = [combine.fold_images(dataset, 5, number) for number in range(5)]
+    assert len({fold.fingerprint for fold in held}) == 5
+    places = [set(fold.picks["validation"][0].index.tolist()) for fold in held]
+    assert sorted(place for fold in places for place in fold) == list(range(len(images)))
+    for fold in places:
+        assert not {sources[i] for i in fold} & {sources[i] for i in range(len(images)) if i not in fold}
+        assert not set(digests[list(fold)]) & {digests[i] for i in range(len(images)) if i not in fold}
+    smaller = combine.limit(dataset, 40)  # of a selection too
+    picked = smaller.picks["train"][0].index
+    np.testing.assert_array_equal(smaller.digests("train"), digests[picked])
+    assert len(np.unique(smaller.videos("train"))) == len({sources[i] for i in picked})
+
+
+def test_folds_by_image_of_known_subjects_say_so(jaffe, caplog):
+    combine.fold_images(jaffe, 2, 0)
+    assert "data: folds by image of jaffe have people in training and validation, scores will be too" in caplog.text
+
+
+def test_the_same_images_in_two_roles_of_joined_data_are_refused(tmp_path, caplog):
+    raw = write_fer2013(tmp_path / "one")
+    one = prepare.load("fer2013", data_dir=raw)
+    lines = (raw / "fer2013.csv").read_text().splitlines()
+    (tmp_path / "other").mkdir()  # other labels, in another order
+    other_lines = [f"{(int(line[0]) + 1) % 7}{line[1:]}" for line in reversed(lines[1:71])]
+    (tmp_path / "other/fer2013.csv").write_text("\n".join([lines[0], *other_lines]))
+    other = prepare.load("fer2013", data_dir=tmp_path / "other")
+    with pytest.raises(UserError, match=r"x: 70 of the 70 images of fer2013 in data\.train equal 70 of the 70 of"):
+        combine.combine("x", {"train": [(one, ("train",))], "test": [(other, ("train",))]})
+    combine.combine("x", {"train": [(one, ("train",)), (other, ("train",))], "test": [(one, ("test",))]})
+    assert "equal" not in caplog.text
+    new = (write_fer2013(tmp_path / "new", seed=1) / "fer2013.csv").read_text().splitlines()
+    (tmp_path / "new/fer2013.csv").write_text("\n".join([*new, *other_lines[:5]]))
+    third = prepare.load("fer2013", data_dir=tmp_path / "new")
+    combine.combine("x", {"train": [(third, ("train",))], "validation": [(one, ("train",))]})
+    assert "data: 5 of the 75 images of fer2013 in data.train equal 5 of the 70 of fer2013 in data.val" in caplog.text
+
+
 def test_what_joins_no_data_is_refused(data_dir, jaffe, caplog):
     with pytest.raises(UserError, match=r"the train split of jaffe is both in train and in validation"):
         combine.combine("twice", {"train": [(jaffe, ("train",))], "validation": [(jaffe, ("train", "test"))]})
@@ -387,6 +440,7 @@ def test_what_joins_no_data_is_refused(data_dir, jaffe, caplog):
             ({"name": "jaffe", "split": "train"},),
             r"unknown key of a part of data\.train 'split'.*Did you mean 'splits'",
         ),
+        (({"name": "jaffe", "splits": "train"},), r"the splits of jaffe are a tuple such as \('train',\), not 'train'"),
         (({"name": "jaffee"},), r"unknown data set 'jaffee'\. Did you mean 'jaffe'"),
         (({"name": "jaffe", "folder": "nowhere"},), r"nowhere does not exist"),
     ):
@@ -396,7 +450,8 @@ def test_what_joins_no_data_is_refused(data_dir, jaffe, caplog):
 
 def test_a_subject_in_two_splits_of_joined_data_is_told(data_dir, caplog):
     parts = {"train": ({"name": "mug"},), "validation": ({"name": "mug", "variant": "intensity"},)}
-    prepare.load_configured(asked(name="mugs", **parts), data_dir)
+    with pytest.raises(UserError, match=r"51 of the 51 images of mug in data\.train equal 54 of the 54 of mug"):
+        prepare.load_configured(asked(name="mugs", **parts), data_dir)
     assert "data: 5 subjects are in two splits of mugs, scores will be too high: mug/000, mug/001" in caplog.text
 
 

@@ -12,6 +12,7 @@ data lie in --data_dir, by default a folder of its name.
 """
 
 import hashlib
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,6 +26,7 @@ from fer_jax.errors import UserError, unknown
 log = logging.getLogger(__name__)
 
 ROLES = ("train", "validation", "test")
+SAME_IMAGES = 0.5  # of a part in another role: they are the same data
 PART = ("name", "variant", "folder", "splits")  # what a config says of a part
 
 
@@ -60,6 +62,7 @@ def fold(dataset: Dataset, folds: int, held_out: int) -> Selection:
 def fold_images(dataset: Dataset, folds: int, held_out: int) -> Selection:
     """`fold` for data that do not tell who is shown: of the images of the training split, each emotion alike.
 
+    Equal images, and the frames of one video, are on the same side.
     The other splits are left out, so that what is chosen by these folds can still be tested on them.
 
     Raises:
@@ -67,23 +70,45 @@ def fold_images(dataset: Dataset, folds: int, held_out: int) -> Selection:
     """
     from fer_jax.data.datasets import subjects
 
-    labels = dataset.labels("train")
+    if (dataset.subjects("train") != "").any():
+        log.warning(
+            "data: folds by image of %s have people in training and validation, scores will be too high; "
+            "data.fold_by = 'subject' keeps them apart",
+            dataset.name,
+        )
+    labels, first = dataset.labels("train"), _first_alike(dataset)
     held = np.zeros(len(labels), bool)
     for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
+        members = np.flatnonzero((labels == label) & (first == np.arange(len(first))))
         if len(members) < folds:
             raise UserError(
-                f"{folds} folds of the {len(members)} training images of {dataset.emotions[label]} in {dataset.name}: "
-                f"lower data.folds"
+                f"{folds} folds of the {len(members)} training images of {dataset.emotions[label]} in {dataset.name} "
+                f"(copies and frames of a video count once): lower data.folds"
             )
-        held[list(subjects.folds(members.tolist(), folds)[held_out])] = True
+        held |= np.isin(first, list(subjects.folds(members.tolist(), folds)[held_out]))
     if left_out := [split for split in dataset.splits if split != "train"]:
         log.info("data: folds of the training split by image; left out: %s", ", ".join(left_out))
     picks = {
         "train": (Pick(dataset, "train", np.flatnonzero(~held)),),
         "validation": (Pick(dataset, "train", np.flatnonzero(held)),),
     }
-    return select(dataset, picks, fingerprint=f"{dataset.fingerprint}-image-fold{held_out}of{folds}")
+    digest = hashlib.sha256(held).hexdigest()[:8]
+    return select(dataset, picks, fingerprint=f"{dataset.fingerprint}-image-fold{held_out}of{folds}-{digest}")
+
+
+def _first_alike(dataset: Dataset) -> np.ndarray:
+    """For each training image the first of those that must not be divided, itself or an earlier one: int64 [n]."""
+    alike = [np.unique(dataset.digests("train"), return_inverse=True)[1]]
+    alike += [np.unique(dataset.videos("train"), return_inverse=True)[1]]
+    first = np.arange(len(alike[0]))
+    while True:
+        before = first
+        for group in alike:
+            least = np.full(group.max() + 1, len(first))
+            np.minimum.at(least, group, first)
+            first = least[group]
+        if (first == before).all():
+            return first
 
 
 def limit(dataset: Dataset, most: int, splits: Sequence[str] = ("train",)) -> Dataset:
@@ -149,7 +174,7 @@ def combine(name: str, roles: Mapping[str, Sequence[tuple[Dataset, Sequence[str]
     labels' one-hot vectors are taken of all. A subject's name is led by that of its data set.
 
     Raises:
-      UserError: a split that a part lacks, or that is taken twice.
+      UserError: a split that a part lacks, or that is taken twice, by itself or as the same images of another data set.
     """
     picks, taken = {}, {}
     for role, members in roles.items():
@@ -185,7 +210,25 @@ def combine(name: str, roles: Mapping[str, Sequence[tuple[Dataset, Sequence[str]
         directory=None,
     )
     _warn_of_shared_subjects(joined)
+    _refuse_shared_images(joined)
     return joined
+
+
+def _refuse_shared_images(joined: Selection) -> None:
+    """Looks for equal images in two roles: warns of some, as copies within a data set are; refuses most of a part."""
+    for (one, of_one), (other, of_other) in itertools.combinations(joined.picks.items(), 2):
+        for left, right in itertools.product(of_one, of_other):
+            if left.dataset.image_shape != right.dataset.image_shape:
+                continue
+            shared = (np.isin(left.digests, right.digests).sum(), np.isin(right.digests, left.digests).sum())
+            told = (
+                f"{shared[0]:,} of the {left.size:,} images of {left.dataset.name} in data.{one} equal "
+                f"{shared[1]:,} of the {right.size:,} of {right.dataset.name} in data.{other}"
+            )
+            if max(shared[0] / left.size, shared[1] / right.size) > SAME_IMAGES:
+                raise UserError(f"{joined.name}: {told}: take different splits of them, or one of the two")
+            if shared[0]:
+                log.warning("data: %s, scores will be too high", told)
 
 
 def _warn_of_shared_subjects(joined: Selection) -> None:
@@ -206,11 +249,13 @@ def read_part(part: Mapping[str, Any], role: str) -> dict:
     """What a config says of a part, every key of PART filled in.
 
     Raises:
-      UserError: no name, or another key.
+      UserError: no name, another key, or splits that are no tuple of names.
     """
     if not isinstance(part, Mapping) or "name" not in part:
         raise UserError(f"data.{role}: each part is a dict such as {{'name': 'mug'}}, not {part!r}")
     for key in part:
         if key not in PART:
             raise unknown(f"key of a part of data.{role}", key, PART)
+    if isinstance(splits := part.get("splits", ()), str):
+        raise UserError(f"data.{role}: the splits of {part['name']} are a tuple such as ('{splits}',), not {splits!r}")
     return {"variant": None, "folder": part["name"], "splits": ()} | dict(part)

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from fer_jax import files
-from fer_jax.data.rows import ARRAYS, Adapter, KeptRows, RecordRows, Rows, SelectedRows, mapped, stacked
+from fer_jax.data.rows import ARRAYS, TEXTS, Adapter, KeptRows, RecordRows, Rows, SelectedRows, mapped, stacked
 from fer_jax.errors import UserError
 from fer_jax.lock import alone
 
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 DISK_SHARE = 0.5
 
 _READ_AT_ONCE = 1024  # examples
+_FRAME = re.compile(r"#\d+$")  # of a source: the number of the frame
 
 
 class CannotKeep(UserError):
@@ -94,6 +96,18 @@ class Dataset:
             return np.zeros(self.splits[split], str)
         return mapped(self._kept(split, ["subject"]))["subject"]
 
+    def videos(self, split: str) -> np.ndarray:
+        """Which images are of one video: a number for each example of a split, int64 [n], the same for its frames."""
+        self.require(split)
+        if "source" not in self._builder.info.features:
+            return np.arange(self.splits[split])
+        sources = mapped(self._kept(split, ["source"]))["source"]
+        return np.unique([_FRAME.sub("", source) for source in sources.tolist()], return_inverse=True)[1]
+
+    def digests(self, split: str) -> np.ndarray:
+        """A number for each image of a split, uint64 [n], the same where two are equal in every pixel."""
+        return mapped(self._kept(split, ["digest"]))["digest"]
+
     def without(self, exclude: dict[str, np.ndarray]) -> "Selection":
         """The data set without the examples int [n] of each split in `exclude`."""
         kept = {split: np.setdiff1d(np.arange(self.splits[split]), left_out) for split, left_out in exclude.items()}
@@ -145,24 +159,26 @@ class Dataset:
     def _write(self, split: str, paths: dict[str, Path], folder: Path) -> None:
         """Writes arrays under the names of their paths into a folder, a part at a time."""
         parts = self._read(split, list(paths))
-        if "subject" in paths:  # as wide as the longest
-            np.save(folder / paths["subject"].name, np.concatenate([part["subject"] for part in parts]))
+        if set(paths) <= set(TEXTS):  # as wide as the longest
+            parts = list(parts)
+            for name, path in paths.items():
+                np.save(folder / path.name, np.concatenate([part[name] for part in parts]))
             return
         with contextlib.ExitStack() as stack:
-            files = {name: stack.enter_context((folder / path.name).open("wb")) for name, path in paths.items()}
+            opened = {name: stack.enter_context((folder / path.name).open("wb")) for name, path in paths.items()}
             for part in parts:
                 for name, array in part.items():
-                    if not files[name].tell():
+                    if not opened[name].tell():
                         header = np.lib.format.header_data_from_array_1_0(array)
                         header["shape"] = (self.splits[split], *array.shape[1:])
-                        np.lib.format.write_array_header_1_0(files[name], header)
-                    files[name].write(array)
+                        np.lib.format.write_array_header_1_0(opened[name], header)
+                    opened[name].write(array)
 
     def _read(self, split: str, names: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
         """The records in order, some at a time, decoded in threads."""
         import tensorflow_datasets as tfds
 
-        decoders = None if "image" in names else {"image": tfds.decode.SkipDecoding()}
+        decoders = None if {"image", "digest"} & set(names) else {"image": tfds.decode.SkipDecoding()}
         source = self._builder.as_data_source(split=split, decoders=decoders)
 
         def read(index: np.ndarray) -> dict[str, np.ndarray]:
@@ -199,6 +215,11 @@ class Pick:
     def labels(self) -> np.ndarray:
         """Int32 [n], by the emotions of its data set."""
         return self.of(self.dataset.labels(self.split))
+
+    @property
+    def digests(self) -> np.ndarray:
+        """Uint64 [n], see `Dataset.digests`."""
+        return self.of(self.dataset.digests(self.split))
 
     def of(self, array: np.ndarray) -> np.ndarray:
         """The part of a split's array that is picked."""
@@ -255,6 +276,18 @@ class Selection(Dataset):
         self.require(split)
         named = [(pick.prefix, pick.of(pick.dataset.subjects(pick.split)).tolist()) for pick in self.picks[split]]
         return np.array([prefix + name if name else "" for prefix, names in named for name in names], str)
+
+    def videos(self, split):
+        self.require(split)
+        numbers, start = [], 0
+        for pick in self.picks[split]:
+            numbers.append(pick.of(pick.dataset.videos(pick.split)) + start)
+            start = numbers[-1].max() + 1
+        return np.concatenate(numbers)
+
+    def digests(self, split):
+        self.require(split)
+        return np.concatenate([pick.digests for pick in self.picks[split]])
 
     def _adapter(self, pick: Pick, split: str) -> Adapter:
         dataset = pick.dataset

@@ -5,6 +5,7 @@ They can be pickled, for worker processes.
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +16,7 @@ import numpy as np
 from fer_jax.data.emotions import expressed, relabel
 
 ARRAYS = {"image": np.uint8, "label": np.int32, "intensity": np.float32}
+TEXTS = ("subject", "source")
 
 
 class Rows(Protocol):
@@ -142,16 +144,20 @@ def mapped(paths: dict[str, Path]) -> dict[str, np.ndarray]:
 
 
 def stacked(examples: Sequence[dict], names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Those of `ARRAYS`, and `subject` str [n], that are named, of records."""
+    """Those of `ARRAYS`, of `TEXTS` str [n], and `digest` of the image uint64 [n], that are named, of records."""
     arrays = {
         name: np.stack([example[name] for example in examples]).astype(dtype, copy=False)
         for name, dtype in ARRAYS.items()
         if name in names
     }
-    if "subject" in names:
-        arrays["subject"] = np.array([_text(example["subject"]) for example in examples])
+    for name in TEXTS:
+        if name in names:
+            arrays[name] = np.array([_text(example[name]) for example in examples])
+    if "digest" in names:
+        digests = b"".join(hashlib.sha256(example["image"]).digest()[:8] for example in examples)
+        arrays["digest"] = np.frombuffer(digests, np.uint64)
     return arrays
 
 
-def _text(subject: bytes | int) -> str:
-    return subject.decode() if isinstance(subject, bytes) else str(subject)
+def _text(value: bytes | int) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
