@@ -83,13 +83,15 @@ def mean_probabilities(members: Sequence[Recognizer], images: np.ndarray, emotio
     """The mean over the members of the probability of each of the emotions: float32 [n, C].
 
     Raises:
-      UserError: a member knows other emotions.
+      UserError: a member knows other emotions, or its outputs are not finite.
     """
     total = np.zeros((len(images), len(emotions)), np.float64)
-    for member in members:
+    for number, member in enumerate(members, 1):
         if set(member.emotions) != set(emotions):
             raise UserError(f"a member knows {', '.join(member.emotions)}, the others {', '.join(emotions)}")
-        total[:, remap(member.emotions, emotions)] += member.predict(images).probabilities
+        prediction = member.predict(images)
+        prediction.require_finite(f"member {number} of {len(members)} of the ensemble")
+        total[:, remap(member.emotions, emotions)] += prediction.probabilities
     return (total / len(members)).astype(np.float32)
 
 

@@ -108,7 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--ensemble", nargs="+", type=Path, default=(), metavar="RUN", help="score the mean with these runs, too"
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: RUN/report")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="default: RUN/report, or RUN/report_OTHER for other data or splits"
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     process.keep_freed_memory()

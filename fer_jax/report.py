@@ -45,6 +45,7 @@ def findings(answers: Answers) -> dict:
         "synthetic": dataset.synthetic,
         "split": answers.split,
         "examples": len(answers.label),
+        "align": answers.align,
         "without_label": dataset.splits[answers.split] - len(answers.label) - sum(answers.unknown.values()),
         "trained_on": {"dataset": results["dataset"], "variant": results["variant"]},
         "transfer": answers.transfer,

@@ -3,17 +3,21 @@
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from fer_jax import config as config_lib
 from fer_jax import ensemble, recognizer
 from fer_jax.data import prepare
 from fer_jax.data.emotions import expressed, relabel, remap
 from fer_jax.errors import UserError
 from fer_jax.recognizer import Recognizer
-from fer_jax.run import reported_split
+from fer_jax.run import reported_split, trained_on
+
+log = logging.getLogger(__name__)
 
 _VIEW_NAMES = {
     "flip": "mean over the image and its mirror image",
@@ -35,6 +39,7 @@ class Answers:
     net: Recognizer
     dataset: prepare.Dataset
     split: str
+    align: str  # the method by which the photographs were aligned; empty: none, or they are crops already
     transfer: bool  # another data set than the run's
     emotions: tuple[str, ...]  # C of them
     unknown: dict[str, int]  # emotion of the data that the network does not know -> its images, left out
@@ -90,14 +95,18 @@ def ask(
     """
     workdir = Path(workdir)
     config, results = (_read(workdir / name) for name in ("config.json", "results.json"))
+    config = config_lib.completed(config)
     if dataset or variant:
-        data = prepare.load(dataset or config["data"]["name"], variant=variant, data_dir=data_dir)
+        name = dataset or config["data"]["name"]
+        align = _alignment(config, name)
+        data = prepare.load(name, variant=variant, align=align, data_dir=data_dir)
     else:
+        align = config["data"]["align"]
         data = prepare.load_configured(config["data"], data_dir)
     name, transfer = data.name, not _same_data(config, results, data)
     if transfer and not (dataset or variant):
         raise UserError(
-            f"{workdir} was trained on {name} with the fingerprint {_fingerprint(config, results)}, the data at hand "
+            f"{workdir} was trained on {name} with the fingerprint {trained_on(config, results)}, the data at hand "
             f"have {data.fingerprint}: give the --data_dir that it was trained on, or --dataset={name} to score it on "
             f"other data than its own"
         )
@@ -123,11 +132,7 @@ def ask(
         raise UserError(f"the {split} split of {name} has no images with a label to score: choose another --split")
     image = arrays["image"][chosen]
     prediction = net.predict(image)
-    if damaged := int(prediction.damaged.sum()):
-        raise UserError(
-            f"the network of {workdir} gives outputs that are not finite for {damaged:,} of {len(image):,} images: its "
-            f"weights are damaged or its training diverged; train again, e.g. with a lower optim.learning_rate"
-        )
+    prediction.require_finite(f"the network of {workdir}")
     order = remap(emotions, net.emotions)
     alternatives = {
         _VIEW_NAMES[each]: ensemble.predict_views(net, image, each).probabilities[:, order] for each in views
@@ -148,6 +153,7 @@ def ask(
         net=net,
         dataset=data,
         split=split,
+        align=align,
         transfer=transfer,
         emotions=emotions,
         unknown={emotion: count for emotion, count in unknown.items() if count},
@@ -161,6 +167,15 @@ def ask(
         alternatives=alternatives,
         optimistic=optimistic,
     )
+
+
+def _alignment(config: dict, name: str) -> str:
+    """The alignment of the run's own photographs, for another data set of photographs."""
+    method = config["data"]["align"]
+    if method and not prepare.of_photographs(name):
+        log.warning("%s has faces that are cut out already, they are not aligned as in training: %s", name, method)
+        return ""
+    return method
 
 
 def optimistic_because(
@@ -177,7 +192,8 @@ def optimistic_because(
         return f"{unknown}, it is no finished run"
     config, results = (_read(member / name) for name in ("config.json", "results.json"))
     if _same_data(config, results, data):
-        return f"{member} was selected on this split" if results["selected_on"] == split else None
+        done = {"train": "trained"} | {results["selected_on"]: "selected"}
+        return f"{member} was {done[split]} on this split" if split in done else None
     seen = _copied(images, config, results, data, split, transfer=True)
     if seen is None:
         return f"{unknown}, its data are not at hand"
@@ -197,16 +213,9 @@ def _match(net: Recognizer, data: prepare.Dataset, workdir: Path, *, transfer: b
     return shared + tuple(emotion for emotion in net.emotions if emotion not in shared)
 
 
-def _fingerprint(config: dict, results: dict) -> str:
-    """Of all the data of a run; empty in old results."""
-    recorded = results.get("fingerprint", "")
-    # Data without what a file lists have a fingerprint of their own, after that of the whole (`Dataset.without`).
-    return recorded.rpartition("-")[0] if config["data"].get("exclude") else recorded
-
-
 def _same_data(config: dict, results: dict, data: prepare.Dataset) -> bool:
     """Whether a run was trained on this data set; by name alone where its results have no fingerprint."""
-    if fingerprint := _fingerprint(config, results):
+    if fingerprint := trained_on(config, results):
         return fingerprint == data.fingerprint
     return (results["dataset"], results["variant"]) == (data.name, data.variant)
 

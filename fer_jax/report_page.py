@@ -224,6 +224,8 @@ def _protocol(found: dict) -> str:
     if found["transfer"]:
         rule = ["matched by name", *_left_out(found)]
         rows.append(["emotions", "; ".join(rule)])
+    if method := found["align"]:
+        rows.append(["photographs", f"aligned by the method {method}, as in training"])
     rows += [
         ["trained on", trained + f" without what {found['exclude']} lists" * bool(found["exclude"])],
         ["checkpoint", f"selected on {selected}" if selected else "the last, nothing selected"],
@@ -357,19 +359,26 @@ def _subjects(found: dict) -> list[str]:
         return []
     each = sorted(subjects["each"].items(), key=lambda item: item[1]["accuracy"])
     shares = [scores["accuracy"] for _, scores in each]
-    low, high = subjects["accuracy_interval_95"]
     without = subjects["without_subject"]
     rows = [[name, f"{scores['accuracy']:.1%}", scores["examples"]] for name, scores in each[:_SUBJECTS]]
     return [
         "<h2>Subjects</h2>",
-        f"<p>{len(each):,} people; accuracy from {shares[0]:.1%} to {shares[-1]:.1%}, median {np.median(shares):.1%}. "
-        f"Drawing people instead of images, the 95 % interval of the accuracy is {low:.2%} to {high:.2%}."
+        f"<p>{_people(shares, *subjects['accuracy_interval_95'])}"
         + (f" {without:,} images without a subject are left out here." if without else "")
         + "</p>",
         _row(
             [report_charts.ranked("accuracy of each subject", shares), _table(["lowest", "accuracy", "images"], rows)]
         ),
     ]
+
+
+def _people(shares: list[float], low: float | None, high: float | None) -> str:
+    if len(shares) == 1:
+        return f"One person, with an accuracy of {shares[0]:.1%}, who says nothing of others."
+    return (
+        f"{len(shares):,} people; accuracy from {shares[0]:.1%} to {shares[-1]:.1%}, median {np.median(shares):.1%}. "
+        f"For people who are new, the 95 % interval of the accuracy is {low:.2%} to {high:.2%} (Student's)."
+    )
 
 
 def _looks(pictures: dict[str, bytes | str]) -> list[str]:

@@ -16,7 +16,7 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import flax.linen as nn
@@ -28,6 +28,7 @@ from fer_jax import checkpoint, files, heads, logs, metrics, models, optim, shar
 from fer_jax import config as config_lib
 from fer_jax.course import Clock, Course, SavingPace, weights_metadata
 from fer_jax.data import audit, normalization, pipeline, prepare
+from fer_jax.data.emotions import BASIC7
 from fer_jax.errors import UserError
 from fer_jax.evaluate import Evaluator
 from fer_jax.lock import alone
@@ -84,6 +85,7 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
     mesh = sharding.make_mesh()
     sharding.check_batch_size(config.train.batch_size, mesh, "train.batch_size")
     sharding.check_batch_size(config.eval.batch_size, mesh, "eval.batch_size")
+    _refuse_unknown_names(config)
     with sharding.in_turn("the data are prepared"):
         dataset = prepare.load_configured(config.data, data_dir)
     sharding.check_alike("their data", dataset.fingerprint)
@@ -114,6 +116,14 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
     )
     evaluator = Evaluator(recipe.model, recipe.head, recipe.input_shape, mesh, batch_size=config.eval.batch_size)
     return Experiment(config, dataset, mesh, splits, order, recipe, normalizer, evaluator)
+
+
+def _refuse_unknown_names(config: ConfigDict) -> None:
+    """Makes what can be made without data, so that a misspelt name is told before they are prepared."""
+    head = heads.make_head(config.head.name, BASIC7, loss=config.head.loss)
+    models.create(config.model.name, num_outputs=head.num_outputs, **config_lib.model_options(config))
+    optim.make_schedule(config.optim, steps_per_epoch=1000, total_steps=1000 * config.train.epochs)
+    optim.make_optimizer(config.optim)
 
 
 def reported_split(splits: Iterable[str]) -> str | None:
@@ -389,8 +399,15 @@ def occupied(workdir: Path) -> Iterator[None]:
         yield
 
 
+def trained_on(config: Mapping, results: Mapping) -> str:
+    """The fingerprint of all the data of a finished run, by its config.json and results.json; empty in old results."""
+    recorded = results.get("fingerprint", "")
+    # Data without what a file lists have a fingerprint of their own, after that of the whole (`Dataset.without`).
+    return recorded.rpartition("-")[0] if config["data"].get("exclude") else recorded
+
+
 def claim_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Makes the run directory, or checks that the one there belongs to the same config.
+    """Makes the run directory, or checks that the run which has begun there belongs to the same config.
 
     Raises:
       UserError: the directory cannot be written, or holds a run of another config (with the differences).
@@ -399,7 +416,8 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     content = json.loads(json.dumps(config.to_dict()))
     with _unwritable_explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-        if path.exists():
+        begun = any(workdir.glob("checkpoints/last/*")) or (workdir / "metrics.jsonl").exists()
+        if path.exists() and (begun or jax.process_index() > 0):
             if lines := config_lib.difference(config_lib.completed(json.loads(path.read_text())), content):
                 changes = "\n  ".join(lines)
                 raise UserError(

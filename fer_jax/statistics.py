@@ -37,22 +37,21 @@ def mean_half_width(scores: np.ndarray, level: float) -> float:
     return float(stats.t.ppf((1 + level) / 2, n - 1) * np.std(scores, ddof=1) / n**0.5) if n > 1 else float("nan")
 
 
-def cluster_interval(
-    correct: np.ndarray, groups: np.ndarray, *, repeats: int = 2000, seed: int = 0, level: float = 0.95
-) -> tuple[float, float]:
-    """The bootstrap interval of an accuracy whose examples come in groups, such as the pictures of one person.
+def cluster_interval(correct: np.ndarray, groups: np.ndarray, *, level: float = 0.95) -> tuple[float, float]:
+    """The interval of an accuracy whose examples come in groups, such as the pictures of one person.
 
-    Whole groups are drawn, with all of their examples (Davison and Hinkley 1997, section 3.8, strategy 1): pictures of
-    one person are alike, so that the interval over single examples is too narrow for people that are new.
+    Pictures of one person are alike, so that the interval over single examples is too narrow for people that are new.
+    This is Student's interval of a ratio of sums over whole groups (Cochran 1977, section 6.3), and nowhere within that
+    over examples: a few people who are all answered rightly say no more than as many pictures. (Drawing few groups
+    again, as the bootstrap does, holds the truth too seldom: of three 82 % of the time where 95 are said.)
 
     Args:
       correct: bool [n].
       groups: [n], the name of each example's group.
-      repeats: resamples drawn; seed: of the draws.
       level: of the interval.
 
     Returns:
-      (low, high), both in 0..1.
+      (low, high), both in 0..1; NaN for a single group, which says nothing of others.
 
     Raises:
       ValueError: no examples.
@@ -61,10 +60,13 @@ def cluster_interval(
     _, member = np.unique(groups, return_inverse=True)
     size, right = np.bincount(member), np.bincount(member, correct)
     count = len(size)
-    # How often each group is drawn; the draws are the rows.
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), repeats)
-    low, high = np.quantile(drawn @ right / (drawn @ size), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    if count == 1:
+        return float("nan"), float("nan")
+    accuracy = right.sum() / size.sum()
+    variance = count / (count - 1) * ((right - accuracy * size) ** 2).sum() / size.sum() ** 2
+    half = stats.t.ppf((1 + level) / 2, count - 1) * variance**0.5
+    low, high = accuracy_interval(correct, level=level)
+    return float(max(0.0, min(low, accuracy - half))), float(min(1.0, max(high, accuracy + half)))
 
 
 def classification_scores(confusion: np.ndarray) -> dict[str, float | np.ndarray]:

@@ -132,8 +132,8 @@ def run_members(
     for epochs, keep in stops(planned, halving):
         groups = plan(going, workdir, form=form, data_dir=data_dir, epochs=epochs, claim=not only_plan)
         told = f"up to epoch {epochs}" if epochs else "to the end"
-        unfinished = sum(len(group.members) for group in groups)
-        print(f"{len(going)} members {told}, {unfinished} to train, in {workdir}:", file=sys.stderr)
+        left = sum(len(group.members) for group in groups)
+        print(f"{len(going)} members {told}, {left} to train, in {workdir}:", file=sys.stderr)
         for group in groups:
             print(f"  {group.describe()}", file=sys.stderr, flush=True)
         if only_plan:
@@ -260,6 +260,20 @@ def tabulate(
     ]
 
 
+def scores(
+    planned: Sequence[Member], outcomes: dict[str, Outcome], by: sweep_table.Measure
+) -> list[tuple[dict, float]]:
+    """The overrides and score of each finished member; of the seeds of one fold their mean, as in the table."""
+    found: dict[str, tuple[dict, list[float]]] = {}
+    for member in planned:
+        if isinstance(outcome := outcomes.get(member.name), dict):
+            one = member.overrides
+            if "data.fold" in one:
+                one = {field: value for field, value in one.items() if field != "seed"}
+            found.setdefault(json.dumps(one), (one, []))[1].append(outcome["metrics"][by.metric])
+    return [(overrides, statistics.fmean(values)) for overrides, values in found.values()]
+
+
 def main(_argv: Sequence[str]) -> None:
     """Runs the sweep and prints its table; exit codes as of `fer_jax.main`."""
     process.set_up()
@@ -284,7 +298,7 @@ def main(_argv: Sequence[str]) -> None:
     name = f"sweep-{Path(path).stem}{'-quick' if _QUICK.value else ''}"
     workdir = Path(flags.FLAGS.workdir or Path("runs") / name)
     done = finished(planned, workdir)
-    check([member for member in planned if member.name not in done], flags.FLAGS.data_dir, halving=_HALVING.value)
+    check(planned, flags.FLAGS.data_dir, halving=_HALVING.value, done=done)
     train_all = functools.partial(run_members_on_cluster, cpus=_CLUSTER_CPUS.value) if _CLUSTER.value else run_members
     try:
         with run.full_disk_explained(workdir), contextlib.nullcontext() if _PLAN.value else run.occupied(workdir):
@@ -307,14 +321,12 @@ def main(_argv: Sequence[str]) -> None:
     by = compared_by(planned, outcomes)
     cells = tabulate(planned, outcomes, by)
     print(sweep_table.write_tables(cells, "/".join(sorted(filter(None, splits))), workdir, by))
-    scores = {name: each["metrics"][by.metric] for name, each in outcomes.items() if isinstance(each, dict)}
-    pictures = sweep_table.draw(
-        [(member.overrides, scores[member.name]) for member in planned if member.name in scores], workdir, by
-    )
+    pictures = sweep_table.draw(scores(planned, outcomes, by), workdir, by)
     print(f"tables: {workdir.resolve()}/table.md, .csv, .tex, .json; pictures: {', '.join(pictures) or 'none'}")
 
 
 if __name__ == "__main__":
+    flags.adopt_module_key_flags(command)  # --help shows them too
     _SET = flags.DEFINE_multi_string("set", [], "field=value,value: one more axis of the sweep; may be repeated")
     _SEEDS = flags.DEFINE_integer("seeds", 0, "how often each member is run, with seeds 0, 1, ...", lower_bound=0)
     _FORM = flags.DEFINE_enum(

@@ -5,7 +5,8 @@ import dataclasses
 import importlib.util
 import itertools
 import json
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -120,19 +121,29 @@ def declared(path: Path, *, quick: bool = False) -> tuple[dict, list[dict]]:
     return {}, list(module.sweep()) if hasattr(module, "sweep") else [{}]
 
 
-def check(planned: Sequence[Member], data_dir: str | None = None, *, halving: int = 0) -> None:
-    """Prepares the data of all members and makes their networks' shapes, so that mistakes show before a long wait.
+def check(
+    planned: Sequence[Member],
+    data_dir: str | None = None,
+    *,
+    halving: int = 0,
+    done: Mapping[str, dict] = types.MappingProxyType({}),
+) -> None:
+    """Prepares the data of the members to train and makes their networks' shapes: mistakes show before a long wait.
 
     Nothing is compiled.
 
+    Args:
+      done: the results of the finished members by their names.
+
     Raises:
-      UserError: of one of them, as `run.build`.
+      UserError: of one of them, as `run.build`; members of one config that were trained on different data.
     """
     from fer_jax import run, stack
     from fer_jax.data import pipeline, prepare
 
     datasets = {}
-    for member in {stack.structure(member.config): member for member in planned}.values():
+    to_train = [member for member in planned if member.name not in done]
+    for member in {stack.structure(member.config): member for member in to_train}.values():
         config, data = member.config, member.config.data
         asked = json.dumps(data.to_dict())
         if asked not in datasets:
@@ -153,3 +164,13 @@ def check(planned: Sequence[Member], data_dir: str | None = None, *, halving: in
             run.make_recipe(config, dataset, images // batch_size)
         except UserError as error:
             raise UserError(f"{member.name}: {error}") from error
+    fingerprints = {asked: (dataset.fingerprint, "the data at hand") for asked, dataset in datasets.items()}
+    for member in planned:
+        config = member.config.to_dict()
+        if member.name in done and (found := run.trained_on(config, done[member.name])):
+            other, where = fingerprints.setdefault(json.dumps(config["data"]), (found, member.name))
+            if found != other:
+                raise UserError(
+                    f"{member.name} was trained on other data ({found}) than {where} ({other}), one table would mix "
+                    f"them: give the --data_dir of the first ones, or another --workdir"
+                )

@@ -169,9 +169,13 @@ def draw(runs: Sequence[tuple[dict, float]], folder: Path, measure: Measure = AC
     through its values, coloured by its score. Otherwise, where these means would compare unlike runs: cells.png, the
     scores of each cell.
 
+    Pictures of an earlier call are deleted.
+
     Args:
       runs: the overrides of each run and its score.
     """
+    for name in ("effects.png", "parallel.png", "cells.png"):
+        (folder / name).unlink(missing_ok=True)
     scores = np.array([score for _, score in runs])
     alike = len({frozenset(overrides) for overrides, _ in runs}) == 1
     factors = _factors([overrides for overrides, _ in runs]) if alike else {}

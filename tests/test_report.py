@@ -296,6 +296,38 @@ def test_views_and_ensembles_are_rows_beside_the_plain_score(answers, runs):
         assert not row["optimistic"]
     selected = report.ask(workdirs[0], data_dir=raw, split="validation", members=[workdirs[1]])
     assert report.findings(selected)["alternatives"][0]["optimistic"] == f"{workdirs[1]} was selected on this split"
+    trained = report.ask(workdirs[0], data_dir=raw, split="train", members=[workdirs[1]])
+    assert list(trained.optimistic.values()) == [f"{workdirs[1]} was trained on this split"]
+
+
+def test_other_photographs_are_aligned_as_those_of_the_training(copy, own_faces, runs, monkeypatch, caplog):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"data": config["data"] | {"align": "landmarks"}}))
+    asked, load = [], prepare.load
+
+    def seen(name, *, align="", **options):
+        asked.append((name, align))
+        return load(name, **options)
+
+    monkeypatch.setattr(prepare, "load", seen)
+    found, page = page_of(report.ask(copy, dataset="csv", data_dir=own_faces))
+    assert asked[0] == ("csv", "landmarks")
+    assert found["align"] == "landmarks"
+    assert "aligned by the method landmarks, as in training" in page
+    assert report.ask(copy, dataset="fer2013", data_dir=runs[1]).align == ""
+    assert asked[-1] == ("fer2013", "")
+    assert "fer2013 has faces that are cut out already, they are not aligned as in training: landmarks" in caplog.text
+
+
+def test_one_person_says_nothing_of_others(answers):
+    found, _ = page_of(answers)
+    of_one = {
+        "without_subject": 0,
+        "accuracy_interval_95": [None, None],
+        "each": {"a": {"examples": 9, "accuracy": 0.5}},
+    }
+    page = report.page(found | {"subjects": of_one}, answers, {})
+    assert "One person, with an accuracy of 50.0%, who says nothing of others." in page
 
 
 @pytest.mark.parametrize(
@@ -416,6 +448,8 @@ def test_what_cannot_be_evaluated_is_refused_with_a_reason(copy, runs, tmp_path)
     rewrite(copy, change=lambda leaf: np.full_like(leaf, np.nan))
     with pytest.raises(UserError, match=r"outputs that are not finite for 21 of 21 images"):
         report.ask(copy, data_dir=raw)
+    with pytest.raises(UserError, match=r"member 1 of 1 of the ensemble gives outputs that are not finite for 21 of"):
+        report.ask(runs[0][0], data_dir=raw, members=[copy])
     rewrite(copy, emotions=["angry", "disgust", "fear", "happy", "sad", "surprise", "contempt"])
     with pytest.raises(UserError, match=r"knows angry.*contempt, the data set fer2013 has .*neutral"):
         report.ask(copy, data_dir=raw)
@@ -455,6 +489,16 @@ def test_runs_are_compared_on_the_same_examples(runs, tmp_path, capsys):
     assert r"run\_0" in latex
     assert r"$\pm$" in latex
     assert latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 3
+
+
+def test_a_config_from_before_a_field_existed_is_still_the_same(answers, copy, runs):
+    old = json.loads((copy / "config.json").read_text())
+    del old["augment"]["erase"], old["data"]["align"]
+    (copy / "config.json").write_text(json.dumps(old))
+    again = report.ask(copy, data_dir=runs[1])
+    found = report.findings(again)
+    tables = report_compare.compare([answers, again], [found, found | {"seed": 7}])
+    assert tables[1][1][0][1] == "n = 2"
 
 
 def test_a_seed_named_twice_is_one_seed_and_other_examples_are_no_comparison(answers, runs):

@@ -256,6 +256,21 @@ def test_an_unwritable_workdir_is_refused(tmp_path):
         run.run(tiny_config.get_config(), tmp_path / "file/run")
 
 
+def test_a_run_that_never_began_does_not_keep_its_workdir(tmp_path, data_dir, monkeypatch):
+    from tests import tiny_config
+
+    config = tiny_config.get_config()
+    config.optim.name = "adamm"
+    monkeypatch.setattr(run.prepare, "load_configured", lambda *_: pytest.fail("data were prepared"))
+    with pytest.raises(UserError, match=r"optim\.name = 'adamm' is unknown"):
+        run.run(config, tmp_path / "run", data_dir=data_dir)
+    run.claim_workdir(tmp_path / "run", tiny_config.get_config())
+    assert json.loads((tmp_path / "run/config.json").read_text())["optim"]["name"] != "adamm"
+    (tmp_path / "run/checkpoints/last/8").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"holds a run of another config:\n  optim\.name: \w+ -> adamm"):
+        run.claim_workdir(tmp_path / "run", config)
+
+
 def test_two_processes_do_not_train_in_one_directory(tmp_path):
     with (
         run.occupied(tmp_path / "run"),
@@ -294,7 +309,8 @@ def test_training_may_begin_with_the_weights_of_another_run(uninterrupted, data_
     result = execute(environment, data_dir, tmp_path / "run", given, *still)
     assert "begins with pretrained weights" in result.stderr, result.stderr
     before, _ = weights(workdir)
-    after, _ = weights(tmp_path / "run")
+    after, metadata = weights(tmp_path / "run")
+    assert metadata["normalization"] == "pretrained"  # which is not that of the config
     for a, b in zip(jax.tree.leaves(before["params"]), jax.tree.leaves(after["params"]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
     np.testing.assert_array_equal(before["normalizer"]["mean"], after["normalizer"]["mean"])

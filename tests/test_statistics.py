@@ -46,7 +46,20 @@ def test_the_interval_over_groups_is_scipys_over_their_means():
     assert high - low > 1.2 * (single[1] - single[0])  # people differ, so that pictures of one say less
     alone = statistics.cluster_interval(correct, np.arange(300))
     np.testing.assert_allclose(alone, single, atol=0.015)
-    assert statistics.cluster_interval(correct, np.zeros(300)) == (correct.mean(), correct.mean())
+    assert np.isnan(statistics.cluster_interval(correct, np.zeros(300))).all()  # one says nothing of others
+    right = np.ones(40, bool)
+    assert statistics.cluster_interval(right, np.repeat([0, 1], 20)) == statistics.accuracy_interval(right)
+
+
+@pytest.mark.parametrize("people", [2, 3, 5, 10, 40])
+def test_the_interval_over_few_people_covers_the_truth_at_its_level(people):
+    generator, groups = np.random.default_rng(0), np.repeat(np.arange(people), 20)
+    covered = []
+    for _ in range(1000):
+        chances = np.clip(generator.normal(0.7, 0.15, people), 0, 1)
+        low, high = statistics.cluster_interval(generator.random(20 * people) < chances[groups], groups)
+        covered.append(low <= 0.7 <= high)
+    assert 0.92 < np.mean(covered) < 0.99
 
 
 def test_the_levels_of_intensities_are_their_values_or_equal_parts():

@@ -281,6 +281,33 @@ def test_seeds_of_one_fold_are_one_score():
     assert (cell.scores, cell.failed) == (pytest.approx((0.2, 0.5, 0.7)), 1)
 
 
+def test_pictures_show_the_scores_of_the_table_and_none_of_an_earlier_sweep(tmp_path):
+    axes = [config_lib.product(optim__learning_rate=(0.1, 0.2)), [{"data.folds": 2}]]
+    axes += [config_lib.product(data__fold=range(2)), config_lib.seeds(2)]
+    planned = sweep_members.members(tiny_config.get_config(), axes)
+    outcomes = {member.name: {"metrics": {"accuracy": 0.1 * i}} for i, member in enumerate(planned)}
+    found = sweep.scores(planned, outcomes, sweep_table.ACCURACY)
+    assert [score for _, score in found] == pytest.approx([0.05, 0.25, 0.45, 0.65])  # the means over seeds
+    cells = sweep.tabulate(planned, outcomes, sweep_table.ACCURACY)
+    assert [score for cell in cells for score in cell.scores] == pytest.approx([score for _, score in found])
+    single = sweep_members.members(tiny_config.get_config(), [config_lib.seeds(2)])  # without folds each counts
+    assert len(sweep.scores(single, {each.name: {"metrics": {"rmse": 1}} for each in single}, sweep_table.RMSE)) == 2
+    assert sweep_table.draw(found, tmp_path) == ["effects.png"]
+    assert sweep_table.draw(found[:3], tmp_path) == ["cells.png"]
+    assert [path.name for path in tmp_path.iterdir()] == ["cells.png"]
+
+
+def test_members_that_were_trained_on_other_data_are_in_no_table(tmp_path, cache):
+    data = str(write_fer2013(tmp_path / "raw", train=140))
+    planned = sweep_members.members(tiny_config.get_config(), [config_lib.seeds(3)])
+    sweep_members.check(planned, data, done={"seed=0": {}})  # of an old version, which kept no fingerprint
+    with pytest.raises(UserError, match=r"seed=0 was trained on other data \(abc\) than the data at hand \(\w{16}\)"):
+        sweep_members.check(planned, data, done={"seed=0": {"fingerprint": "abc"}})
+    done = {f"seed={i}": {"fingerprint": "abc" if i < 2 else "def"} for i in range(3)}
+    with pytest.raises(UserError, match=r"seed=2 was trained on other data \(def\) than seed=0 \(abc\), one table"):
+        sweep_members.check(planned, None, done=done)
+
+
 def test_tables_say_how_many_failed_and_hold_no_nan(tmp_path):
     cells = [sweep_table.Cell("a_b", (0.5, 0.52), 1), sweep_table.Cell("c", (), 2, stopped=1)]
     text = sweep_table.write_tables(cells, "test", tmp_path)

@@ -65,10 +65,8 @@ def load(
       UserError: unknown name, variant or method, raw data missing or wrong (with file and line), no space.
     """
     from fer_jax.data.datasets import DATASETS
-    from fer_jax.data.datasets.base import PictureBuilder
 
-    if name not in DATASETS:
-        raise unknown("data set", name, DATASETS)
+    photographs = of_photographs(name)
     builder_class = DATASETS[name]
     variant = builder_class.VARIANTS[0] if variant is None else variant
     if variant not in builder_class.VARIANTS:
@@ -76,11 +74,10 @@ def load(
         raise UserError(f"{name} has no variant {variant!r}; it has: {known}")
     if align and align not in METHODS:
         raise unknown("method of alignment", align, METHODS)
-    if align and not issubclass(builder_class, PictureBuilder):
-        photographs = ", ".join(name for name, builder in DATASETS.items() if issubclass(builder, PictureBuilder))
+    if align and not photographs:
         raise UserError(
             f"{name} cannot be aligned: its images are crops of faces already, not photographs. Set data.align = '', "
-            f"or use one of {photographs}"
+            f"or use one of {', '.join(filter(of_photographs, DATASETS))}"
         )
     cache = Path(cache_dir or cache_directory()) / "datasets"
     stem = _stem(name, variant, align)
@@ -99,6 +96,20 @@ def load(
                 f"it and that you can write to"
             ) from error
     return _read(directory)
+
+
+def of_photographs(name: str) -> bool:
+    """Whether the images of a data set are photographs, which can be aligned, not crops of faces already.
+
+    Raises:
+      UserError: unknown name.
+    """
+    from fer_jax.data.datasets import DATASETS
+    from fer_jax.data.datasets.base import PictureBuilder
+
+    if name not in DATASETS:
+        raise unknown("data set", name, DATASETS)
+    return issubclass(DATASETS[name], PictureBuilder)
 
 
 def load_of_run(workdir: Path, data_dir: str | Path | None = None) -> Dataset:
