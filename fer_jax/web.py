@@ -221,6 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--align", choices=live.ALIGNMENTS, default="box", help="how faces are cut out (default: box)")
     parser.set_defaults(smoothing=web_analysis.SMOOTHING)
     options = parser.parse_args(arguments)
+    if options.port is not None and not 1 <= options.port <= 65535:
+        parser.error(f"--port={options.port} must lie in 1..65535")
     process.set_up()
     # JAX, imported above, has read its settings before `set_up`; and a program of 0.1 s is worth keeping here.
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])

@@ -5,13 +5,16 @@ import os
 import re
 import tempfile
 import urllib.parse
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from PIL import Image
+
 from fer_jax import web_html
 from fer_jax.errors import UserError
-from fer_jax.web_uploads import MAX_BYTES
+from fer_jax.web_uploads import MAX_BYTES, MAX_PIXELS
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -163,6 +166,19 @@ def fetching_nothing() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def decoding_no_giants() -> Iterator[None]:
+    """No picture of more than MAX_PIXELS is decoded: Gradio decodes a webcam's frame before it is looked at."""
+    before = Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # above half of what is refused
+        Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+@contextlib.contextmanager
 def serving(blocks: "gr.Blocks", *, port: int | None = None, share: bool = False) -> Iterator[str]:
     """Serves a page on 127.0.0.1; gives its address. Within `private_folder`.
 
@@ -170,13 +186,13 @@ def serving(blocks: "gr.Blocks", *, port: int | None = None, share: bool = False
       port: None is PORT, or one of the hundred after it that is free.
 
     Raises:
-      UserError: the port is taken.
+      UserError: the port is taken, or the page cannot be made public.
     """
     import gradio as gr
     from starlette.middleware import Middleware
 
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # the visitor's own
-    with fetching_nothing():
+    with fetching_nothing(), decoding_no_giants():
         try:
             _, local, public = blocks.queue(max_size=32, default_concurrency_limit=2).launch(
                 server_name="127.0.0.1",
@@ -198,6 +214,8 @@ def serving(blocks: "gr.Blocks", *, port: int | None = None, share: bool = False
         except OSError as error:
             raise UserError(f"--port={port or PORT} is taken: choose another, or none for a free one") from error
         try:
+            if share and not public:
+                raise UserError("--share: Gradio's tunnel cannot be made, as is said above: leave --share out")
             yield public or local
         finally:
             blocks.close(verbose=False)

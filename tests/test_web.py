@@ -1,5 +1,6 @@
 """The page without a browser: answers are the network's, nothing stays on the disk, no other file is served."""
 
+import base64
 import http.client
 import json
 import socket
@@ -290,11 +291,16 @@ def upload(address: str, name: str, content: bytes) -> tuple[int, bytes]:
 
 def answered(address: str, path: str) -> dict:
     """What becomes of a photo said to lie at that path on the server."""
-    config = json.loads(ask(address + "config")[1])
-    event = next(each["id"] for each in config["dependencies"] if each["targets"][0][1] == "upload")
     given = {"path": path, "orig_name": "photo.png", "meta": {"_type": "gradio.FileData"}}
-    session = {"fn_index": event, "session_hash": f"test{len(path)}"}
-    status, body = ask(address + "gradio_api/queue/join", json.dumps({"data": [given, "one"], **session}).encode())
+    return happened(address, "upload", [given, "one"])
+
+
+def happened(address: str, event: str, given: list) -> dict:
+    """What becomes of the first event of a kind."""
+    config = json.loads(ask(address + "config")[1])
+    number = next(each["id"] for each in config["dependencies"] if each["targets"][0][1] == event)
+    session = {"fn_index": number, "session_hash": f"test{len(json.dumps(given))}"}
+    status, body = ask(address + "gradio_api/queue/join", json.dumps({"data": given, **session}).encode())
     assert status == 200, body
     with urllib.request.urlopen(address + f"gradio_api/queue/data?session_hash={session['session_hash']}") as events:
         for line in events:
@@ -323,6 +329,25 @@ def test_only_this_machine_is_served_with_our_policy(served, networks):
 def test_a_public_page_says_so(networks, served):
     said = [str(web.page(networks, public=public).get_config_file()["components"]) for public in (True, False)]
     assert ["pass through Gradio" in each for each in said] == [True, False]
+
+
+def test_a_page_that_cannot_be_made_public_is_none(networks, served, monkeypatch, capfd):
+    def no_tunnel(*_, **__):
+        raise OSError("no tunnel")
+
+    monkeypatch.setattr("gradio.networking.setup_tunnel", no_tunnel)
+    with pytest.raises(UserError, match=r"--share: Gradio's tunnel cannot be made"):  # noqa: SIM117
+        with web_server.serving(web.page(networks, public=True), share=True):
+            pass
+
+
+def test_a_giant_frame_of_a_webcam_is_not_decoded(served):
+    address, _ = served
+    for width, seen in ((500, True), (13_300, False)):
+        content = cv2.imencode(".png", np.zeros((width, width), np.uint8), [cv2.IMWRITE_PNG_COMPRESSION, 9])[1]
+        frame = {"url": f"data:image/png;base64,{base64.b64encode(content.tobytes()).decode()}"}
+        answer = happened(address, "stream", [frame | {"meta": {"_type": "gradio.FileData"}}, "one", None])
+        assert answer["success"] == seen, answer
 
 
 def test_no_file_but_its_own_is_served_or_read(served, tmp_path):

@@ -3,9 +3,11 @@
 import asyncio
 import os
 import tempfile
+import warnings
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from fer_jax import web_server, web_uploads
 
@@ -91,6 +93,18 @@ def test_the_guard_lets_only_the_page_itself_in(method, path, headers, status):
     scope = {"type": "http", "method": method, "path": path, "headers": encoded}
     asyncio.run(web_server.Guard(app)(scope, None, send))
     assert sent[0]["status"] == status
+
+
+def test_no_giant_picture_is_decoded(tmp_path):
+    before = Image.MAX_IMAGE_PIXELS
+    Image.new("L", (9000, 5000)).save(tmp_path / "giant.png")
+    Image.new("L", (6000, 5000)).save(tmp_path / "large.png")
+    with web_server.decoding_no_giants(), warnings.catch_warnings(record=True) as warned:
+        with pytest.raises(Image.DecompressionBombError):
+            Image.open(tmp_path / "giant.png")
+        Image.open(tmp_path / "large.png").close()
+    assert not warned
+    assert before == Image.MAX_IMAGE_PIXELS
 
 
 def test_the_private_folder_is_private_and_goes():
