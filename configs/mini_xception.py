@@ -1,7 +1,7 @@
 """mini-Xception on FER2013: four residual depthwise-separable modules, 57 k parameters.
 
 Papers: Arriaga et al. 2017; Kaskun et al., Lviv (66 % on FER2013).
-Here: 61.79 ± 0.42 % of PublicTest over three seeds (62.25, 61.69, 61.44), each the best of 30 epochs, selected on the
+Here: 61.79 ± 0.41 % of PublicTest over three seeds (62.25, 61.69, 61.44), each the best of 30 epochs, selected on the
 same images (logs: tests/benchmarks/results/mini_xception_paper_cpu, _seed1 and _seed2); better by
 configs/recipes/mini_xception_fer2013.py.
 Command: python -m fer_jax.main --config=configs/mini_xception.py:fer2013 --data_dir=PATH

@@ -382,6 +382,7 @@ def main() -> None:
     from fer_jax import main as command
     from fer_jax import process
 
+    flags.adopt_module_key_flags(command)  # --help shows them too
     preview_flag = flags.DEFINE_string("preview", "augmentation.png", "the picture to draw")
 
     def draw(_argv):

@@ -53,7 +53,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME", help="files in configs/")
     parser.add_argument(
-        "--dtypes", nargs="+", choices=DTYPES, help="default: float32, and bfloat16 if the device has it"
+        "--dtypes",
+        nargs="+",
+        choices=DTYPES,
+        help="of train and infer; default: float32 and what the device has",
     )
     parser.add_argument("--batch", type=_above_zero, help="default: the config's own")
     parser.add_argument("--rounds", type=_above_zero, default=7, help="default 7")
@@ -76,6 +79,9 @@ def run(options: argparse.Namespace) -> list[dict]:
     """
     if options.figure and "scaling" not in options.suite:
         raise UserError("--figure is the picture of --suite=scaling")
+    for option, path in (("output", options.output), ("figure", options.figure)):
+        if path and not path.absolute().parent.is_dir():  # answers now, not after hours
+            raise UserError(f"--{option}={path}: there is no folder {path.absolute().parent}")
     import jax
 
     from fer_jax import benchmark_input, benchmark_models, benchmark_run, benchmark_scaling, logs, models, report_cost

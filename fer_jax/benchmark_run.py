@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from fer_jax import config as config_lib
-from fer_jax import logs, run
+from fer_jax import logs, models, run
 from fer_jax.benchmark_input import LEAD
 from fer_jax.benchmark_measure import alternate, spread
 from fer_jax.benchmark_models import CONFIGS, Settings, Step, Training, config_of
@@ -79,7 +79,7 @@ def _row(experiment: Experiment, what: str, step: list[float], seconds: list[flo
     return {
         "suite": "end_to_end",
         "model": config.model.name,
-        "dtype": config.model.dtype,
+        "dtype": models.compute_dtype(config.model.dtype).name,
         "batch": batch,
         "dataset": experiment.dataset.name,
         "images": experiment.order.length,
@@ -123,7 +123,7 @@ def first_steps(name: str, experiment: Experiment, settings: Settings) -> Iterat
             yield {
                 "suite": "end_to_end",
                 "model": experiment.config.model.name,
-                "dtype": experiment.config.model.dtype,
+                "dtype": models.compute_dtype(experiment.config.model.dtype).name,
                 "batch": experiment.order.batch_size,
                 "dataset": experiment.dataset.name,
                 "what": f"first step, {cache} cache" if first["step"] == 1 else f"first program, {cache} cache",

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from fer_jax import config as config_lib
-from fer_jax import stack, stack_cost
+from fer_jax import models, stack, stack_cost
 from fer_jax.benchmark_measure import Work, alternate, fit_line, spread
 from fer_jax.benchmark_models import Settings, Start, Step, Training, config_of, random_experiment
 from fer_jax.course import fresh_state
@@ -40,7 +40,7 @@ def scaling_suite(settings: Settings) -> Iterator[dict]:
             yield {
                 "suite": "scaling",
                 "model": name,
-                "dtype": config.model.dtype,
+                "dtype": models.compute_dtype(config.model.dtype).name,
                 "batch": config.train.batch_size,
                 "axis": axis,
                 "sizes": sizes,

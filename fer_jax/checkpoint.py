@@ -28,6 +28,7 @@ from fer_jax.errors import UserError
 log = logging.getLogger(__name__)
 
 PRETRAINED = Path(__file__).parent / "pretrained"  # NAME.safetensors and NAME.md, its model card
+SHOWN = 6  # variables in a message
 DISK_RESERVE = 1_000_000  # bytes that a checkpoint's own bookkeeping may need
 
 
@@ -145,7 +146,7 @@ def graft(variables: dict, weights: dict, output: frozenset[str] = frozenset()) 
       output: the names (joined by '/') of the output layer, which stay as they are initialised.
 
     Raises:
-      UserError: lists every variable that the weights lack or have in another shape, and every one left over.
+      UserError: lists variables that the weights lack or have in another shape, and those left over.
     """
     ours = traverse_util.flatten_dict(variables, sep="/")
     theirs = traverse_util.flatten_dict({name: weights.get(name, {}) for name in variables}, sep="/")
@@ -155,7 +156,8 @@ def graft(variables: dict, weights: dict, output: frozenset[str] = frozenset()) 
         if name in theirs and name not in output and theirs[name].shape != value.shape:
             wrong.append(f"{name} has shape {theirs[name].shape} instead of {value.shape}")
     if wrong:
-        raise UserError("the weights are those of another model:\n  " + "\n  ".join(wrong))
+        more = [f"and {len(wrong) - SHOWN:,} more"] if len(wrong) > SHOWN else []
+        raise UserError("the weights are those of another model:\n  " + "\n  ".join([*wrong[:SHOWN], *more]))
     grafted = {name: value if name in output else theirs[name] for name, value in ours.items()}
     empty = {name: {} for name in variables}  # stay, as `batch_stats` of a network without BatchNorm
     return empty | traverse_util.unflatten_dict(grafted, sep="/")
@@ -177,13 +179,16 @@ def load_weights(source: Path | str) -> tuple[dict, dict]:
     Raises:
       UserError: there is no such file, or it is not one of ours.
     """
-    path = weights_file(source)
+    path = Path(source)
     try:
+        path = weights_file(source)
         with safe_open(path, "numpy") as file:
             metadata = json.loads(file.metadata()["fer_jax"])
         return traverse_util.unflatten_dict(load_file(path), sep="/"), metadata
     except FileNotFoundError as error:
         names = ", ".join(sorted(file.stem for file in PRETRAINED.glob("*.safetensors")))
         raise UserError(f"there are no weights at {path}; those of the package are: {names or 'none'}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except (SafetensorError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a weights file of fer_jax; see fer_jax.convert") from error

@@ -226,6 +226,7 @@ def validate(config: ConfigDict) -> None:
     above_one = ("rotate", "gamma", "noise", "mixup", "cutmix")
     least_zero = {f"augment.{name}": config.augment[name] for name in above_one} | {
         "train.keep_every": config.train.keep_every,
+        "data.workers": config.data.workers,
         "optim.warmup_epochs": config.optim.warmup_epochs,
         "optim.weight_decay": config.optim.weight_decay,
         "optim.clip_norm": config.optim.clip_norm,
@@ -245,7 +246,7 @@ def validate(config: ConfigDict) -> None:
         if not 0 <= value <= 1:
             raise UserError(f"{field} = {value} must lie in 0..1 (--config.{field}=...)")
     for field, value in (("optim.momentum", config.optim.momentum), *_dropout_rates(config)):
-        if not 0 <= value < 1:
+        if not isinstance(value, int | float) or not 0 <= value < 1:
             raise UserError(f"{field} = {value} must lie in 0..1, below 1 (--config.{field}=...)")
     if config.head.label_smoothing and config.head.name == "classification" and config.head.loss == "squared_hinge":
         raise UserError("head.label_smoothing is none of head.loss = 'squared_hinge': set it to 0")
@@ -255,6 +256,16 @@ def validate(config: ConfigDict) -> None:
         )
     if config.optim.schedule == "step" and not config.optim.decay_epochs:
         raise UserError("optim.schedule = 'step' wants optim.decay_epochs, e.g. --config.optim.decay_epochs='(15, 25)'")
+    if config.optim.schedule != "step" and config.optim.decay_epochs:
+        raise UserError("optim.decay_epochs are of optim.schedule = 'step' alone: set them to ()")
+    if not all(isinstance(epoch, int | float) for epoch in config.optim.decay_epochs):
+        raise UserError(f"optim.decay_epochs = {config.optim.decay_epochs} must be numbers, e.g. (15, 25)")
+    if config.head.name == "intensity" and config.head.loss != "softmax":
+        raise UserError(f"head.loss = {config.head.loss!r} is of head.name = 'classification' alone: leave it as it is")
+    if config.head.class_weights == "none" and config.head.class_weight_power != 1:
+        raise UserError(
+            "head.class_weight_power is of head.class_weights = 'inverse' or 'effective' alone: set it to 1"
+        )
     for field, value, choices in (
         ("data.residence", config.data.residence, ("auto", "device", "stream")),
         ("data.sampling", config.data.sampling, ("uniform", "balanced")),

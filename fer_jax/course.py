@@ -132,7 +132,7 @@ def weights_metadata(experiment: "Experiment") -> dict:
         "head": config.head.to_dict(),
         "emotions": experiment.dataset.emotions,
         "input_shape": experiment.recipe.input_shape,
-        "normalization": config.data.normalization,
+        "normalization": "pretrained" if config.model.pretrained else config.data.normalization,
     }
 
 

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from fer_jax import __version__, checkpoint, export_onnx, ops, recognizer
+from fer_jax import __version__, checkpoint, export_onnx, files, ops, recognizer
 from fer_jax.data import prepare
 from fer_jax.data.emotions import relabel
 from fer_jax.errors import UserError, unknown
@@ -221,14 +221,16 @@ def export(
     if not output:  # beside what was given, never within the package
         output = source.parent / "export" if workdir.exists() else "export"
     output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output={output} cannot be made ({error.strerror}): name another folder") from error
     # Of a run its model; weights files of which several may lie in one folder have names of their own.
     name = metadata["model"]["name"] if source.name == "weights.safetensors" else source.stem
     # Else a GPU or TPU multiplies float32 with fewer bits, and its answers are not those of other machines.
     with jax.default_matmul_precision("highest"):
         expected = net.predict(faces.images)
-        if expected.damaged.any():
-            raise UserError(f"{source}: answers are not finite; its weights are damaged or its training diverged")
+        expected.require_finite(f"the network of {source}")
         rows = [Row(source, "run", "float32", _accuracy(expected, faces), 0.0)]
         for precision in precisions:
             path = output / f"{name}_{precision}.{form}"
@@ -391,6 +393,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(table(rows, asked))
     except UserError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        if not (reason := files.refusal(error)):
+            raise
+        sys.exit(f"error: {error.filename or options.output} cannot be written ({reason}): name another --output")
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def learning_curves(rows: list[dict], path: Path) -> None:
             if not points:
                 continue
             epochs, values = zip(*points, strict=True)
-            marker = "o" if split == "validation" and len(points) <= 40 else None
+            marker = "o" if len(points) == 1 or (split == "validation" and len(points) <= 40) else None
             label = "train (augmented, running)" if split == "train" else split
             axes.plot(epochs, values, color=colour, label=label, marker=marker, markersize=3, linewidth=1.4)
         axes.set_xlabel("epoch")
@@ -76,7 +76,7 @@ def learning_curves(rows: list[dict], path: Path) -> None:
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
         if name == "accuracy":
-            axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
         if axes.lines:
             axes.legend(frameon=False, fontsize=8)
     figure.savefig(path)

@@ -77,7 +77,11 @@ class Analyzer:
         self.side = trained_on.IMAGE_SHAPE[0] if trained_on else network.input_shape[0]
 
     def faces(self, image: np.ndarray, time: float) -> list[TrackedFace]:
-        """The faces of an image uint8 [H, W, 3], RGB, `time` seconds after the start."""
+        """The faces of an image uint8 [H, W, 3], RGB, `time` seconds after the start.
+
+        Raises:
+          UserError: the network's outputs are not finite.
+        """
         boxes, faces = [], []
         for face in self._find(image):
             try:
@@ -86,6 +90,7 @@ class Analyzer:
             except crops.NoCrop:  # landmarks that span no rectangle, as of a face in profile
                 self.unaligned += 1
         answer = self.network.predict(np.array(faces) if faces else self._nobody(0), batch_size=BATCH)
+        answer.require_finite("the network")
         measured = np.concatenate([answer.probabilities, answer.intensities], 1)
         numbers, smoothed = self._tracker.update(boxes, measured, time)
         classes = len(self.network.emotions)

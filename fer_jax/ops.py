@@ -276,14 +276,15 @@ def _pool_by_comparison(x, *, size, stride, padding):
     """
     rows, columns, sides = _windows(x, size, stride, padding)
     padded = jnp.pad(x, ((0, 0), *sides, (0, 0)), constant_values=-jnp.inf)
+    places = jnp.uint8 if size <= 16 else jnp.uint16
     best, winner = None, None
     for place, (i, j) in enumerate(itertools.product(range(size), repeat=2)):
         view = padded[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
         if best is None:
-            best, winner = view, jnp.zeros(view.shape, jnp.uint8)
+            best, winner = view, jnp.zeros(view.shape, places)
         else:
             better = view > best
-            best, winner = jnp.where(better, view, best), jnp.where(better, jnp.uint8(place), winner)
+            best, winner = jnp.where(better, view, best), jnp.where(better, places(place), winner)
     return best, winner
 
 

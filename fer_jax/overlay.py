@@ -87,8 +87,13 @@ def _draw_face(picture: np.ndarray, label: Label, emotions: Sequence[str], neigh
     length, name_width = 3 * small, max(text.shape[1] for text in names)
     panel_width, panel_height = name_width + length + 3 * pad, row * len(others) + pad
     inside = max(x, 0), max(top + tag_height, y)  # in the upper left corner of the face, where nothing else is free
-    beside = [(x + width + stroke, max(y, 0)), (x - stroke - panel_width, max(y, 0))]
-    places = [place for place in beside if _free(*place, panel_width, panel_height, neighbours, frame_width)]
+    around = [
+        (x + width + stroke, max(y, 0)),
+        (x - stroke - panel_width, max(y, 0)),
+        (max(x, 0), y + height + stroke),
+        (max(x, 0), top - panel_height),
+    ]
+    places = [place for place in around if _free(*place, panel_width, panel_height, neighbours, picture)]
     left, top = (places or [inside])[0]
     _shade(picture, left, top, panel_width, panel_height)
     for number, (i, text) in enumerate(zip(others, names, strict=True)):
@@ -99,13 +104,14 @@ def _draw_face(picture: np.ndarray, label: Label, emotions: Sequence[str], neigh
         _fill(picture, bar_left, bar_top, round(length * float(label.strengths[i])), thick, COLOURS[emotions[i]])
 
 
-def _free(left: int, top: int, width: int, height: int, boxes: Sequence[Box], frame_width: int) -> bool:
-    """Whether the rectangle lies between the frame's sides and covers none of the boxes."""
+def _free(left: int, top: int, width: int, height: int, boxes: Sequence[Box], picture: np.ndarray) -> bool:
+    """Whether the rectangle lies within the picture and covers none of the boxes."""
     covered = any(
         left < x + box_width and x < left + width and top < y + box_height and y < top + height
         for x, y, box_width, box_height in boxes
     )
-    return left >= 0 and left + width <= frame_width and not covered
+    frame_height, frame_width = picture.shape[:2]
+    return left >= 0 and left + width <= frame_width and top >= 0 and top + height <= frame_height and not covered
 
 
 def _between(least: float, value: float, most: float) -> int:

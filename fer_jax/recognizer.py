@@ -32,7 +32,9 @@ class Prediction(NamedTuple):
     """What a network sees in n faces."""
 
     probabilities: np.ndarray  # float32 [n, C], sum 1
-    intensities: np.ndarray  # float32 [n, E] in 0..1, of `data.emotions.expressed(emotions)`: all but neutral
+    # Float32 [n, E] in 0..1, of `data.emotions.expressed(emotions)`: all but neutral. Of a network that was trained to
+    # classify they are the probabilities of these.
+    intensities: np.ndarray
     emotions: tuple[str, ...]
 
     @property
@@ -44,6 +46,14 @@ class Prediction(NamedTuple):
     def damaged(self) -> np.ndarray:
         """Whether these are no probabilities, bool [n]: NaN, of outputs that are not finite, or not 1 in sum."""
         return ~(np.abs(self.probabilities.sum(1) - 1) < 1e-3)
+
+    def require_finite(self, who: str) -> None:
+        """Raises a UserError where some are damaged, which names `who` gave them."""
+        if count := int(self.damaged.sum()):
+            raise UserError(
+                f"{who} gives outputs that are not finite for {count:,} of {len(self.probabilities):,} images: its "
+                f"weights are damaged or its training diverged; train again, e.g. with a lower optim.learning_rate"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +72,21 @@ class Recognizer:
 
         Batches are padded to a power of two, so that any number of faces compiles only a few programs; a face has
         the same answer alone and among others.
+
+        Raises:
+          UserError: images of another shape, or on 0..1.
         """
         if not len(images):
             widths = len(self.emotions), len(expressed(self.emotions))
             return Prediction(*(np.zeros((0, width), np.float32) for width in widths), self.emotions)
+        images = np.asarray(images)
+        if images.ndim != 4 or images.shape[3] not in (1, 3):
+            raise UserError(
+                f"expected images [n, height, width, 1 or 3], not {list(images.shape)}: one face is images[None], grey "
+                f"faces [n, height, width] are images[..., None]"
+            )
+        if images.dtype.kind == "f" and 0 < images.max() <= 1:
+            raise UserError("expected images uint8, or on 0..255: these lie in 0..1")
         answers = in_batches(self._forward, images, batch_size)
         classes = len(self.emotions)
         return Prediction(answers[:, :classes], answers[:, classes:], self.emotions)

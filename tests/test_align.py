@@ -311,6 +311,14 @@ def test_wrong_input_is_answered(tmp_path, tree, capsys):
         detect.make_detector("dlb")
 
 
+def test_no_crop_at_all_is_an_error_that_says_why(tree, tmp_path, capsys):
+    source, _ = tree
+    arguments = ["--input", source, "--output", tmp_path / "o", "--method=landmarks", "--landmarks", tmp_path]
+    with pytest.raises(SystemExit, match=r"^error: no face has a crop; 4 of 6 times: no landmarks of it in .*"):
+        align.main([str(argument) for argument in arguments])
+    assert "4 no face" in capsys.readouterr().out
+
+
 def test_a_full_disk_is_answered(tmp_path, tree, monkeypatch):
     source, table = tree
 

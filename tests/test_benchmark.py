@@ -256,6 +256,8 @@ def test_scaling_measures_three_axes_and_draws_them(tmp_path, monkeypatch):
     [
         (["--models", "deap"], "unknown config 'deap'. Did you mean 'deep'?"),
         (["--models", "deep", "--batch", "12"], "train.batch_size = 12 cannot be divided among 8 devices"),
+        (["--output", "nowhere/x.json"], "--output=nowhere/x.json: there is no folder"),
+        (["--suite", "scaling", "--figure", "nowhere/x.png"], "--figure=nowhere/x.png: there is no folder"),
         (["--figure", "x.png"], "--figure is the picture of --suite=scaling"),
         (["--suite", "input", "--dataset", "nothing"], "unknown data set 'nothing'"),
     ],

@@ -161,3 +161,5 @@ def test_what_is_no_weights_file_is_refused(tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(b"nonsense")
     with pytest.raises(UserError, match=r"is not a weights file of fer_jax; see fer_jax\.convert"):
         checkpoint.load_weights(tmp_path / "bad.safetensors")
+    with pytest.raises(UserError, match=r"\.safetensors cannot be read: File name too long"):
+        checkpoint.load_weights(tmp_path / f"{'x' * 300}.safetensors")

@@ -201,6 +201,9 @@ def test_what_cannot_be_exported_is_refused(trained, tmp_path, monkeypatch):
         export.export(tmp_path / "nowhere", "safetensors")
     with pytest.raises(UserError, match="nowhere"):
         export.export(workdir, "safetensors", data_dir=tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--output=.*file cannot be made \(File exists\): name another folder"):
+        export.export(workdir, "safetensors", output=tmp_path / "file")
     monkeypatch.setattr(export, "TOLERANCE", -1)
     with pytest.raises(UserError, match="not written: its answers differ by"):
         export.export(workdir, "safetensors", data_dir=raw, output=tmp_path / "out")
@@ -217,7 +220,7 @@ def test_answers_that_are_not_finite_are_refused(trained, tmp_path):
         export.export(tmp_path / "large.safetensors", "safetensors", ("float16",))
     damaged = traverse_util.unflatten_dict(flat | {kernel: flat[kernel] * np.nan}, sep="/")
     checkpoint.save_weights(tmp_path / "damaged.safetensors", damaged, metadata)
-    with pytest.raises(UserError, match="answers are not finite; its weights are damaged or its training diverged"):
+    with pytest.raises(UserError, match=r"outputs that are not finite for \d+ of \d+ images: its weights are damaged"):
         export.export(tmp_path / "damaged.safetensors", "safetensors")
 
 

@@ -1,6 +1,7 @@
 """Live recognition: the same answers as elsewhere, every frame or the newest, files that open."""
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -178,6 +179,13 @@ def test_crops_are_those_of_the_training_data():
     np.testing.assert_array_equal(turned, crops.align(image, face, size=64, method="rotation"))
     with pytest.raises(crops.NoCrop, match="no landmarks"):
         live.crop(image, face, side=64, align="landmarks")
+
+
+def test_a_network_whose_outputs_are_not_finite_recognises_nobody(network):
+    broken = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), network.variables)
+    live_ = analyzer(dataclasses.replace(network, variables=broken))
+    with pytest.raises(UserError, match=r"the network gives outputs that are not finite for 1 of 1 images"):
+        live_.faces(frame_of([(10, 10)]), 0.0)
 
 
 def test_a_face_without_usable_landmarks_is_counted(network):

@@ -268,6 +268,15 @@ def test_the_switches_of_the_builder_change_what_they_name():
         parameters(separable=True, kernels=5)
 
 
+def test_options_of_the_builder_that_mean_nothing_are_refused():
+    for options, message in (
+        ({"paddings": "same"}, r"model\.options\.paddings = 'same': use SAME or VALID"),
+        ({"pools": (1, -2)}, r"model\.options\.pools = \(1, -2\): 1 is no pooling"),
+    ):
+        with pytest.raises(UserError, match=message):
+            models.variable_shapes(models.create("shallow", num_outputs=7, **options), (48, 48, 1))
+
+
 def test_the_fully_convolutional_net_has_600_thousand_parameters_in_nine_convolutions():
     _, variables = variables_of("fcn_gap")
     assert count(variables["params"]) == pytest.approx(600_000, rel=0.1)

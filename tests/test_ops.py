@@ -48,6 +48,7 @@ def test_depthwise_convolution(shape):
         ((2, 11, 7, 3), 3, 3, "VALID"),
         ((2, 11, 8, 3), 3, 2, "VALID"),
         ((2, 8, 7, 3), 3, 2, ((1, 1), (0, 1))),
+        ((2, 17, 18, 1), 17, 17, "VALID"),  # more places than a byte tells apart
     ],
 )
 def test_max_pooling(shape, size, stride, padding):

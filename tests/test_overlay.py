@@ -35,6 +35,13 @@ def test_the_tag_is_on_the_upper_left_corner_and_a_bar_as_long_as_its_emotion_is
     assert pixels("angry").sum() == 0
     half, whole = pixels("fear").sum(), pixels("sad").sum()
     assert half == pytest.approx(whole / 2, rel=0.1)
+    # A face as wide as the picture: the bars are below it, or above.
+    for top in (60, 300):
+        drawn = overlay.draw(
+            np.zeros((500, 150, 3), np.uint8), [overlay.Label((5, top, 140, 140), strengths, 3)], BASIC7
+        )
+        assert not drawn[top + 6 : top + 134, 11:139].any()
+        assert (drawn == overlay.COLOURS["sad"]).all(-1).any()
     # Two faces side by side: the bars cover neither.
     labels = [overlay.Label(box, strengths, 3), overlay.Label((361, 150, 160, 160), strengths, 3)]
     drawn = overlay.draw(image, labels, BASIC7)

@@ -121,6 +121,25 @@ def test_variables_answer_alike_as_constants_and_as_arguments(monkeypatch):
     found.probabilities[:] = 0  # the caller's own
 
 
+@pytest.mark.parametrize(
+    ("shape", "brightest", "message"),
+    [
+        ((3, 48, 48, 1), 1.0, "expected images uint8, or on 0..255: these lie in 0..1"),
+        ((3, 48, 48), 255, r"expected images \[n, height, width, 1 or 3\], not \[3, 48, 48\]: one face is"),
+        ((48, 48, 1), 255, r"not \[48, 48, 1\]"),
+        ((3, 48, 48, 4), 255, r"not \[3, 48, 48, 4\]"),
+    ],
+)
+def test_images_of_another_range_or_shape_are_refused(shape, brightest, message):
+    network = fer_jax.load_pretrained("mini_xception_fer2013")
+    with pytest.raises(UserError, match=message):
+        network.predict(np.full(shape, brightest))
+    assert network.predict([]).names == []
+    faces = np.random.default_rng(0).integers(0, 256, (2, 48, 48, 1), np.uint8)
+    as_floats = network.predict(faces.astype(np.float32))
+    np.testing.assert_array_equal(as_floats.probabilities, network.predict(faces).probabilities)
+
+
 def test_unknown_weights_are_refused_with_those_there_are():
     assert PACKAGED
     with pytest.raises(UserError, match=r"no weights at mini_xeption; those of the package are: mini_xception_fer2013"):
@@ -136,6 +155,10 @@ def test_weights_of_another_architecture_are_refused_by_name(runs, tmp_path):
     metadata["model"] = metadata["model"] | {"options": {"filters": [0, 4], "hidden": [16]}}
     checkpoint.save_weights(tmp_path / "weights.safetensors", variables, metadata)
     with pytest.raises(UserError, match=r"as shallow: .*an option is 0"):
+        recognizer.load(tmp_path)
+    metadata["model"] = fer_jax.checkpoint.load_weights("mini_xception_fer2013")[1]["model"]
+    checkpoint.save_weights(tmp_path / "weights.safetensors", variables, metadata)
+    with pytest.raises(UserError, match=r"another model:(\n  params/.*){6}\n  and \d+ more$"):
         recognizer.load(tmp_path)
 
 

@@ -399,7 +399,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         counts = Counter(row["status"] for row in rows)
         print(", ".join(f"{count:,} {status}" for status, count in counts.most_common()))
         print(f"table: {settings.output / 'faces.csv'}")
-        if options.preview and counts["ok"]:
+        if not counts["ok"]:
+            reason, times = Counter(row["reason"] for row in rows).most_common(1)[0]
+            raise UserError(f"no face has a crop; {times:,} of {len(rows):,} times: {reason}")
+        if options.preview:
             from fer_jax.data.align_preview import preview  # here: it draws with Matplotlib
 
             preview(settings, rows, options.preview)

@@ -52,6 +52,10 @@ class ConvAffine(nn.Module):
         images, x = x, x.astype(self.dtype)
         layers = self._layers("filters", "kernels", "strides", "paddings", "batch_norm", "conv_dropout", "pools")
         for i, (filters, kernel, stride, padding, norm, rate, pool) in enumerate(layers):
+            if padding not in ("SAME", "VALID"):
+                raise UserError(f"model.options.paddings = {self.paddings!r}: use SAME or VALID")
+            if pool < 1:
+                raise UserError(f"model.options.pools = {self.pools}: 1 is no pooling, 2 one of 2x2")
             options = {"use_bias": not norm, "dtype": self.dtype}  # BatchNorm brings its own bias
             if self.separable and i > 0:
                 if (kernel, stride, padding) != (3, 1, "SAME"):
