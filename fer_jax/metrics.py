@@ -9,6 +9,7 @@ import numpy as np
 
 from fer_jax.data.emotions import expressed
 from fer_jax.heads import IGNORE, Head
+from fer_jax.scores import classification_scores, ratio
 
 CALIBRATION_BINS = 15  # Guo et al. 2017, "On Calibration of Modern Neural Networks"
 
@@ -53,45 +54,28 @@ def merge(first: dict, second: dict) -> dict:
 def summarize(sums: dict, emotions: tuple[str, ...], *, has_intensity: bool) -> dict[str, float | None]:
     """The sums as numbers for people; what is undefined (a class without examples) is None, never 0.
 
-    Balanced accuracy is the mean recall of the classes present; macro-F1 the mean F1 of the classes present or
-    predicted; `accuracy/<emotion>` the recall; `ece` the expected calibration error; RMSE is in units of
-    intensity (0..1), given only when the data set has intensities.
+    The scores are those of `scores.classification_scores`; `accuracy/<emotion>` is the recall; `ece` the expected
+    calibration error; RMSE is in units of intensity (0..1), given only when the data set has intensities.
     """
     count = int(sums["count"])
-    confusion = np.asarray(sums["confusion"], np.float64)
-    true, predicted, correct = confusion.sum(1), confusion.sum(0), confusion.diagonal()
-    recall = _ratio(correct, true)
-    f1 = _ratio(2 * correct, true + predicted)
+    of_classes = classification_scores(sums["confusion"])
     gap = np.abs(np.asarray(sums["bin_correct"], np.float64) - np.asarray(sums["bin_confidence"], np.float64))
     summary = {
         "count": count,
-        "loss": _ratio(float(sums["loss"]), count),
-        "accuracy": _ratio(correct.sum(), count),
-        "balanced_accuracy": _mean(recall),
-        "macro_f1": _mean(f1),
-        "ece": _ratio(gap.sum(), count),
+        "loss": ratio(float(sums["loss"]), count),
+        **{name: of_classes[name] for name in ("accuracy", "balanced_accuracy", "macro_f1")},
+        "ece": ratio(gap.sum(), count),
     }
     for i, emotion in enumerate(emotions):
-        summary[f"accuracy/{emotion}"] = recall[i]
-        summary[f"f1/{emotion}"] = f1[i]
+        summary[f"accuracy/{emotion}"] = of_classes["recall"][i]
+        summary[f"f1/{emotion}"] = of_classes["f1"][i]
     if has_intensity:
         squared, absolute = (np.asarray(sums[name], np.float64) for name in ("squared_error", "absolute_error"))
-        summary["rmse"] = np.sqrt(_ratio(squared.mean(), count))
-        summary["mae"] = _ratio(absolute.mean(), count)
+        summary["rmse"] = np.sqrt(ratio(squared.mean(), count))
+        summary["mae"] = ratio(absolute.mean(), count)
         for i, emotion in enumerate(expressed(emotions)):
-            summary[f"rmse/{emotion}"] = np.sqrt(_ratio(squared[i], count))
+            summary[f"rmse/{emotion}"] = np.sqrt(ratio(squared[i], count))
     return {name: _finite(value) for name, value in summary.items()}
-
-
-def _ratio(numerator, denominator):
-    """Division where nothing by nothing is NaN, without a warning."""
-    denominator = np.asarray(denominator, np.float64)
-    return np.divide(numerator, denominator, out=np.full(denominator.shape, np.nan), where=denominator > 0)
-
-
-def _mean(values: np.ndarray) -> float:
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else np.nan
 
 
 def _finite(value) -> int | float | None:

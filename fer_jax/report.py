@@ -23,6 +23,7 @@ from fer_jax.data.emotions import expressed
 from fer_jax.errors import UserError
 from fer_jax.report_answers import Answers, ask
 from fer_jax.report_page import page
+from fer_jax.scores import classification_scores
 from fer_jax.tables import as_text
 
 _FACES = 1000  # that the embedding shows, and that those explained are chosen from
@@ -94,7 +95,7 @@ def _confusion(predicted: np.ndarray, label: np.ndarray, classes: int) -> np.nda
 
 
 def _scores(probabilities: np.ndarray, label: np.ndarray) -> dict:
-    return statistics.classification_scores(_confusion(probabilities.argmax(1), label, probabilities.shape[1]))
+    return classification_scores(_confusion(probabilities.argmax(1), label, probabilities.shape[1]))
 
 
 def _copies(answers: Answers) -> dict | None:

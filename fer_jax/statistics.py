@@ -1,10 +1,12 @@
-"""Statistics of results, in numpy: intervals, scores, calibration, intensities, tests between two models.
+"""Statistics of results, in numpy: intervals, calibration, intensities, tests between two models.
 
-What is undefined (the recall of a class without examples) is NaN, never 0; no examples at all is a ValueError.
+What is undefined (the correlation of a constant) is NaN, never 0; no examples at all is a ValueError.
 """
 
 import numpy as np
 from scipy import stats
+
+from fer_jax.scores import ratio
 
 MOST_LEVELS = 6  # of intensity in a box plot: that of most scales, 0 to 5
 _BOX = (5, 25, 50, 75, 95)  # per cent
@@ -69,38 +71,6 @@ def cluster_interval(correct: np.ndarray, groups: np.ndarray, *, level: float = 
     return float(max(0.0, min(low, accuracy - half))), float(min(1.0, max(high, accuracy + half)))
 
 
-def classification_scores(confusion: np.ndarray) -> dict[str, float | np.ndarray]:
-    """The scores of a confusion matrix, as scikit-learn defines them over the classes that occur.
-
-    Args:
-      confusion: int [C, C], rows true, columns predicted.
-
-    Returns:
-      accuracy; balanced_accuracy, the mean recall of the classes present; macro_f1, the mean F1 of the classes
-      present or predicted; weighted_f1, weighted by support; precision, recall, f1 float64 [C], NaN where undefined;
-      support int64 [C].
-
-    Raises:
-      ValueError: no examples.
-    """
-    confusion = np.asarray(confusion)
-    if not confusion.sum():
-        raise ValueError("there are no scores without examples")
-    true, predicted, correct = confusion.sum(1), confusion.sum(0), confusion.diagonal()
-    recall, precision, f1 = _ratio(correct, true), _ratio(correct, predicted), _ratio(2 * correct, true + predicted)
-    present = true > 0
-    return {
-        "accuracy": float(correct.sum() / true.sum()),
-        "balanced_accuracy": float(recall[present].mean()),
-        "macro_f1": float(np.nanmean(f1)),
-        "weighted_f1": float(np.average(f1[present], weights=true[present])),
-        "precision": precision,
-        "recall": recall,
-        "f1": f1,
-        "support": true.astype(np.int64),
-    }
-
-
 def calibration(confidence: np.ndarray, correct: np.ndarray, *, bins: int = 15) -> dict[str, float | np.ndarray]:
     """The reliability diagram and its expected calibration error (Guo et al. 2017, equations 1 to 3).
 
@@ -120,8 +90,8 @@ def calibration(confidence: np.ndarray, correct: np.ndarray, *, bins: int = 15) 
     return {
         "ece": float(np.abs(right - summed).sum() / len(correct)),
         "count": count,
-        "accuracy": _ratio(right, count),
-        "confidence": _ratio(summed, count),
+        "accuracy": ratio(right, count),
+        "confidence": ratio(summed, count),
     }
 
 
@@ -143,7 +113,7 @@ def intensity_scores(predicted: np.ndarray, target: np.ndarray) -> dict[str, np.
     return {
         "rmse": np.sqrt((error**2).mean(0)),
         "mae": np.abs(error).mean(0),
-        "pearson": _ratio((a * b).sum(0), np.where(constant, 0, norms)),
+        "pearson": ratio((a * b).sum(0), np.where(constant, 0, norms)),
     }
 
 
@@ -241,9 +211,3 @@ def _pair(correct_a: np.ndarray, correct_b: np.ndarray) -> tuple[np.ndarray, np.
     if a.shape != b.shape:
         raise ValueError(f"two models are compared on the same examples, not on {len(a)} and {len(b)}")
     return a, b
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Division where anything by nothing is NaN, without a warning."""
-    denominator = np.asarray(denominator, np.float64)
-    return np.divide(numerator, denominator, out=np.full(denominator.shape, np.nan), where=denominator > 0)

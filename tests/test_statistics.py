@@ -10,6 +10,7 @@ from sklearn import metrics as sk
 
 from fer_jax import metrics, statistics
 from fer_jax.heads import ClassificationHead
+from fer_jax.scores import classification_scores
 
 
 def draws(seed, n=400, rate=0.7):
@@ -84,7 +85,7 @@ def test_the_levels_of_intensities_are_their_values_or_equal_parts():
 def test_the_scores_are_scikit_learns(present, guessed):
     generator = np.random.default_rng(0)
     true, predicted = generator.choice(present, 200), generator.choice(guessed, 200)
-    scores = statistics.classification_scores(sk.confusion_matrix(true, predicted, labels=range(5)))
+    scores = classification_scores(sk.confusion_matrix(true, predicted, labels=range(5)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn warns of classes that are absent
         assert scores["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(true, predicted))
@@ -97,10 +98,12 @@ def test_the_scores_are_scikit_learns(present, guessed):
 
 
 def test_an_absent_class_is_undefined_and_counts_in_no_mean():
-    scores = statistics.classification_scores(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))
+    scores = classification_scores(np.array([[3, 1, 0], [0, 4, 0], [0, 0, 0]]))
     assert np.isnan([scores["recall"][2], scores["precision"][2], scores["f1"][2]]).all()
     assert scores["balanced_accuracy"] == pytest.approx((0.75 + 1) / 2)
     assert scores["support"].tolist() == [4, 4, 0]
+    nothing = classification_scores(np.zeros((3, 3), int))
+    assert np.isnan([nothing[name] for name in ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1")]).all()
 
 
 def test_the_calibration_is_that_of_the_jitted_metrics():
@@ -116,7 +119,7 @@ def test_the_calibration_is_that_of_the_jitted_metrics():
     assert found["ece"] == pytest.approx(summary["ece"], abs=1e-6)
     assert found["count"].tolist() == sums["bin_count"].tolist()
     assert np.isnan(found["accuracy"][found["count"] == 0]).all()
-    scores = statistics.classification_scores(np.asarray(sums["confusion"]))
+    scores = classification_scores(np.asarray(sums["confusion"]))
     for name in ("accuracy", "balanced_accuracy", "macro_f1"):
         assert scores[name] == pytest.approx(summary[name])
 
@@ -195,7 +198,6 @@ def test_without_examples_or_with_others_there_is_no_answer():
     none, one = np.zeros(0, bool), np.ones(1, bool)
     for call in (
         lambda: statistics.accuracy_interval(none),
-        lambda: statistics.classification_scores(np.zeros((3, 3), int)),
         lambda: statistics.calibration(none, none),
         lambda: statistics.cluster_interval(none, none),
         lambda: statistics.intensity_scores(np.zeros((0, 2)), np.zeros((0, 2))),
