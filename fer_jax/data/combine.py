@@ -82,8 +82,8 @@ def fold_images(dataset: Dataset, folds: int, held_out: int) -> Selection:
         members = np.flatnonzero((labels == label) & (first == np.arange(len(first))))
         if len(members) < folds:
             raise UserError(
-                f"{folds} folds of the {len(members)} training images of {dataset.emotions[label]} in {dataset.name} "
-                f"(copies and frames of a video count once): lower data.folds"
+                f"{folds} folds of the {len(members)} training images of {dataset.emotions[label]} in {dataset.name}: "
+                f"lower data.folds (copies and frames of a video count as one)"
             )
         held |= np.isin(first, list(subjects.folds(members.tolist(), folds)[held_out]))
     if left_out := [split for split in dataset.splits if split != "train"]:
