@@ -256,16 +256,8 @@ def validate(config: ConfigDict) -> None:
         )
     if config.optim.schedule == "step" and not config.optim.decay_epochs:
         raise UserError("optim.schedule = 'step' wants optim.decay_epochs, e.g. --config.optim.decay_epochs='(15, 25)'")
-    if config.optim.schedule != "step" and config.optim.decay_epochs:
-        raise UserError("optim.decay_epochs are of optim.schedule = 'step' alone: set them to ()")
     if not all(isinstance(epoch, int | float) for epoch in config.optim.decay_epochs):
         raise UserError(f"optim.decay_epochs = {config.optim.decay_epochs} must be numbers, e.g. (15, 25)")
-    if config.head.name == "intensity" and config.head.loss != "softmax":
-        raise UserError(f"head.loss = {config.head.loss!r} is of head.name = 'classification' alone: leave it as it is")
-    if config.head.class_weights == "none" and config.head.class_weight_power != 1:
-        raise UserError(
-            "head.class_weight_power is of head.class_weights = 'inverse' or 'effective' alone: set it to 1"
-        )
     for field, value, choices in (
         ("data.residence", config.data.residence, ("auto", "device", "stream")),
         ("data.sampling", config.data.sampling, ("uniform", "balanced")),

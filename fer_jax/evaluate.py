@@ -26,6 +26,7 @@ from jax.sharding import Mesh
 
 from fer_jax import augment, metrics, ops, process, sharding
 from fer_jax.data import normalization
+from fer_jax.data.crops import METHODS
 from fer_jax.data.pipeline import EvalOrder, Split
 from fer_jax.errors import UserError
 from fer_jax.heads import Head
@@ -103,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", choices=("test", "validation", "train"), help="default: the one of results.json")
     parser.add_argument("--dataset", metavar="OTHER", help="default: the one that it was trained on")
     parser.add_argument("--variant", metavar="NAME", help="of the data set")
+    parser.add_argument("--align", choices=("", *METHODS), help="of OTHER's photographs; default: as in training")
     parser.add_argument("--data_dir", type=Path, help="where the raw data lie")
     parser.add_argument("--tta", nargs="+", default=(), choices=sorted(VIEWS), help="score the mean over views, too")
     parser.add_argument(
@@ -120,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             split=options.split,
             dataset=options.dataset,
             variant=options.variant,
+            align=options.align,
             data_dir=options.data_dir,
             views=options.tta,
             members=options.ensemble,

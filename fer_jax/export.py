@@ -396,7 +396,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         if not (reason := files.refusal(error)):
             raise
-        sys.exit(f"error: {error.filename or options.output} cannot be written ({reason}): name another --output")
+        where = error.filename or options.output or "the export"
+        sys.exit(f"error: {where} cannot be written ({reason}): name another --output")
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ class Analyzer:
 
     def warm_up(self, faces: int) -> None:
         """Compiles the program of a frame of so many faces; that of BATCH_SIZES are all."""
-        self.network.predict(self._nobody(faces), batch_size=BATCH)
+        self.network.predict(self._nobody(faces), batch_size=BATCH).require_finite("the network")
 
     def _nobody(self, count: int) -> np.ndarray:
         return np.zeros((count, self.side, self.side, 3), np.uint8)

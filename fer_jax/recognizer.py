@@ -85,7 +85,7 @@ class Recognizer:
                 f"expected images [n, height, width, 1 or 3], not {list(images.shape)}: one face is images[None], grey "
                 f"faces [n, height, width] are images[..., None]"
             )
-        if images.dtype.kind == "f" and 0 < images.max() <= 1:
+        if images.dtype.kind == "f" and images.max() <= 1 and (images % 1).any():
             raise UserError("expected images uint8, or on 0..255: these lie in 0..1")
         answers = in_batches(self._forward, images, batch_size)
         classes = len(self.emotions)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fer_jax import heads, logs, metrics, report_compare, report_cost, report_figures, statistics
+from fer_jax.data.crops import METHODS
 from fer_jax.data.emotions import expressed
 from fer_jax.errors import UserError
 from fer_jax.report_answers import Answers, ask
@@ -224,6 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("--split", choices=("test", "validation", "train"), help="default: the one of results.json")
     command.add_argument("--dataset", help="another data set than the runs' own")
     command.add_argument("--variant", help="of that data set")
+    command.add_argument("--align", choices=("", *METHODS), help="of its photographs; default: as in training")
     command.add_argument("--data_dir", type=Path, help="where the raw data lie")
     command.add_argument("--format", choices=("markdown", "csv", "latex"), default="markdown")
     command.add_argument("--figure", type=Path, metavar="FILE", help="draws accuracies and learning curves there")
@@ -232,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if len(options.runs) < 2:
             raise UserError("compare wants two runs or more; for one there is python -m fer_jax.evaluate")
-        where = {"dataset": options.dataset, "variant": options.variant, "data_dir": options.data_dir}
+        where = {name: getattr(options, name) for name in ("dataset", "variant", "align", "data_dir")}
         runs = [ask(run, split=options.split, **where) for run in options.runs]
         found = [findings(run) for run in runs]
         tables = report_compare.compare(runs, found)

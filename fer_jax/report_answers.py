@@ -76,6 +76,7 @@ def ask(
     split: str | None = None,
     dataset: str | None = None,
     variant: str | None = None,
+    align: str | None = None,
     data_dir: Path | str | None = None,
     views: Sequence[str] = (),
     members: Sequence[Path] = (),
@@ -85,6 +86,7 @@ def ask(
     Args:
       split: default: the one that its results are given on; of another data set the test split, else validation.
       dataset, variant: another data set; default: the run's own.
+      align: how photographs of another data set are aligned; default: as the run's own.
       data_dir: where the raw data lie.
       views: keys of `ensemble.VIEWS`, for an alternative each.
       members: further runs, whose mean with this one is an alternative.
@@ -98,7 +100,7 @@ def ask(
     config = config_lib.completed(config)
     if dataset or variant:
         name = dataset or config["data"]["name"]
-        align = _alignment(config, name)
+        align = _alignment(config, name) if align is None else align
         data = prepare.load(name, variant=variant, align=align, data_dir=data_dir)
     else:
         align = config["data"]["align"]

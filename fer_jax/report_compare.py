@@ -38,7 +38,7 @@ def compare(runs: Sequence[Answers], found: Sequence[dict]) -> list[Table]:
             raise UserError(
                 f"{run.workdir} answers {len(run.index):,} images of {run.dataset.name} {run.split}, {first.workdir} "
                 f"{len(first.index):,} of {first.dataset.name} {first.split}: compare runs on the same examples (the "
-                f"same data, --split and emotions)"
+                f"same data, --align, --split and emotions)"
             )
     header = ["run", "model", "parameters", "data", "split", "images", "selected on", "seed", "accuracy", "95 %"]
     single = ([*header, "balanced accuracy", "macro-F1", "ECE"], [])

@@ -225,7 +225,7 @@ def _protocol(found: dict) -> str:
         rule = ["matched by name", *_left_out(found)]
         rows.append(["emotions", "; ".join(rule)])
     if method := found["align"]:
-        rows.append(["photographs", f"aligned by the method {method}, as in training"])
+        rows.append(["photographs", f"aligned by the method {method}"])
     rows += [
         ["trained on", trained + f" without what {found['exclude']} lists" * bool(found["exclude"])],
         ["checkpoint", f"selected on {selected}" if selected else "the last, nothing selected"],

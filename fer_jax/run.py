@@ -79,9 +79,7 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
       UserError: naming the field or the file that is wrong.
     """
     config_lib.validate(config)
-    late = [epoch for epoch in config.optim.decay_epochs if epoch >= config.train.epochs]
-    if config.optim.schedule == "step" and late:
-        log.warning("optim.decay_epochs: %s are not reached in %d epochs (train.epochs)", late, config.train.epochs)
+    _warn_of_idle_fields(config)
     mesh = sharding.make_mesh()
     sharding.check_batch_size(config.train.batch_size, mesh, "train.batch_size")
     sharding.check_batch_size(config.eval.batch_size, mesh, "eval.batch_size")
@@ -116,6 +114,19 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
     )
     evaluator = Evaluator(recipe.model, recipe.head, recipe.input_shape, mesh, batch_size=config.eval.batch_size)
     return Experiment(config, dataset, mesh, splits, order, recipe, normalizer, evaluator)
+
+
+def _warn_of_idle_fields(config: ConfigDict) -> None:
+    optimizer, head = config.optim, config.head
+    if optimizer.decay_epochs and optimizer.schedule != "step":
+        log.warning("without effect: optim.decay_epochs, as optim.schedule is not step")
+    if head.name == "intensity" and head.loss != "softmax":
+        log.warning("without effect: head.loss, as head.name is intensity")
+    if head.class_weight_power != 1 and head.class_weights == "none":
+        log.warning("without effect: head.class_weight_power, as head.class_weights is none")
+    late = [epoch for epoch in optimizer.decay_epochs if epoch >= config.train.epochs]
+    if optimizer.schedule == "step" and late:
+        log.warning("optim.decay_epochs: %s are not reached in %d epochs (train.epochs)", late, config.train.epochs)
 
 
 def _refuse_unknown_names(config: ConfigDict) -> None:
@@ -410,24 +421,35 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     """Makes the run directory, or checks that the run which has begun there belongs to the same config.
 
     Raises:
-      UserError: the directory cannot be written, or holds a run of another config (with the differences).
+      UserError: the directory cannot be written, or as `refuse_other_config`.
     """
     path = workdir / "config.json"
-    content = json.loads(json.dumps(config.to_dict()))
     with _unwritable_explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-        begun = any(workdir.glob("checkpoints/last/*")) or (workdir / "metrics.jsonl").exists()
-        if path.exists() and (begun or jax.process_index() > 0):
-            if lines := config_lib.difference(config_lib.completed(json.loads(path.read_text())), content):
-                changes = "\n  ".join(lines)
-                raise UserError(
-                    f"{workdir} holds a run of another config:\n  {changes}\n"
-                    f"choose another --workdir, or go back to that config to resume it"
-                )
-        elif jax.process_index() > 0:
+        if jax.process_index() == 0 and not (_begun(workdir) and path.exists()):
+            logs.write_json(path, config.to_dict())
+        if not path.exists():
             raise UserError(f"{path} is not there for all processes: --workdir must lie on a disk that they share")
-        else:
-            logs.write_json(path, content)
+        refuse_other_config(workdir, config)
+
+
+def refuse_other_config(workdir: Path, config: ConfigDict) -> None:
+    """Raises a UserError if the run that has begun there is one of another config, with the differences."""
+    if not _begun(workdir):
+        return
+    before = config_lib.completed(json.loads((workdir / "config.json").read_text()))
+    if lines := config_lib.difference(before, json.loads(json.dumps(config.to_dict()))):
+        changes = "\n  ".join(lines)
+        raise UserError(
+            f"{workdir} holds a run of another config:\n  {changes}\n"
+            f"choose another --workdir, or go back to that config to resume it"
+        )
+
+
+def _begun(workdir: Path) -> bool:
+    """Whether a run has left more than its config, as one that was refused has not."""
+    kept = ("metrics.jsonl", "results.json")
+    return any((workdir / name).exists() for name in kept) or any(workdir.glob("checkpoints/last/*"))
 
 
 @contextlib.contextmanager

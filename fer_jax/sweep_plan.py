@@ -40,8 +40,10 @@ def unfinished(planned: Sequence[Member], workdir: Path, *, claim: bool = True) 
 
     kinds: dict[str, list[Member]] = {}
     for member in planned:
-        if claim or (workdir / member.name / "config.json").exists():
+        if claim:
             run.claim_workdir(workdir / member.name, member.config)
+        elif (workdir / member.name / "config.json").exists():
+            run.refuse_other_config(workdir / member.name, member.config)
         if not (workdir / member.name / "results.json").exists():
             kinds.setdefault(stack.structure(member.config), []).append(member)
     return list(kinds.values())

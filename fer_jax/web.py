@@ -41,10 +41,10 @@ def on_photo(networks: Networks, upload: str | None, name: str) -> tuple[str, li
         return "", []
     try:
         image = web_server.receive(upload, web_uploads.read_photo)
+        session = networks.session(name, smoothing=0)
+        session.look(image, 0.0)
     except UserError as error:
         return web_html.error(str(error)), []
-    session = networks.session(name, smoothing=0)
-    session.look(image, 0.0)
     faces = session.examine()
     drawn = web_html.picture(session.drawn(), f"the photo with {_faces(len(faces))}")
     return drawn + web_html.note(f"{Path(upload).name}: {_found(session, faces)}"), faces
@@ -90,7 +90,10 @@ def on_frame(
         return "", session
     if session is None or session.name != name:
         session = networks.session(name)
-    faces = session.look(web_uploads.shrink(image, web_uploads.LONGEST_FRAME), time.monotonic())
+    try:
+        faces = session.look(web_uploads.shrink(image, web_uploads.LONGEST_FRAME), time.monotonic())
+    except UserError as error:
+        return web_html.error(str(error)), session
     answers = [(session.emotions[face.smoothed_probabilities.argmax()], face.smoothed_probabilities) for face in faces]
     said = ", ".join(f"{emotion} {values.max():.0%}" for emotion, values in answers)
     drawn = web_html.picture(session.drawn(), f"the webcam with {_faces(len(faces))}", live=True)

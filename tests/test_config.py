@@ -69,13 +69,7 @@ def test_every_config_says_where_it_comes_from_and_how_to_run_it(path):
         ("optim.momentum", 1.5, r"optim\.momentum = 1\.5 must lie in 0\.\.1, below 1"),
         ("optim.weight_decay", -1.0, r"optim\.weight_decay = -1\.0 must be 0 or above"),
         ("optim.schedule", "step", r"wants optim\.decay_epochs, e\.g\. --config\.optim\.decay_epochs='\(15, 25\)'"),
-        ("optim.decay_epochs", (3, 5), r"optim\.decay_epochs are of optim\.schedule = 'step' alone: set them to \(\)"),
         ("data.workers", -1, r"data\.workers = -1 must be 0 or above"),
-        (
-            "head.class_weight_power",
-            0.5,
-            r"class_weight_power is of head\.class_weights = 'inverse' or 'effective' alone",
-        ),
         ("model.options.dropout", None, r"model\.options\.dropout = None must lie in 0\.\.1, below 1"),
         ("model.options.dropout", (1.0, 0.5), r"model\.options\.dropout = 1\.0 must lie in 0\.\.1, below 1"),
         ("data.align", "eyes", r"data\.align = 'eyes' is unknown: use one of '', none, rotation, landmarks"),
@@ -88,11 +82,7 @@ def test_values_out_of_range_are_refused_by_name(field, value, message):
         config_lib.validate(config)
 
 
-def test_what_goes_together_with_nothing_is_refused():
-    config = config_lib.default_config()
-    config.head.name, config.head.loss = "intensity", "soft"
-    with pytest.raises(UserError, match=r"head\.loss = 'soft' is of head\.name = 'classification' alone"):
-        config_lib.validate(config)
+def test_epochs_of_decay_are_numbers():
     config = config_lib.default_config()
     config.optim.schedule, config.optim.decay_epochs = "step", ("a",)
     with pytest.raises(UserError, match=r"optim\.decay_epochs = \('a',\) must be numbers"):

@@ -399,6 +399,7 @@ def test_folds_by_image_keep_copies_and_the_frames_of_a_video_together(tmp_path,
         assert not {sources[i] for i in fold} & {sources[i] for i in range(len(images)) if i not in fold}
         assert not set(digests[list(fold)]) & {digests[i] for i in range(len(images)) if i not in fold}
     smaller = combine.limit(dataset, 40)  # of a selection too
+    assert held[0].fingerprint.endswith("-apart")
     picked = smaller.picks["train"][0].index
     np.testing.assert_array_equal(smaller.digests("train"), digests[picked])
     assert len(np.unique(smaller.videos("train"))) == len({sources[i] for i in picked})

@@ -124,7 +124,7 @@ def test_variables_answer_alike_as_constants_and_as_arguments(monkeypatch):
 @pytest.mark.parametrize(
     ("shape", "brightest", "message"),
     [
-        ((3, 48, 48, 1), 1.0, "expected images uint8, or on 0..255: these lie in 0..1"),
+        ((3, 48, 48, 1), 0.5, "expected images uint8, or on 0..255: these lie in 0..1"),
         ((3, 48, 48), 255, r"expected images \[n, height, width, 1 or 3\], not \[3, 48, 48\]: one face is"),
         ((48, 48, 1), 255, r"not \[48, 48, 1\]"),
         ((3, 48, 48, 4), 255, r"not \[3, 48, 48, 4\]"),

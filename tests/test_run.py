@@ -256,18 +256,21 @@ def test_an_unwritable_workdir_is_refused(tmp_path):
         run.run(tiny_config.get_config(), tmp_path / "file/run")
 
 
-def test_a_run_that_never_began_does_not_keep_its_workdir(tmp_path, data_dir, monkeypatch):
+def test_a_run_that_never_began_does_not_keep_its_workdir(tmp_path, data_dir, monkeypatch, caplog):
     from tests import tiny_config
 
     config = tiny_config.get_config()
     config.optim.name = "adamm"
+    config.optim.decay_epochs, config.head.class_weight_power = (1,), 0.5
     monkeypatch.setattr(run.prepare, "load_configured", lambda *_: pytest.fail("data were prepared"))
     with pytest.raises(UserError, match=r"optim\.name = 'adamm' is unknown"):
         run.run(config, tmp_path / "run", data_dir=data_dir)
+    assert "without effect: optim.decay_epochs, as optim.schedule is not step" in caplog.text
+    assert "without effect: head.class_weight_power, as head.class_weights is none" in caplog.text
     run.claim_workdir(tmp_path / "run", tiny_config.get_config())
     assert json.loads((tmp_path / "run/config.json").read_text())["optim"]["name"] != "adamm"
     (tmp_path / "run/checkpoints/last/8").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"holds a run of another config:\n  optim\.name: \w+ -> adamm"):
+    with pytest.raises(UserError, match=r"holds a run of another config:\n(.*\n)+  optim\.name: \w+ -> adamm"):
         run.claim_workdir(tmp_path / "run", config)
 
 

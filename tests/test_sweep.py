@@ -308,6 +308,24 @@ def test_members_that_were_trained_on_other_data_are_in_no_table(tmp_path, cache
         sweep_members.check(planned, None, done=done)
 
 
+def test_a_plan_writes_nothing_into_the_directories_of_another_sweep(tmp_path):
+    changed = config_lib.overridden(tiny_config.get_config(), {"optim.learning_rate": 0.5})
+    planned, other = (
+        sweep_members.members(config, [config_lib.seeds(2)]) for config in (tiny_config.get_config(), changed)
+    )
+    sweep_plan.unfinished(planned, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("config.json")}
+    assert [path.parent.name for path in sorted(before)] == ["seed=0", "seed=1"]
+    sweep_plan.unfinished(other, tmp_path, claim=False)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("config.json")} == before
+    (tmp_path / "seed=1/results.json").write_text("{}")
+    for claim in (True, False):
+        with pytest.raises(
+            UserError, match=r"seed=1 holds a run of another config:\n  optim\.learning_rate: 0\.05 -> 0"
+        ):
+            sweep_plan.unfinished(other, tmp_path, claim=claim)
+
+
 def test_tables_say_how_many_failed_and_hold_no_nan(tmp_path):
     cells = [sweep_table.Cell("a_b", (0.5, 0.52), 1), sweep_table.Cell("c", (), 2, stopped=1)]
     text = sweep_table.write_tables(cells, "test", tmp_path)

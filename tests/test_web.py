@@ -331,6 +331,17 @@ def test_a_public_page_says_so(networks, served):
     assert ["pass through Gradio" in each for each in said] == [True, False]
 
 
+def test_a_network_whose_outputs_are_not_finite_says_so(network, folder):
+    variables = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), network.variables)
+    broken = Recognizer(network.model, network.head, variables, network.emotions, network.input_shape)
+    networks = web_analysis.Networks({"one": broken}, lambda: bright_squares, align="box")
+    with pytest.raises(UserError, match="gives outputs that are not finite"):
+        networks.warm_up()  # before anybody comes
+    photo = write_image(folder / "photo.png", scene((20, 30)))
+    answers = [web.on_photo(networks, str(photo), "one")[0], web.on_frame(networks, scene((20, 30)), "one", None)[0]]
+    assert all("outputs that are not finite for 1 of 1 images" in answer for answer in answers)
+
+
 def test_a_page_that_cannot_be_made_public_is_none(networks, served, monkeypatch, capfd):
     def no_tunnel(*_, **__):
         raise OSError("no tunnel")

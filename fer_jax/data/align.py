@@ -8,7 +8,7 @@ The output mirrors the tree of the input as PNG, which `prepare folder`, `jaffe`
 original (`prepare NAME --align=METHOD` aligns every data set of photographs), with `faces.csv` (every image, every
 face, and why one has no crop), `settings.txt` (what the crops are), and `detections.jsonl`, from which a run that was
 cut short goes on; copied into another output it saves detecting again for other crops. Landmarks that come with the
-data are read each time, as they may have been corrected. Crops of photographs that are no longer there are deleted.
+data are read each time, as they may have been corrected. Crops of photographs that are gone from the input are deleted.
 """
 
 import argparse
@@ -170,21 +170,24 @@ def _refuse_same_crops(images: Sequence[str], settings: Settings) -> None:
         )
 
 
-def _claim(settings: Settings) -> None:
-    """Notes in the output what its crops are.
+def _claim(settings: Settings) -> bool:
+    """Notes in the output what its crops are, and of which input; whether they were of the same input before.
 
     Raises:
       UserError: it has other ones.
     """
     note = settings.output / "settings.txt"
     asked = f"--method={settings.method} --several={settings.several} --size={settings.size}"
-    if note.exists() and (before := note.read_text().strip()) != asked:
+    source = f"--input={json.dumps(str(settings.source))}"
+    before, _, source_before = note.read_text().strip().partition("\n") if note.exists() else (asked, "", source)
+    if before != asked:
         raise UserError(
             f"{settings.output} has crops of {before}, not of {asked}: choose another output folder (with a copy of "
             f"detections.jsonl nothing is detected again), or delete this one"
         )
     with files.whole(note) as temporary:
-        temporary.write_text(asked + "\n")
+        temporary.write_text(f"{asked}\n{source}\n")
+    return source_before == source
 
 
 def _rows_before(settings: Settings) -> list[dict[str, str]]:
@@ -194,15 +197,6 @@ def _rows_before(settings: Settings) -> list[dict[str, str]]:
         return []
     with _open(table) as file:
         return list(csv.DictReader(file))
-
-
-def _refuse_other_photographs(images: Sequence[str], settings: Settings) -> None:
-    before = {row["path"] for row in _rows_before(settings)}
-    if before and before.isdisjoint(images):
-        raise UserError(
-            f"{settings.output} has crops of {len(before):,} photographs, {min(before)} and others, of which none is "
-            f"under --input={settings.source}: choose another output folder, or delete this one"
-        )
 
 
 def _delete_old_crops(settings: Settings, rows: Sequence[dict], images: Container[str] | None) -> None:
@@ -231,12 +225,11 @@ def align_tree(
 
     Raises:
       UserError: no images, two whose crops would be the same file, a detector that cannot be had, crops of other
-        settings or of other photographs in the output.
+        settings in the output.
     """
     whole = images is None
     if whole:
         images = find_images(settings.source, settings.output)
-        _refuse_other_photographs(images, settings)
     _refuse_same_crops(images, settings)
     try:
         settings.output.mkdir(parents=True, exist_ok=True)
@@ -246,7 +239,7 @@ def align_tree(
         make_detector(settings.detector, settings.model)  # fails here, not in every worker
     else:
         Supplied(settings.landmarks)
-    _claim(settings)
+    same = _claim(settings)
     before, by = settings.known(), {"detector": settings.origin}
     known = {} if settings.landmarks else before  # landmarks may have been corrected, and are quickly read
     rows = []
@@ -265,7 +258,7 @@ def align_tree(
             rows += of_image
             bar.update()
     rows.sort(key=lambda row: (row["path"], row["face"] or 0))
-    _delete_old_crops(settings, rows, None if whole else set(images))
+    _delete_old_crops(settings, rows, None if whole and same else set(images))
     with files.whole(settings.output / "faces.csv") as temporary, _open(temporary, "w") as file:
         writer = csv.DictWriter(file, _COLUMNS, restval="")
         writer.writeheader()

@@ -141,7 +141,7 @@ class Dataset:
                 if size > disk_share * shutil.disk_usage(folder).free:
                     free = f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB"
                     raise CannotKeep(f"{what} take more than {disk_share:.0%} of the {free} that are free in {folder}")
-                if size:
+                if size or "digest" in names:
                     log.info("data: decoding %s into %s", what, folder)
                 with tempfile.TemporaryDirectory(dir=folder, prefix=f"{split}.", suffix=".partial") as partial:
                     self._write(split, paths, Path(partial))

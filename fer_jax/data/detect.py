@@ -236,10 +236,11 @@ def read_table(path: Path) -> dict[str, list[np.ndarray]]:
         for fields in filter(any, reader):
             row = dict(zip(header, fields, strict=False))
             try:
+                path_of_image = row["path"].strip()
                 points = np.array([float(row[name]) for name in columns]).reshape(68, 2)
             except (KeyError, ValueError):
                 points = np.array(np.nan)
             if not np.isfinite(points).all():
-                raise UserError(f"{path}, line {reader.line_num}: 136 numbers are expected after the path")
-            table.setdefault(row["path"].strip(), []).append(points)
+                raise UserError(f"{path}, line {reader.line_num}: 136 numbers are expected beside the path")
+            table.setdefault(path_of_image, []).append(points)
     return table

@@ -91,8 +91,9 @@ def load(
         except (OSError, RuntimeError) as error:
             if not (reason := files.refusal(error)):
                 raise
+            where = getattr(error, "filename", None) or directory
             raise UserError(
-                f"cannot write to {directory} ({reason}): make room, or set FER_JAX_CACHE to a folder that has "
+                f"cannot write to {where} ({reason}): make room, or set FER_JAX_CACHE to a folder that has "
                 f"it and that you can write to"
             ) from error
     return _read(directory)
