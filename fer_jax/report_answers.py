@@ -1,7 +1,6 @@
 """What a run's network answers on a split of a data set: its own, or another one whose emotions are matched by name."""
 
 import dataclasses
-import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from fer_jax import config as config_lib
 from fer_jax import ensemble, recognizer
 from fer_jax.data import prepare
 from fer_jax.data.emotions import expressed, relabel, remap
+from fer_jax.data.rows import digests
 from fer_jax.errors import UserError
 from fer_jax.recognizer import Recognizer
 from fer_jax.run import reported_split, trained_on
@@ -246,12 +246,9 @@ def _copied(
         seen -= {split}
     if data.image_shape != images.shape[1:]:
         return none
-    digests = {_digest(image) for each in seen for image in data.arrays(each)["image"]}
-    return np.array([_digest(image) in digests for image in images])
-
-
-def _digest(image: np.ndarray) -> bytes:
-    return hashlib.sha256(image.tobytes()).digest()
+    # Of the images as they are given to the network, which those of joined data are not as they were prepared.
+    known = [digests(data.arrays(each)["image"]) for each in sorted(seen)]
+    return np.isin(digests(images), np.concatenate(known)) if known else none
 
 
 def _read(path: Path) -> dict:

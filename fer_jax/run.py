@@ -13,10 +13,9 @@ The run directory:
 import contextlib
 import dataclasses
 import itertools
-import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import flax.linen as nn
@@ -24,14 +23,14 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from fer_jax import checkpoint, files, heads, logs, metrics, models, optim, sharding, train
+from fer_jax import checkpoint, heads, logs, metrics, models, optim, sharding, train
 from fer_jax import config as config_lib
 from fer_jax.course import Clock, Course, SavingPace, weights_metadata
 from fer_jax.data import audit, normalization, pipeline, prepare
 from fer_jax.data.emotions import BASIC7
 from fer_jax.errors import UserError
 from fer_jax.evaluate import Evaluator
-from fer_jax.lock import alone
+from fer_jax.run_directory import claim_workdir, full_disk_explained, occupied
 
 log = logging.getLogger(__name__)
 
@@ -220,20 +219,6 @@ def complete(experiment: Experiment, workdir: Path, *, started: float) -> dict:
     return finish(course, state)
 
 
-@contextlib.contextmanager
-def full_disk_explained(workdir: Path) -> Iterator[None]:
-    """Turns a full disk met inside into a `UserError`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in files.FULL:
-            raise UserError(
-                f"no space left while writing to {error.filename or workdir}: free some and run the same command "
-                f"with --workdir={workdir}; it resumes from the last checkpoint"
-            ) from error
-        raise
-
-
 def fit(
     experiment: Experiment, workdir: Path, *, started: float, until: int | None = None
 ) -> tuple[train.TrainState, Course]:
@@ -394,75 +379,11 @@ def format_results(results: dict) -> str:
     return "\n".join(lines)
 
 
-@contextlib.contextmanager
-def occupied(workdir: Path) -> Iterator[None]:
-    """Keeps other processes out of the directory of a run or a sweep, though not out of those of a sweep's members.
-
-    Raises:
-      UserError: another one is there, or the directory cannot be written.
-    """
-    with contextlib.ExitStack() as stack:
-        with _unwritable_explained(workdir):
-            refusal = (
-                f"another process trains in {workdir}, or still saves: wait for its end, or choose another --workdir"
-            )
-            stack.enter_context(alone(workdir / ".lock", refusal=refusal))
-        yield
-
-
 def trained_on(config: Mapping, results: Mapping) -> str:
     """The fingerprint of all the data of a finished run, by its config.json and results.json; empty in old results."""
     recorded = results.get("fingerprint", "")
     # Data without what a file lists have a fingerprint of their own, after that of the whole (`Dataset.without`).
     return recorded.rpartition("-")[0] if config["data"].get("exclude") else recorded
-
-
-def claim_workdir(workdir: Path, config: ConfigDict) -> None:
-    """Makes the run directory, or checks that the run which has begun there belongs to the same config.
-
-    Raises:
-      UserError: the directory cannot be written, or as `refuse_other_config`.
-    """
-    path = workdir / "config.json"
-    with _unwritable_explained(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
-        if jax.process_index() == 0 and not (_begun(workdir) and path.exists()):
-            logs.write_json(path, config.to_dict())
-        if not path.exists():
-            raise UserError(f"{path} is not there for all processes: --workdir must lie on a disk that they share")
-        refuse_other_config(workdir, config)
-
-
-def refuse_other_config(workdir: Path, config: ConfigDict) -> None:
-    """Raises a UserError if the run that has begun there is one of another config, with the differences."""
-    if not _begun(workdir):
-        return
-    before = config_lib.completed(json.loads((workdir / "config.json").read_text()))
-    if lines := config_lib.difference(before, json.loads(json.dumps(config.to_dict()))):
-        changes = "\n  ".join(lines)
-        raise UserError(
-            f"{workdir} holds a run of another config:\n  {changes}\n"
-            f"choose another --workdir, or go back to that config to resume it"
-        )
-
-
-def _begun(workdir: Path) -> bool:
-    """Whether a run has left more than its config, as one that was refused has not."""
-    kept = ("metrics.jsonl", "results.json")
-    return any((workdir / name).exists() for name in kept) or any(workdir.glob("checkpoints/last/*"))
-
-
-@contextlib.contextmanager
-def _unwritable_explained(workdir: Path) -> Iterator[None]:
-    """Turns what the disk refuses, but for want of space, into a `UserError`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in files.FULL:
-            raise
-        raise UserError(
-            f"cannot write to the run directory {workdir}: {error.strerror}; choose another --workdir"
-        ) from error
 
 
 def _announce(dataset: prepare.Dataset, mesh: Mesh) -> None:

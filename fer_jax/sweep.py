@@ -62,7 +62,7 @@ def run_group(
       UserError: the data or the config are wrong for all of them.
       train.Interrupted: stopped by one of `process.ENDING` after saving; the same call goes on.
     """
-    from fer_jax import run, stack
+    from fer_jax import run, run_directory, stack
     from fer_jax.course import Course
 
     experiment = run.build(group.members[0].config, data_dir)
@@ -73,7 +73,7 @@ def run_group(
         failed[member.name] = Failed(reason)
         print(f"failed: {member.name}: {reason}", file=sys.stderr)
 
-    with run.full_disk_explained(workdir):
+    with run_directory.full_disk_explained(workdir):
         if group.at_once > 1:
             for first in range(0, len(group.members), group.at_once):
                 some = group.members[first : first + group.at_once]
@@ -232,38 +232,33 @@ def compared_by(planned: Sequence[Member], outcomes: dict[str, Outcome]) -> swee
 def tabulate(
     planned: Sequence[Member], outcomes: dict[str, Outcome], by: sweep_table.Measure
 ) -> list[sweep_table.Cell]:
-    """The cells in the order of the plan.
-
-    Seeds of one fold share its images: they are one score, their mean, or the intervals would be far too narrow.
-    """
-    cells: dict[str, dict[str, Outcome]] = {}
+    """The cells in the order of the plan, with the `scores` of their members."""
+    cells: dict[str, list[Member]] = {}
     for member in planned:
-        cells.setdefault(member.cell, {})[member.name] = outcomes[member.name]
-    folds = {member.name: member.overrides.get("data.fold", member.name) for member in planned}
+        cells.setdefault(member.cell, []).append(member)
 
-    def means(found: dict[str, Outcome], metric: str) -> tuple[float, ...]:
-        scores: dict[int | str, list[float]] = {}
-        for name, outcome in found.items():
-            if isinstance(outcome, dict):
-                scores.setdefault(folds[name], []).append(outcome["metrics"][metric])
-        return tuple(map(statistics.fmean, scores.values()))
+    def values(some: Sequence[Member], measure: sweep_table.Measure) -> tuple[float, ...]:
+        return tuple(score for _, score in scores(some, outcomes, measure))
 
     return [
         sweep_table.Cell(
             name,
-            means(found, by.metric),
-            failed=sum(isinstance(each, Failed) for each in found.values()),
-            stopped=sum(isinstance(each, Stopped) for each in found.values()),
-            accuracies=means(found, "accuracy"),
+            values(some, by),
+            failed=sum(isinstance(outcomes[member.name], Failed) for member in some),
+            stopped=sum(isinstance(outcomes[member.name], Stopped) for member in some),
+            accuracies=values(some, sweep_table.ACCURACY),
         )
-        for name, found in cells.items()
+        for name, some in cells.items()
     ]
 
 
 def scores(
     planned: Sequence[Member], outcomes: dict[str, Outcome], by: sweep_table.Measure
 ) -> list[tuple[dict, float]]:
-    """The overrides and score of each finished member; of the seeds of one fold their mean, as in the table."""
+    """The overrides and the score of each finished member.
+
+    Seeds of one fold share its images: they are one score, their mean, or the intervals would be far too narrow.
+    """
     found: dict[str, tuple[dict, list[float]]] = {}
     for member in planned:
         if isinstance(outcome := outcomes.get(member.name), dict):
@@ -291,7 +286,7 @@ def main(_argv: Sequence[str]) -> None:
     planned = members(config, axes)
     import jax  # only now: a mistake in the sweep is told without waiting for JAX
 
-    from fer_jax import run, train
+    from fer_jax import run_directory, train
 
     if _CLUSTER.value:
         jax.config.update("jax_platforms", "cpu")  # this machine's accelerator, if any, is for a trial
@@ -301,7 +296,10 @@ def main(_argv: Sequence[str]) -> None:
     check(planned, flags.FLAGS.data_dir, halving=_HALVING.value, done=done)
     train_all = functools.partial(run_members_on_cluster, cpus=_CLUSTER_CPUS.value) if _CLUSTER.value else run_members
     try:
-        with run.full_disk_explained(workdir), contextlib.nullcontext() if _PLAN.value else run.occupied(workdir):
+        with (
+            run_directory.full_disk_explained(workdir),
+            contextlib.nullcontext() if _PLAN.value else run_directory.occupied(workdir),
+        ):
             outcomes = train_all(
                 planned,
                 workdir,

@@ -36,14 +36,14 @@ def unfinished(planned: Sequence[Member], workdir: Path, *, claim: bool = True) 
     Raises:
       UserError: a member's directory holds a run of another config.
     """
-    from fer_jax import run, stack
+    from fer_jax import run_directory, stack
 
     kinds: dict[str, list[Member]] = {}
     for member in planned:
         if claim:
-            run.claim_workdir(workdir / member.name, member.config)
+            run_directory.claim_workdir(workdir / member.name, member.config)
         elif (workdir / member.name / "config.json").exists():
-            run.refuse_other_config(workdir / member.name, member.config)
+            run_directory.refuse_other_config(workdir / member.name, member.config)
         if not (workdir / member.name / "results.json").exists():
             kinds.setdefault(stack.structure(member.config), []).append(member)
     return list(kinds.values())

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from fer_jax import config as config_lib
-from fer_jax import models, run, sweep_members
+from fer_jax import models, run, run_directory, sweep_members
 from fer_jax.data import align, crops, detect, prepare
 from fer_jax.data.datasets.kdef import CODES
 from fer_jax.errors import UserError
@@ -143,15 +143,15 @@ def test_a_limit_belongs_to_what_a_run_is_claimed_for_and_resumes(fer2013, tmp_p
     )
     experiment = run.build(config, str(fer2013))
     assert experiment.order.length == 50
-    run.claim_workdir(tmp_path / "run", config)
+    run_directory.claim_workdir(tmp_path / "run", config)
     run.fit(experiment, tmp_path / "run", started=0, until=experiment.order.steps_per_epoch)
     state, course = run.fit(experiment, tmp_path / "run", started=0)
     assert course.step == experiment.total_steps
-    run.claim_workdir(tmp_path / "whole", config)
+    run_directory.claim_workdir(tmp_path / "whole", config)
     whole, _ = run.fit(experiment, tmp_path / "whole", started=0)
     jax.tree.map(np.testing.assert_array_equal, state.params, whole.params)
     with pytest.raises(UserError, match=r"data\.limit: 50 -> 60"):
-        run.claim_workdir(tmp_path / "run", config_lib.overridden(config, {"data.limit": 60}))
+        run_directory.claim_workdir(tmp_path / "run", config_lib.overridden(config, {"data.limit": 60}))
 
 
 # --- Folds of data that do not tell who is shown.

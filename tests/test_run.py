@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from fer_jax import checkpoint, course, logs, run
+from fer_jax import checkpoint, course, logs, run, run_directory
 from fer_jax.data import audit, prepare
 from fer_jax.errors import UserError
 from tests import tiny_config
@@ -267,16 +267,16 @@ def test_a_run_that_never_began_does_not_keep_its_workdir(tmp_path, data_dir, mo
         run.run(config, tmp_path / "run", data_dir=data_dir)
     assert "without effect: optim.decay_epochs, as optim.schedule is not step" in caplog.text
     assert "without effect: head.class_weight_power, as head.class_weights is none" in caplog.text
-    run.claim_workdir(tmp_path / "run", tiny_config.get_config())
+    run_directory.claim_workdir(tmp_path / "run", tiny_config.get_config())
     assert json.loads((tmp_path / "run/config.json").read_text())["optim"]["name"] != "adamm"
     (tmp_path / "run/checkpoints/last/8").mkdir(parents=True)
     with pytest.raises(UserError, match=r"holds a run of another config:\n(.*\n)+  optim\.name: \w+ -> adamm"):
-        run.claim_workdir(tmp_path / "run", config)
+        run_directory.claim_workdir(tmp_path / "run", config)
 
 
 def test_two_processes_do_not_train_in_one_directory(tmp_path):
     with (
-        run.occupied(tmp_path / "run"),
+        run_directory.occupied(tmp_path / "run"),
         pytest.raises(UserError, match=r"another process trains in .*run, or still"),
     ):
         run.run(tiny_config.get_config(), tmp_path / "run")

@@ -13,7 +13,20 @@ import numpy as np
 import pytest
 
 from fer_jax import config as config_lib
-from fer_jax import logs, ops, recognizer, run, sharding, stack, stack_cost, sweep, sweep_members, sweep_plan, train
+from fer_jax import (
+    logs,
+    ops,
+    recognizer,
+    run,
+    run_directory,
+    sharding,
+    stack,
+    stack_cost,
+    sweep,
+    sweep_members,
+    sweep_plan,
+    train,
+)
 from fer_jax.course import Course
 from fer_jax.data import pipeline
 from fer_jax.errors import UserError
@@ -58,7 +71,7 @@ def open_courses(experiment, folder, overrides):
     courses = []
     for number, each in enumerate(overrides):
         config = config_lib.overridden(small_config(), each)
-        run.claim_workdir(folder / str(number), config)
+        run_directory.claim_workdir(folder / str(number), config)
         courses.append(Course(experiment.sibling(config), folder / str(number)))
     return courses
 
@@ -73,7 +86,7 @@ def alone(experiment, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
     for number, each in enumerate(NUMBERS):
         config = config_lib.overridden(small_config(), each)
-        run.claim_workdir(folder / str(number), config)
+        run_directory.claim_workdir(folder / str(number), config)
         _, course = run.fit(experiment.sibling(config), folder / str(number), started=time.perf_counter())
         if number == 1:
             run.complete(course.experiment, course.workdir, started=time.perf_counter())
@@ -103,7 +116,7 @@ def test_a_member_takes_the_steps_that_it_would_take_alone(experiment, alone, tm
 def test_where_an_epoch_is_several_programs_the_rows_are_those_of_a_run_alone(experiment, tmp_path, monkeypatch):
     members = [each | {"train.log_every": 3} for each in NUMBERS[:2]]
     config = config_lib.overridden(small_config(), members[0])
-    run.claim_workdir(tmp_path / "alone", config)
+    run_directory.claim_workdir(tmp_path / "alone", config)
     run.fit(experiment.sibling(config), tmp_path / "alone", started=0.0, until=8)
     monkeypatch.setattr(stack, "on_cpu", lambda experiment: False)
     monkeypatch.setattr(stack.train, "steps_at_once", lambda epoch, start: 4)

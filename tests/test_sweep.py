@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from fer_jax import config as config_lib
-from fer_jax import run, sweep, sweep_members, sweep_plan, sweep_table
+from fer_jax import run_directory, sweep, sweep_members, sweep_plan, sweep_table
 from fer_jax.errors import UserError
 from tests import tiny_config
 from tests.faces import write_fer2013
@@ -389,7 +389,7 @@ def test_a_sweep_runs_its_members_as_if_alone_survives_a_failure_and_goes_on(tmp
     assert alone.returncode == 0, alone.stderr
     for name in ("metrics.jsonl", "weights.safetensors", "results.json"):
         assert (folder / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
-    with run.occupied(workdir):
+    with run_directory.occupied(workdir):
         refused = execute(workdir, data, cache, "--set=optim.learning_rate=0.05", "--seeds=3")
     assert refused.returncode == 1
     assert refused.stderr.strip().splitlines()[-1].startswith(f"error: another process trains in {workdir}, or still")

@@ -7,7 +7,6 @@ examples to leave out, by the rule of `to_leave_out`; `read_clean` reads it back
 """
 
 import argparse
-import hashlib
 import json
 import logging
 import sys
@@ -22,6 +21,7 @@ from fer_jax.data import prepare
 from fer_jax.data.audit_page import page, summary
 from fer_jax.data.crops import METHODS
 from fer_jax.data.emotions import expressed
+from fer_jax.data.rows import digests
 from fer_jax.errors import UserError
 
 # Of two images of which one is taken for an altered copy of the other. On FER2013 all of 48 pairs looked at between
@@ -55,8 +55,8 @@ def exact_copies(images: Images) -> list[list[Place]]:
     """Groups of two or more images that are equal in every pixel, within and across splits."""
     groups = {}
     for split, array in images.items():
-        for i, image in enumerate(array):
-            groups.setdefault(hashlib.sha256(image.tobytes()).digest(), []).append((split, i))
+        for i, digest in enumerate(digests(array).tolist()):
+            groups.setdefault(digest, []).append((split, i))
     return [group for group in groups.values() if len(group) > 1]
 
 

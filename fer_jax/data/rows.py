@@ -154,9 +154,13 @@ def stacked(examples: Sequence[dict], names: Iterable[str]) -> dict[str, np.ndar
         if name in names:
             arrays[name] = np.array([_text(example[name]) for example in examples])
     if "digest" in names:
-        digests = b"".join(hashlib.sha256(example["image"]).digest()[:8] for example in examples)
-        arrays["digest"] = np.frombuffer(digests, np.uint64)
+        arrays["digest"] = digests(example["image"] for example in examples)
     return arrays
+
+
+def digests(images: Iterable[np.ndarray]) -> np.ndarray:
+    """A number for each image, uint64 [n], the same where two are equal in every pixel."""
+    return np.frombuffer(b"".join(hashlib.sha256(image.tobytes()).digest()[:8] for image in images), np.uint64)
 
 
 def _text(value: bytes | int) -> str:
