@@ -25,6 +25,7 @@ Number = jax.Array | float
 
 LEVELS = 7  # of brightness in `variants` (Xu et al., "Data Augmentation")
 BLURS: tuple[Callable, ...] = (lambda image: image, imaging.gaussian_blur, imaging.average_blur, imaging.median_blur)
+VARIANTS = LEVELS * len(BLURS)  # 28
 
 
 def flip(key: jax.Array, image: jax.Array, *, probability: Number) -> jax.Array:
@@ -146,7 +147,7 @@ def erase(key: jax.Array, image: jax.Array, *, area: Number) -> jax.Array:
 def variant(key: jax.Array, image: jax.Array, *, strength: Number) -> jax.Array:
     """One of the 28 `variants`, each as likely as the others; the image itself where the strength is 0."""
     image = jnp.asarray(image, jnp.float32)
-    level, chosen = jnp.divmod(jax.random.randint(key, (), 0, LEVELS * len(BLURS)), len(BLURS))
+    level, chosen = jnp.divmod(jax.random.randint(key, (), 0, VARIANTS), len(BLURS))
     factor = 1 + strength * (level - LEVELS // 2) / (LEVELS // 2)
     return jnp.where(strength == 0, image, jnp.clip(_select(image, chosen) * factor, 0, 255))
 

@@ -107,11 +107,11 @@ def _decoding(source, encoded) -> Work:
 
 
 def _augmenting(images: jax.Array, options: dict[str, np.float32]) -> Work:
-    chain, keys = jax.jit(augment.augment_batch), itertools.count()
+    chain, keys = jax.jit(augment.augment_batch), itertools.cycle(list(jax.random.split(jax.random.key(0), 64)))
 
     def take(count: int) -> int:
-        for _ in range(count):
-            seen = chain(jax.random.key(next(keys)), images, 0, options)
+        for key in itertools.islice(keys, count):
+            seen = chain(key, images, 0, options)
         seen.block_until_ready()
         return count
 

@@ -11,11 +11,8 @@ import contextlib
 import json
 import logging
 import os
-import signal
-import socket
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +22,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from fer_jax.cluster_work import FOLDER, Work, counted, cut, describe, share
-from fer_jax.errors import UserError
+from fer_jax.data.runners import joined_ray
 from fer_jax.sweep_members import Member
 
 RETRIES = 3  # of a trial whose process dies
@@ -136,7 +133,7 @@ class Reporter(tune.Callback):
                 _say(part, self._progress(part, changed))
 
     def conclude(self, stopped: dict) -> None:
-        """Takes members for failed that no trial finished and that were not stopped."""
+        """Marks as failed the members that no trial finished and that were not stopped."""
         for part in self._parts:
             for member in part["members"]:
                 name = member["name"]
@@ -221,7 +218,8 @@ def run_members(
     groups = [members for members in groups if members]
     if not groups:
         return {}, stopped
-    with _joined() as machines:
+    with joined_ray():
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         taken = share(machines, cpus)
         parts = cut([[member] for members in groups for member in members] if rungs else groups, taken.at_once)
         parts = [
@@ -262,9 +260,7 @@ def run_members(
             tuner.fit()
     if interruption.signum:
         stop.unlink(missing_ok=True)
-        interrupted = train.Interrupted(interruption.signum, 0)
-        interrupted.args = (f"{signal.Signals(interruption.signum).name}: the trials saved and ended",)
-        raise interrupted
+        raise train.Interrupted(interruption.signum, ": the trials saved and ended")
     stopped = scheduler.stopped if rungs else {}
     reporter.conclude(stopped)
     return reporter.failed, stopped
@@ -282,38 +278,6 @@ def _summary(part: dict) -> str:
 def _folder_name(trial) -> str:
     """Of a trial in Tune's storage; its default holds all of the config."""
     return f"trial-{trial.config['part']['number']}"
-
-
-@contextlib.contextmanager
-def _joined() -> Iterator[list[dict[str, float]]]:
-    """Joins the cluster, or starts Ray on this machine; the resources of the machines."""
-    address = os.environ.get("RAY_ADDRESS") or "local"  # else Ray would join any cluster that was once started here
-    own = not ray.is_initialized()
-    if own:
-        _check_address(address)
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)  # JAX's; Ray calls exec
-                ray.init(address, log_to_driver=False, include_dashboard=False, logging_level="error")
-        except (ConnectionError, ValueError) as error:
-            raise UserError(f"RAY_ADDRESS={address}: {error}") from error
-    try:
-        yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    finally:
-        if own:
-            ray.shutdown()
-
-
-def _check_address(address: str) -> None:
-    """Raises a UserError where nobody answers, which Ray waits minutes for."""
-    if address.startswith("ray://"):
-        raise UserError(f"RAY_ADDRESS={address}: run the command on a machine of the cluster, with RAY_ADDRESS=auto")
-    host, _, port = address.rpartition(":")
-    if host:
-        try:
-            socket.create_connection((host, int(port)), timeout=10).close()
-        except (OSError, ValueError) as error:
-            raise UserError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from error
 
 
 @contextlib.contextmanager

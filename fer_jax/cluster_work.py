@@ -48,9 +48,12 @@ def share(machines: Sequence[dict[str, float]], cpus: int = 0) -> Share:
       cpus: of a trial; 0: one beside a GPU, else `CPUS` or all of the smallest machine.
 
     Raises:
-      UserError: no machine has so many.
+      UserError: no machine has so many, or they have TPUs.
     """
     gpus = int(any(machine.get("GPU", 0) >= 1 for machine in machines))
+    if not gpus and any(machine.get("TPU") for machine in machines):
+        # One process takes all of a machine's; trials beside it would train on the CPU, in another precision.
+        raise UserError("--cluster=ray knows GPUs and CPUs, these machines have TPUs: run the sweep without --cluster")
     able = [machine for machine in machines if machine.get("GPU", 0) >= gpus and machine.get("CPU", 0) >= 1]
     counts = [int(machine["CPU"]) for machine in able]
     cpus = cpus or (1 if gpus else min([CPUS, *counts]))

@@ -17,7 +17,7 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from fer_jax import __version__, checkpoint, logs, models, train
+from fer_jax import __version__, checkpoint, logs, models, sharding, train
 from fer_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def selection_score(config: ConfigDict, summary: dict) -> float:
 
 
 def fresh_state(experiment: "Experiment") -> tuple[train.TrainState, jax.Array]:
-    """The state that a run begins with, initialised or pretrained, and the key of its steps.
+    """The state that a run begins with, initialised or pretrained, and the key of its steps, on every device.
 
     Raises:
       UserError: the pretrained weights are those of another model, or of images of one size where the run has others
@@ -152,6 +152,8 @@ def fresh_state(experiment: "Experiment") -> tuple[train.TrainState, jax.Array]:
     """
     config, recipe, mesh = experiment.config, experiment.recipe, experiment.mesh
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
+    # Else each step would send it from the first device to the others.
+    step_key = jax.random.wrap_key_data(sharding.replicate(jax.random.key_data(step_key), mesh))
     ema = config.train.ema_decay > 0
     if not config.model.pretrained:
         return train.init_state(recipe, init_key, experiment.normalizer, mesh, ema=ema), step_key

@@ -34,7 +34,6 @@ from flax import traverse_util
 
 from fer_jax import __version__, checkpoint, export_onnx, files, ops, recognizer
 from fer_jax.data import prepare
-from fer_jax.data.emotions import relabel
 from fer_jax.errors import UserError, unknown
 from fer_jax.imaging import to_input
 from fer_jax.recognizer import Prediction, Recognizer
@@ -240,7 +239,10 @@ def export(
                 written_by = {"precision": precision, "version": __version__, "jax": jax.__version__}
                 about = metadata | {"export": written_by}
                 _write(unchecked, form, precision, net, about, workdir, data_dir)
-                answers = load(unchecked).predict(faces.images)
+                network = load(unchecked)
+                if isinstance(network, Recognizer):  # which on a GPU or TPU would compute in bfloat16
+                    network = with_precision(network, "float32")
+                answers = network.predict(faces.images)
                 difference = _checked(answers, expected, precision, path)
                 unchecked.replace(path)
             finally:
@@ -282,18 +284,8 @@ def split_faces(
     Raises:
       UserError: no run directory, no such data or split, or nothing in it that the network knows.
     """
-    dataset = prepare.load_of_run(workdir, data_dir)
-    arrays = dataset.arrays(split)
-    labels = relabel(arrays["label"], dataset.emotions, net.emotions)
-    chosen = np.flatnonzero(labels >= 0)
-    if not len(chosen):
-        raise UserError(f"the {split} split of {dataset.name} shows none of {', '.join(net.emotions)}")
-    if most and most < len(chosen):
-        chosen = chosen[np.linspace(0, len(chosen) - 1, most).astype(int)]
-    images = [_at_size(arrays["image"][some], net.input_shape) for some in _batches(chosen)]
-    synthetic = " (SYNTHETIC faces)" if dataset.synthetic else ""
-    source = f"{dataset.name}, {split} split, {len(chosen):,} images{synthetic}"
-    return Faces(np.concatenate(images), labels[chosen], source)
+    images, labels, source = prepare.load_of_run(workdir, data_dir).showing(split, net.emotions, most=most)
+    return Faces(np.concatenate([_at_size(some, net.input_shape) for some in _batches(images)]), labels, source)
 
 
 def _batches(array):

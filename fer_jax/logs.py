@@ -1,6 +1,6 @@
 """What a run writes for people: metrics.jsonl, TensorBoard events, the environment, a progress bar.
 
-`metrics.jsonl` holds what is a function of the config alone, so that a resumed run ends in the same bytes as
+`metrics.jsonl` holds what is a function of config and data alone, so that a resumed run ends in the same bytes as
 one never interrupted; what depends on the machine (seconds, images/s) goes to `timing.jsonl`.
 """
 
@@ -52,10 +52,6 @@ class RunLog:
         for name, value in row.items():
             if name != "step":
                 self._board.add_scalar(f"timing/{name}", value, row["step"])
-
-    def rows(self) -> list[dict]:
-        """All rows of metrics so far."""
-        return read_rows(self._path)
 
     def close(self) -> None:
         if "_board" in self.__dict__:

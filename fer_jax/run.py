@@ -2,7 +2,7 @@
 
 The run directory:
   config.json, environment.json     what was run, on what
-  metrics.jsonl, timing.jsonl       rows of metrics (a function of the config alone); wall-clock figures
+  metrics.jsonl, timing.jsonl       rows of metrics (a function of config and data alone); wall-clock figures
   tensorboard/                      the same for TensorBoard
   checkpoints/last, checkpoints/best
   weights/                          those of some epochs, where `train.keep_every` asks for them
@@ -23,7 +23,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from fer_jax import checkpoint, heads, logs, metrics, models, optim, sharding, train
+from fer_jax import augment, checkpoint, heads, logs, metrics, models, optim, sharding, train
 from fer_jax import config as config_lib
 from fer_jax.course import Clock, Course, SavingPace, weights_metadata
 from fer_jax.data import audit, normalization, pipeline, prepare
@@ -284,7 +284,7 @@ def fit(
                 if saved != course.step:
                     course.save(state, best)
                 course.close()
-                raise train.Interrupted(interruption.signum, course.step)
+                raise train.Interrupted(interruption.signum, f" at step {course.step}: saved")
     course.close()
     return state, course
 
@@ -330,7 +330,7 @@ def finish(course: Course, state: train.TrainState) -> dict:
             recipe.head,
             recipe.input_shape,
             mesh,
-            batch_size=mesh.size * max(1, config.eval.batch_size // 28 // mesh.size),
+            batch_size=mesh.size * max(1, config.eval.batch_size // augment.VARIANTS // mesh.size),
             variants=config.eval.variants,
         )
         summary, _ = dataclasses.replace(experiment, evaluator=evaluator).evaluate(state.variables, split)
@@ -366,7 +366,9 @@ def format_results(results: dict) -> str:
     ]
     if varied := results.get("variants"):
         accuracy = varied["metrics"]["accuracy"]
-        lines.append(f"  on all 28 variants in brightness and blur of each image: accuracy {accuracy:.2%}")
+        lines.append(
+            f"  on all {augment.VARIANTS} variants in brightness and blur of each image: accuracy {accuracy:.2%}"
+        )
     if clean := results.get(DEDUPLICATED):
         lines.append(
             f"  without copies and flat images, {clean['examples']:,} images: "
@@ -383,7 +385,7 @@ def trained_on(config: Mapping, results: Mapping) -> str:
     """The fingerprint of all the data of a finished run, by its config.json and results.json; empty in old results."""
     recorded = results.get("fingerprint", "")
     # Data without what a file lists have a fingerprint of their own, after that of the whole (`Dataset.without`).
-    return recorded.rpartition("-")[0] if config["data"].get("exclude") else recorded
+    return recorded.rpartition("-")[0] if config["data"]["exclude"] else recorded
 
 
 def _announce(dataset: prepare.Dataset, mesh: Mesh) -> None:

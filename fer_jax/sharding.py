@@ -23,8 +23,14 @@ REPLICATED = PartitionSpec()
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     """A one-dimensional mesh over `devices` (default: all)."""
     devices = jax.devices() if devices is None else devices
-    # Explicit axes (the default of make_mesh) make Linen's layers raise ShardingTypeError.
-    return jax.make_mesh((len(devices),), (AXIS,), devices=np.array(devices), axis_types=(AxisType.Auto,))
+    # Not jax.make_mesh, which refuses the GPUs of several machines. Explicit axes make Linen's layers raise
+    # ShardingTypeError.
+    return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def on_cpu(mesh: Mesh) -> bool:
+    """Whether it is of CPUs: there convolutions lose their threads in a scan, which takes three times as long."""
+    return mesh.devices.flat[0].platform == "cpu"
 
 
 def replicate(tree, mesh: Mesh):
@@ -96,7 +102,7 @@ def wait_for_all(what: str) -> None:
 
 
 def least(value: float) -> float:
-    """The smallest of the processes' values, of several to about seven digits."""
+    """The smallest of the processes' values; among several processes rounded to float32."""
     return float(multihost_utils.process_allgather(np.float32(value)).min()) if jax.process_count() > 1 else value
 
 

@@ -69,8 +69,9 @@ class Stack:
 
     def join(self, trees: Sequence) -> dict:
         """The trees of the members as one, dealt out to the devices."""
-        joined = jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
-        return jax.device_put(joined, NamedSharding(self._mesh, _MEMBERS))
+        layout = NamedSharding(self._mesh, _MEMBERS)
+        # One leaf after the other, as each is on every device before it is dealt out.
+        return jax.tree.map(lambda *leaves: jax.device_put(jnp.stack(leaves), layout), *trees)
 
     def member(self, tree, number: int):
         """One member's part of a tree, on every device."""
@@ -250,7 +251,9 @@ def fit(courses: Sequence[Course], form: str, *, started: float, until: int | No
         logs.ProgressBar(total=stop * images_a_step, done=step * images_a_step) as bar,
     ):
         while step < stop and crew.going():
-            most = 1 if on_cpu(experiment) else train.steps_at_once(steps_per_epoch, step % steps_per_epoch)
+            most = (
+                1 if sharding.on_cpu(experiment.mesh) else train.steps_at_once(steps_per_epoch, step % steps_per_epoch)
+            )
             state, results = stack.take(state, keys, step, most)
             if most > 1:
                 jax.block_until_ready(results)  # as in `train.scanned_steps`
@@ -279,7 +282,7 @@ def fit(courses: Sequence[Course], form: str, *, started: float, until: int | No
                 if saved != step:
                     crew.save(state)
                 crew.close()
-                raise train.Interrupted(interruption.signum, step)
+                raise train.Interrupted(interruption.signum, f" at step {step}: saved")
     crew.close()
     return crew.failed
 
@@ -291,8 +294,3 @@ def _where(chosen: np.ndarray, state, other):
         return jnp.where(chosen.reshape(-1, *[1] * (a.ndim - 1)), a, b)
 
     return jax.tree.map(pick, state, other)
-
-
-def on_cpu(experiment: Experiment) -> bool:
-    """XLA's CPU convolutions lose their threads inside a scan: there a step at a time."""
-    return experiment.mesh.devices.flat[0].platform == "cpu"

@@ -19,7 +19,7 @@ from fer_jax.course import fresh_state
 from fer_jax.data.pipeline import ResidentSplit, device_memory
 from fer_jax.errors import unknown
 from fer_jax.run import Experiment
-from fer_jax.stack import Stack, on_cpu
+from fer_jax.stack import Stack
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,9 @@ def choose(experiment: Experiment, members: int, form: str = "auto") -> Cost:
     """
     if form not in ("auto", *FORMS):
         raise unknown("form of a stack", form, ("auto", *FORMS))
-    stackable = members > 1 and isinstance(experiment.splits["train"], ResidentSplit) and not on_cpu(experiment)
+    stackable = (
+        members > 1 and isinstance(experiment.splits["train"], ResidentSplit) and not sharding.on_cpu(experiment.mesh)
+    )
     forms = (form,) if form != "auto" else FORMS if stackable else (SEQUENTIAL,)
     return measure(experiment, members, forms)[0]
 
@@ -102,7 +104,7 @@ def _time_stack(experiment: Experiment, members: int, form: str) -> list[float]:
     alone, key = fresh_state(experiment)
     state, keys = stack.join([alone] * members), stack.join([key] * members)
     best = jax.tree.map(jnp.copy, state)  # as `fit` keeps it
-    most = 1 if on_cpu(experiment) else _MEASURED_STEPS
+    most = 1 if sharding.on_cpu(experiment.mesh) else _MEASURED_STEPS
 
     def go_on():
         nonlocal state

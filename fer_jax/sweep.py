@@ -62,35 +62,14 @@ def run_group(
       UserError: the data or the config are wrong for all of them.
       train.Interrupted: stopped by one of `process.ENDING` after saving; the same call goes on.
     """
-    from fer_jax import run, run_directory, stack
-    from fer_jax.course import Course
+    from fer_jax import run, run_directory
 
     experiment = run.build(group.members[0].config, data_dir)
     until = epochs and epochs * experiment.order.steps_per_epoch
-    failed: dict[str, Failed] = {}
-
-    def fail(member: Member, reason: str) -> None:
-        failed[member.name] = Failed(reason)
-        print(f"failed: {member.name}: {reason}", file=sys.stderr)
-
     with run_directory.full_disk_explained(workdir):
-        if group.at_once > 1:
-            for first in range(0, len(group.members), group.at_once):
-                some = group.members[first : first + group.at_once]
-                # A stack's members stand at one step; those cut short elsewhere form one of their own.
-                standing: dict[int, list[tuple[Member, Course]]] = {}
-                for member in some:
-                    try:
-                        course = Course(experiment.sibling(member.config), workdir / member.name)
-                    except UserError as error:
-                        fail(member, str(error))
-                    else:
-                        standing.setdefault(course.step, []).append((member, course))
-                for _, stacked in sorted(standing.items()):
-                    courses = [course for _, course in stacked]
-                    reasons = stack.fit(courses, group.form, started=time.perf_counter(), until=until)
-                    for k, reason in reasons.items():
-                        fail(stacked[k][0], reason)
+        failed = _fit_stacks(experiment, group, workdir, until) if group.at_once > 1 else {}
+        if until and group.at_once > 1:
+            return failed  # the others stand at `until`
         for number, member in enumerate(group.members, 1):
             if member.name in failed:
                 continue
@@ -103,8 +82,41 @@ def run_group(
                 else:
                     run.complete(sibling, folder, started=time.perf_counter())
             except UserError as error:
-                fail(member, str(error))
+                failed[member.name] = _failed(member, str(error))
     return failed
+
+
+def _fit_stacks(experiment, group: Group, workdir: Path, until: int | None) -> dict[str, Failed]:
+    """Trains the members `group.at_once` at a time, as stacks; those that failed, by their names."""
+    import jax
+
+    from fer_jax import stack
+    from fer_jax.course import Course
+
+    failed: dict[str, Failed] = {}
+    for first in range(0, len(group.members), group.at_once):
+        # A stack's members stand at one step; those cut short elsewhere form one of their own.
+        standing: dict[int, list[tuple[Member, Course]]] = {}
+        for member in group.members[first : first + group.at_once]:
+            try:
+                course = Course(experiment.sibling(member.config), workdir / member.name)
+                # On the host until all are there: every device would have them whole, and of the stack only a part.
+                course.start = jax.device_get(course.start)
+            except UserError as error:
+                failed[member.name] = _failed(member, str(error))
+            else:
+                standing.setdefault(course.step, []).append((member, course))
+        for _, stacked in sorted(standing.items()):
+            courses = [course for _, course in stacked]
+            reasons = stack.fit(courses, group.form, started=time.perf_counter(), until=until)
+            for k, reason in reasons.items():
+                failed[stacked[k][0].name] = _failed(stacked[k][0], reason)
+    return failed
+
+
+def _failed(member: Member, reason: str) -> Failed:
+    print(f"failed: {member.name}: {reason}", file=sys.stderr)
+    return Failed(reason)
 
 
 def run_members(

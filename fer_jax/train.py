@@ -33,7 +33,7 @@ DIVERGED = (  # what to do then
     "try a lower --config.optim.learning_rate, or --config.optim.clip_norm=1, in another --workdir; the last good "
     "checkpoint, if there was one, is kept here"
 )
-MOST_STEPS = 512  # of one program: seconds even for large networks; an epoch of FER2013 in batches of 64 has 449
+MOST_STEPS = 512  # of one program: seconds even for large networks; an epoch of FER2013 in batches of 64 has 448
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -83,7 +83,8 @@ class Recipe:
 def hyperparameters(config: ConfigDict, class_counts: Sequence[int]) -> dict:
     """The numbers of a config that the step takes as arrays; `class_counts` are the training split's.
 
-    Changing one compiles nothing anew, but between 0 and above it where 0 is not compiled in.
+    Changing one compiles nothing anew, unless it changes between 0 and above 0 and the program leaves it out at 0
+    (dropout, augmentation, the moving average).
     """
     kind, power, options = config.head.class_weights, config.head.class_weight_power, config.model.options
     weights = None if kind == "none" else class_weights(class_counts, kind=kind, power=power)
@@ -275,10 +276,11 @@ def looped_steps(
 def training_steps(
     state, split, order, key, hyper, *, recipe, mesh, stop, most=MOST_STEPS
 ) -> Iterator[tuple[TrainState, dict]]:
-    """The steps in the form that suits the platform, up to `most` as one program; both give the same results."""
-    accelerator = mesh.devices.flat[0].platform != "cpu"
-    # XLA's CPU convolutions lose their threads inside a scan: three times slower than the loop.
-    scanned = accelerator and isinstance(split, ResidentSplit)
+    """The steps in the form that suits the platform, up to `most` as one program; both give the same results.
+
+    From `state.step` on, to step `stop`, which the last epoch of those in one program may pass.
+    """
+    scanned = isinstance(split, ResidentSplit) and not sharding.on_cpu(mesh)
     step = int(state.step)
     for end, stage in recipe.stages():
         if step >= end:
@@ -297,8 +299,8 @@ def training_steps(
 class Interrupted(Exception):
     """SIGTERM, Ctrl-C or the end of the terminal was caught and the state saved."""
 
-    def __init__(self, signum: int, step: int):
-        super().__init__(f"{signal.Signals(signum).name} at step {step}: saved")
+    def __init__(self, signum: int, detail: str):
+        super().__init__(f"{signal.Signals(signum).name}{detail}")
         self.signum = signum
 
 

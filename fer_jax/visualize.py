@@ -30,7 +30,6 @@ import numpy as np
 
 from fer_jax import recognizer, report_figures
 from fer_jax.data import prepare
-from fer_jax.data.emotions import relabel
 from fer_jax.errors import UserError
 from fer_jax.files import read_image
 from fer_jax.imaging import to_input
@@ -39,28 +38,6 @@ from fer_jax.report_figures import Faces
 
 MOST_FACES = 1000  # of a split that are looked at
 EPOCHS_SHOWN = 6
-
-
-def split_faces(
-    workdir: Path, split: str, data_dir: Path | None, emotions: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray, str]:
-    """Faces from all over a split of the data set that a run was trained on, of some emotions.
-
-    Returns:
-      (images uint8 [n, H, W, 1 or 3], labels int [n] of `emotions`, their source for the titles)
-
-    Raises:
-      UserError: no such run, data set or split, or it shows none of the emotions.
-    """
-    dataset = prepare.load_of_run(workdir, data_dir)
-    arrays = dataset.arrays(split)
-    labels = relabel(arrays["label"], dataset.emotions, emotions)
-    known = np.flatnonzero(labels >= 0)
-    if not len(known):
-        raise UserError(f"{dataset.name}, {split} split: no face shows one of {', '.join(emotions)}")
-    some = known[np.linspace(0, len(known) - 1, min(MOST_FACES, len(known))).astype(int)]
-    source = f"{dataset.name}, {split} split" + (" (SYNTHETIC faces)" if dataset.synthetic else "")
-    return arrays["image"][some], labels[some], source
 
 
 def faces_of_files(net: Recognizer, paths: Sequence[Path]) -> Faces:
@@ -122,13 +99,14 @@ def visualize_several(
     surest of on average.
 
     Raises:
-      UserError: the networks share no emotion of the data; what `split_faces` says.
+      UserError: no such data or split, or it shows none of the emotions that all networks know.
     """
     names = [workdir.name or str(workdir) for workdir in workdirs]
     names = names if len(set(names)) == len(names) else [str(workdir) for workdir in workdirs]
     nets = dict(zip(names, map(recognizer.load, workdirs), strict=True))
     shared = [name for name in nets[names[0]].emotions if all(name in net.emotions for net in nets.values())]
-    images, labels, source = split_faces(workdirs[0], split, data_dir, shared)
+    dataset = prepare.load_of_run(workdirs[0], data_dir)
+    images, labels, source = dataset.showing(split, shared, most=MOST_FACES)
     sure = np.zeros(len(images))
     for net in nets.values():
         own = np.array([net.emotions.index(name) for name in shared])[labels]
@@ -198,7 +176,8 @@ def _one(options: argparse.Namespace) -> list[Path]:
     elif not workdir.is_dir():
         raise UserError(f"{workdir} is no run directory, as --split wants one: for a weights file give --image instead")
     else:
-        faces = Faces.of_images(net, *split_faces(workdir, options.split, options.data_dir, net.emotions))
+        dataset = prepare.load_of_run(workdir, options.data_dir)
+        faces = Faces.of_images(net, *dataset.showing(options.split, net.emotions, most=MOST_FACES))
     options.output.mkdir(parents=True, exist_ok=True)
     if len(faces.images) < 3:
         print("no embedding.png: it wants at least three faces")

@@ -131,6 +131,7 @@ def test_the_line_through_costs():
         ("NVIDIA H100 80GB HBM3", "float32", 494.5),
         ("NVIDIA H100 PCIe", "bfloat16", 756),
         ("NVIDIA A100-SXM4-40GB", "bfloat16", 312),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", "bfloat16", None),
         ("Tesla T4", "float32", 8.1),
         ("Tesla T4", "bfloat16", None),
         ("Tesla V100-SXM2-16GB", "float32", 15.7),

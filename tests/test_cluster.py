@@ -57,6 +57,8 @@ def test_a_trial_takes_a_gpu_where_there_is_any_else_some_cpus():
     assert share([{"CPU": 2.0}]) == cluster_work.Share(cpus=2, gpus=0, at_once=1)
     with pytest.raises(UserError, match=r"--cluster_cpus=3: no machine has so many, the largest has 2"):
         share([{"CPU": 2.0}] * 2, cpus=3)
+    with pytest.raises(UserError, match=r"these machines have TPUs: run the sweep without --cluster"):
+        share([{"CPU": 96.0, "TPU": 4.0}])
     with pytest.raises(UserError, match=r"--cluster_cpus=9: no machine with a GPU .* 8"):
         share([{"CPU": 8.0, "GPU": 1.0}, {"CPU": 64.0}], cpus=9)
 

@@ -1,5 +1,6 @@
 """Two processes train together: the losses of one, each reading its share; stopping, resuming, refusals."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -122,6 +123,22 @@ def test_of_a_batch_a_process_reads_its_own_rows_alone():
     np.testing.assert_array_equal(batch["image"], arrays["image"][rows.read])
     assert batch["mask"].shape == (2,)
     np.testing.assert_array_equal(sharding.rows_here(16, sharding.make_mesh()), np.arange(16))
+
+
+def test_the_gpus_of_several_machines_make_one_mesh():
+    """JAX counts each machine's as a slice of their own, of which its own `make_mesh` makes none."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Gpu:
+        id: int
+        process_index: int
+        slice_index: int
+        platform: str = "gpu"
+
+    gpus = [Gpu(i, i // 2, i // 2) for i in range(4)]
+    mesh = sharding.make_mesh(gpus)
+    assert dict(mesh.shape) == {sharding.AXIS: 4}
+    assert mesh.devices.tolist() == gpus
 
 
 @pytest.mark.slow

@@ -210,6 +210,15 @@ def test_what_cannot_be_exported_is_refused(trained, tmp_path, monkeypatch):
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_weights_are_checked_in_float32_where_networks_compute_in_bfloat16(trained, tmp_path, monkeypatch):
+    """As on a GPU or TPU: in bfloat16 the answers of one and the same file differ."""
+    known = models.compute_dtype
+    monkeypatch.setattr(models, "compute_dtype", lambda name: known("bfloat16" if name == "auto" else name))
+    workdir, raw = trained
+    rows, _ = export.export(workdir, "safetensors", data_dir=raw, output=tmp_path)
+    assert rows[1].difference == 0
+
+
 def test_answers_that_are_not_finite_are_refused(trained, tmp_path):
     variables, metadata = checkpoint.load_weights(trained[0] / "weights.safetensors")
     flat = traverse_util.flatten_dict(variables, sep="/")

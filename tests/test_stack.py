@@ -118,7 +118,7 @@ def test_where_an_epoch_is_several_programs_the_rows_are_those_of_a_run_alone(ex
     config = config_lib.overridden(small_config(), members[0])
     run_directory.claim_workdir(tmp_path / "alone", config)
     run.fit(experiment.sibling(config), tmp_path / "alone", started=0.0, until=8)
-    monkeypatch.setattr(stack, "on_cpu", lambda experiment: False)
+    monkeypatch.setattr(stack.sharding, "on_cpu", lambda mesh: False)
     monkeypatch.setattr(stack.train, "steps_at_once", lambda epoch, start: 4)
     stack.fit(open_courses(experiment, tmp_path, members), "grouped", started=0.0, until=8)
     alone, stacked = (logs.read_rows(tmp_path / name / "metrics.jsonl") for name in ("alone", "0"))

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from fer_jax import files
+from fer_jax.data.emotions import relabel
 from fer_jax.data.rows import ARRAYS, TEXTS, Adapter, KeptRows, RecordRows, Rows, SelectedRows, mapped, stacked
 from fer_jax.errors import UserError
 from fer_jax.lock import alone
@@ -84,6 +85,27 @@ class Dataset:
           CannotKeep: they cannot be written, as when the disk is full.
         """
         return mapped(self._kept(split, ARRAYS))
+
+    def showing(
+        self, split: str, emotions: Sequence[str], *, most: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray, str]:
+        """The images of a split that show one of the emotions; of more than `most` so many from all over the split.
+
+        Returns:
+          (images uint8 [n, H, W, C], labels int32 [n] of `emotions`, what they are, for titles)
+
+        Raises:
+          UserError: there is no such split, or it shows none of them.
+        """
+        arrays = self.arrays(split)
+        labels = relabel(arrays["label"], self.emotions, emotions)
+        chosen = np.flatnonzero(labels >= 0)
+        if not len(chosen):
+            raise UserError(f"the {split} split of {self.name} shows none of {', '.join(emotions)}")
+        if most and most < len(chosen):
+            chosen = chosen[np.linspace(0, len(chosen) - 1, most).astype(int)]
+        source = f"{self.name}, {split} split, {len(chosen):,} images" + " (SYNTHETIC faces)" * self.synthetic
+        return arrays["image"][chosen], labels[chosen], source
 
     def labels(self, split: str) -> np.ndarray:
         """The labels of a split, int32 [n], without reading its images."""

@@ -9,6 +9,8 @@ import contextlib
 import itertools
 import multiprocessing
 import os
+import socket
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import TypeVar
@@ -94,23 +96,56 @@ def _ray(start: Callable[[], Function], workers: int | None) -> Iterator[tuple[S
         import ray
     except ImportError:
         raise UserError("--runner=ray needs Ray: pip install 'fer_jax[cluster]', or leave --runner out") from None
-    own = not ray.is_initialized()
-    if own:
-        # Said outright: by itself Ray would also join what a cluster that died here once left behind.
-        address = os.environ.get("RAY_ADDRESS") or "local"
-        ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level="warning")
-    workers = workers or int(ray.cluster_resources()["CPU"])
-    actors = [ray.remote(_Actor).remote(start) for _ in range(workers)]
-    turn = itertools.cycle(actors)
+    with joined_ray():
+        workers = workers or int(ray.cluster_resources()["CPU"])
+        actors = [ray.remote(_Actor).remote(start) for _ in range(workers)]
+        turn = itertools.cycle(actors)
+        try:
+            yield lambda item: next(turn).work.remote(item).future(), workers
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        finally:
+            for actor in actors:
+                ray.kill(actor)
+
+
+@contextlib.contextmanager
+def joined_ray() -> Iterator[None]:
+    """Inside, this process is in the Ray cluster that RAY_ADDRESS names, else in one on this machine alone.
+
+    Raises:
+      UserError: nobody answers at RAY_ADDRESS.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    # Said outright: by itself Ray would join any cluster that was once started here.
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    _check_address(address)
     try:
-        yield lambda item: next(turn).work.remote(item).future(), workers
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)  # JAX's; Ray calls exec
+            ray.init(address, log_to_driver=False, include_dashboard=False, logging_level="error")
+    except (ConnectionError, ValueError) as error:
+        raise UserError(f"RAY_ADDRESS={address}: {error}") from error
+    try:
+        yield
     finally:
-        for actor in actors:
-            ray.kill(actor)
-        if own:
-            ray.shutdown()
+        ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Raises a UserError where nobody answers, which Ray waits minutes for."""
+    if address.startswith("ray://"):
+        raise UserError(f"RAY_ADDRESS={address}: run the command on a machine of the cluster, with RAY_ADDRESS=auto")
+    host, _, port = address.rpartition(":")
+    if host:
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except (OSError, ValueError) as error:
+            raise UserError(f"no Ray cluster answers at RAY_ADDRESS={address}: {error}") from error
 
 
 class _Actor:

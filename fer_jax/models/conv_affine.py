@@ -5,7 +5,7 @@ section 3: [Conv-(BN)-ReLU-(Dropout)-(MaxPool)] x M - [Affine-(BN)-ReLU-(Dropout
 affine layers also see HOG features. Padding and dropout rates, which the paper leaves open, are ours. Dropout stands
 by default only where no BatchNorm follows: one that does learns the variance of dropped-out activations, which are
 not those of evaluation (Li et al. 2019, arXiv:1801.05134; measured on `deep` after two epochs of FER2013 with dropout
-everywhere: 29 % of PublicTest's first 1,024 with the running statistics, 45 % with those of the batch).
+everywhere: 29 % of PublicTest's first 1,024 with the running statistics, 45 % with those of the batch; no log is kept).
 """
 
 from typing import Any

@@ -14,7 +14,7 @@ from fer_jax.models.layers import BatchNorm, Conv, Dropout, output_init
 
 
 class FullyConvolutional(nn.Module):
-    """`fcn_gap`; a stage is the filters of its convolutions, and ends in average pooling and dropout."""
+    """`fcn_gap`; a stage is the filters of its convolutions; between stages are average pooling and dropout."""
 
     num_outputs: int
     dtype: jnp.dtype = jnp.float32
@@ -33,5 +33,5 @@ class FullyConvolutional(nn.Module):
             for filters in stage:
                 x = Conv(filters, (kernel, kernel), use_bias=False, dtype=self.dtype)(x)
                 x = nn.relu(BatchNorm(self.axis_name)(x, train=train))
-        x = Conv(self.num_outputs, (3, 3), kernel_init=output_init, dtype=self.dtype)(x)
-        return x.mean((1, 2), dtype=jnp.float32)
+        # In float32, as `layers.logits`.
+        return Conv(self.num_outputs, (3, 3), kernel_init=output_init, dtype=jnp.float32)(x).mean((1, 2))

@@ -94,7 +94,7 @@ def affine_classifier(net: nn.Module, x: jax.Array, widths: Sequence[int], *, tr
 def logits(net: nn.Module, x: jax.Array) -> jax.Array:
     """The affine layer that ends a net: x [B, N] -> float32 [B, num_outputs].
 
-    In float32 whatever `net` computes in: bfloat16 knows 64 numbers between 2 and 4, where logits would be equal.
+    In float32 whatever `net` computes in: bfloat16 has 128 numbers between 2 and 4, close logits would be equal.
     To be called in the compact method of `net`.
     """
     return nn.Dense(net.num_outputs, kernel_init=output_init, dtype=jnp.float32)(x)

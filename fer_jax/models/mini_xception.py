@@ -41,5 +41,5 @@ class MiniXception(nn.Module):
             residual = norm(conv(x, filters, 1, strides=2))
             x = convolve(nn.relu(convolve(x, filters)), filters)
             x = ops.max_pool(x, 3, 2, "SAME") + residual
-        x = Conv(self.num_outputs, (3, 3), kernel_init=output_init, dtype=self.dtype)(x)
-        return x.mean((1, 2), dtype=jnp.float32)
+        # In float32, as `layers.logits`.
+        return Conv(self.num_outputs, (3, 3), kernel_init=output_init, dtype=jnp.float32)(x).mean((1, 2))

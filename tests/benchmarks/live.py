@@ -21,10 +21,9 @@ import time
 from pathlib import Path
 
 import cv2
-import jax
 import numpy as np
 
-from fer_jax import following, live, process, recording, video
+from fer_jax import following, live, logs, process, recording, video
 from fer_jax.data import synthetic
 from fer_jax.data.detect import make_detector
 from fer_jax.files import read_image
@@ -166,8 +165,7 @@ def main():
         values = [row[name] for row in rounds]
         print(f"{name:31}{statistics.median(values):9.2f} {min(values):8.2f} {max(values):8.2f}")
     if options.output:
-        environment = {"device": jax.devices()[0].device_kind, "cores": os.cpu_count(), "jax": jax.__version__}
-        environment |= {"opencv": cv2.__version__, "size": SIZE, "frames": options.frames}
+        environment = logs.environment() | {"cores": os.cpu_count(), "size": SIZE, "frames": options.frames}
         environment["detect_every_following"] = following.EVERY
         environment["model"] = type(network.model).__name__
         options.output.write_text(json.dumps({"environment": environment, "rounds": rounds}, indent=2) + "\n")
