@@ -13,7 +13,8 @@ def get_config(dataset: str = "synthetic") -> ConfigDict:
     config = use_dataset(default_config(), dataset or "synthetic")
     config.model.name = "baseline5"
     config.model.input_shape = (224, 224, 3)
-    # The switches of the paper's ablations; the others are listed by fer_jax/models/conv_affine.py.
+    # Defaults, written out because --config.model.options.NAME=... changes only what is here; all of them are in
+    # fer_jax/models/conv_affine.py.
     config.model.options.batch_norm = False
     config.model.options.conv_dropout = 0.0
     config.model.options.separable = False

@@ -15,7 +15,8 @@ def get_config(dataset: str = "fer2013") -> ConfigDict:
     config = use_dataset(default_config(), dataset or "fer2013")
     config.model.name = "shallow_hog"
     config.model.input_shape = (48, 48, 1)
-    # The switches of the paper's ablations; the others are listed by fer_jax/models/conv_affine.py.
+    # Defaults, written out because --config.model.options.NAME=... changes only what is here; all of them are in
+    # fer_jax/models/conv_affine.py.
     config.model.options.batch_norm = True
     config.model.options.hidden_batch_norm = True
     config.model.options.conv_dropout = 0.0

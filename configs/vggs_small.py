@@ -2,7 +2,7 @@
 
 Paper: Xu et al., Purdue/HP: small VGG-S, 12.1 MB.
 Command: python -m fer_jax.main --config=configs/vggs_small.py
-Cost: 4 to 6 minutes on 2 CPU cores. Measured: 94.25 and 96.75 % on the 400 test faces of `synthetic` (2 seeds).
+Cost: 2 to 6 minutes on 2 CPU cores. Measured: 94.25 and 96.75 % on the 400 test faces of `synthetic` (2 seeds).
 The recipe is ours, chosen on the validation split of `synthetic`.
 """
 

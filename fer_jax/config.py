@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from fer_jax.errors import UserError, unknown
 
+CLASS_WEIGHTS = ("none", "inverse", "effective")  # see fer_jax/heads.py
 NORMALIZATIONS = ("unit", "symmetric", "per_channel", "mean_image", "per_image")  # see fer_jax/data/normalization.py
 RATES = ("dropout", "conv_dropout")  # options of models: of dropout, one for all layers or a tuple with one for each
 
@@ -56,13 +57,13 @@ def default_config() -> ConfigDict:
                 "name": "vggs_small",  # a key of fer_jax.models.MODELS
                 "input_shape": (128, 128, 3),  # images are resized and converted grey <-> RGB on the device
                 "options": {},  # of the model, e.g. dropout
-                # to begin with, normalised as they were: another run, a file of fer_jax.convert, or the name of weights
-                # that come with the package
+                # Initial weights, with the normaliser that they were trained with: of a run, of a file of
+                # fer_jax.convert, or by the name of weights that come with the package; '' = random
                 "pretrained": "",
                 "dtype": "auto",  # of computation: float32 | bfloat16 | auto (bfloat16 on accelerators made for it)
             },
             "head": {
-                "name": "classification",  # classification | intensity (sigmoid cross-entropy, one output an emotion)
+                "name": "classification",  # classification | intensity (sigmoid cross-entropy, one output per emotion)
                 "loss": "softmax",  # of classification: softmax | soft (soft labels, e.g. FER+ votes) | squared_hinge
                 "label_share": 0.0,  # of the label in the target of loss soft, beside the intensities
                 "label_smoothing": 0.0,
@@ -172,21 +173,20 @@ def overridden(config: ConfigDict, overrides: dict) -> ConfigDict:
     copy = ConfigDict(config.to_dict())
     with copy.unlocked():
         for field, value in overrides.items():
-            known = list(flatten(copy.to_dict()))
-            if field not in known and not field.startswith("model.options."):
-                raise unknown("config field", field, known)
-            before = flatten(copy.to_dict()).get(field)
-            wrong = value is None or (isinstance(value, bool) and type(before) in (int, float))  # would be taken
+            fields = flatten(copy.to_dict())
+            if field not in fields and not field.startswith("model.options."):
+                raise unknown("config field", field, list(fields))
+            before = fields.get(field)
+            wrong = UserError(f"{field} = {value!r} must be of type {type(before).__name__}, as {before!r} is")
+            # ConfigDict would take these.
+            if value is None or (isinstance(value, bool) and type(before) in (int, float)):
+                raise wrong if before is not None else UserError(f"{field} = {value!r} is no value")
             try:
-                if not wrong:
-                    copy.update_from_flattened_dict({field: value})
+                copy.update_from_flattened_dict({field: value})
             except TypeError:
-                wrong = True
+                raise wrong from None
             except KeyError:
-                raise unknown("config field", field, known) from None
-            if wrong:
-                must = "is no value" if before is None else f"must be of type {type(before).__name__}, as {before!r} is"
-                raise UserError(f"{field} = {value!r} {must}")
+                raise unknown("config field", field, list(fields)) from None
     return copy.lock()
 
 
@@ -211,8 +211,12 @@ def validate(config: ConfigDict) -> None:
     """Checks what needs no data and no device, before anything expensive starts.
 
     Raises:
-      UserError: a value out of its range, naming the field.
+      UserError: a field that there is none, or a value out of its range, naming the field.
     """
+    known = flatten(default_config().to_dict())
+    for field in flatten(config.to_dict()):
+        if field not in known and not field.startswith("model.options."):
+            raise unknown("config field", field, list(known))
     positive = {
         "train.batch_size": config.train.batch_size,
         "train.epochs": config.train.epochs,
@@ -230,6 +234,7 @@ def validate(config: ConfigDict) -> None:
         "optim.warmup_epochs": config.optim.warmup_epochs,
         "optim.weight_decay": config.optim.weight_decay,
         "optim.clip_norm": config.optim.clip_norm,
+        "head.class_weight_power": config.head.class_weight_power,
     }
     for field, value in least_zero.items():
         if not value >= 0:
@@ -264,6 +269,7 @@ def validate(config: ConfigDict) -> None:
         ("data.fold_by", config.data.fold_by, ("subject", "image")),
         ("data.align", config.data.align, ("", "none", "rotation", "landmarks")),
         ("data.normalization", config.data.normalization, NORMALIZATIONS),
+        ("head.class_weights", config.head.class_weights, CLASS_WEIGHTS),
         ("model.dtype", config.model.dtype, ("auto", "float32", "bfloat16")),
     ):
         if value not in choices:

@@ -123,7 +123,7 @@ def assign(template: dict, mapping: Mapping, tensors: dict[str, np.ndarray], ign
         if path in flat and tensor.shape != flat[path].shape:
             wrong.append(f"{name} has shape {tensors[name].shape}, {path} wants {flat[path].shape}")
         filled[path] = np.asarray(tensor, np.float32)
-    left = [name for name in tensors if name not in used and not name.endswith(tuple(ignored) or ("\0",))]
+    left = [name for name in tensors if name not in used and not name.endswith(tuple(ignored))]
     wrong += [f"{name} is left over" for name in left]
     if wrong:
         raise UserError(f"{len(wrong)} tensors do not fit:\n  " + "\n  ".join(wrong))

@@ -1,8 +1,8 @@
 """What a network looks at: guided backpropagation, Grad-CAM, occlusion, activations, DeepDream, embeddings.
 
-Every function takes a model as registered (models/), or anything with the same `apply`, and its variables; all but
-`layers` and `first_filters` may be jitted with the model and the options held fixed. No model is written a second
-time: while one is traced, its submodules' calls are intercepted and `flax.linen.relu` is replaced, so that each
+The functions of a model take it as registered (models/), or anything with the same `apply`, and its variables; all but
+`layers`, `maps` and `first_filters` may be jitted with the model and the options held fixed. No model is written a
+second time: while one is traced, its submodules' calls are intercepted and `flax.linen.relu` is replaced, so that each
 output of a layer or of a ReLU can be read, moved, or given another gradient.
 
 Limits: only ReLUs called as `nn.relu` are seen (all registered models call them so). The replacement is one of the

@@ -1,8 +1,8 @@
 """Heads: what a network's outputs mean, and the losses that train them.
 
 Every loss is per example, float32 [B], computed in float32 whatever the type of the logits, and agrees with
-`torch.nn.functional`. Two heads use them: `ClassificationHead` (one logit a class) and `IntensityHead` (one
-sigmoid an expressed emotion, Xu et al.), behind the same interface.
+`torch.nn.functional`. Two heads use them: `ClassificationHead` (one logit per class) and `IntensityHead` (one
+sigmoid per expressed emotion, Xu et al.), behind the same interface.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from fer_jax.errors import UserError
 
 CLASSIFICATION_LOSSES = ("softmax", "soft", "squared_hinge")
 IGNORE = -1  # the label of an example that counts neither in the loss nor in a metric
-CLASS_WEIGHTS = ("none", "inverse", "effective")
+BETA = 0.999  # of the effective number of samples (Cui et al. 2019, section 3)
 
 
 def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -60,34 +60,25 @@ def example_weights(labels: jax.Array, weights: Sequence[float] | None) -> jax.A
     return jnp.where(labels == IGNORE, 0, each)
 
 
-def class_weights(counts: Sequence[int], *, kind: str, power: float = 1.0, beta: float = 0.999) -> np.ndarray:
-    """A weight a class from the training split's counts, mean 1 over the classes present: float32 [C].
+def class_weights(counts: Sequence[int], *, kind: str, power: float = 1.0) -> np.ndarray:
+    """A weight per class from the training split's counts, mean 1 over the classes present: float32 [C].
 
     Args:
-      kind: `none`; `inverse` (1 / count, CMU equation 2); `effective` ((1 - beta) / (1 - beta**count), Cui et al.
-        2019). A class without examples gets 0: no example of it is ever weighted.
+      kind: `inverse` (1 / count, CMU equation 2) or `effective` ((1 - BETA) / (1 - BETA**count), Cui et al. 2019,
+        equation 4). A class without examples gets 0: no example of it is ever weighted.
       power: of the weights, before they are scaled: 0 makes them all alike.
-
-    Raises:
-      UserError: unknown kind.
     """
     counts = np.asarray(counts, np.float64)
     present = counts > 0
-    if kind == "none":
-        weights = present.astype(np.float64)
-    elif kind == "inverse":
-        weights = np.where(present, 1 / np.maximum(counts, 1), 0)
-    elif kind == "effective":
-        weights = np.where(present, (1 - beta) / (1 - beta ** np.maximum(counts, 1)), 0)
-    else:
-        raise UserError(f"head.class_weights = {kind!r} is unknown: use one of {', '.join(CLASS_WEIGHTS)}")
+    some = np.maximum(counts, 1)
+    weights = np.where(present, {"inverse": 1 / some, "effective": (1 - BETA) / (1 - BETA**some)}[kind], 0)
     weights[present] **= power
     return (weights / weights[present].mean()).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationHead:
-    """One logit a class; the loss is `softmax`, `soft` (the batch's intensities as soft labels) or `squared_hinge`.
+    """One logit per class; the loss is `softmax`, `soft` (the batch's intensities as soft labels) or `squared_hinge`.
 
     Of `soft`, the label itself has the share `label_share` of the target, the intensities the rest; it has all of it
     where they are all 0 and neutral is no class, as of an image whose votes went to emotions that are left out.
@@ -170,7 +161,7 @@ def make_head(name: str, emotions: Sequence[str], *, loss: str = "softmax", labe
 def soft_labels(intensity: jax.Array, emotions: tuple[str, ...]) -> jax.Array:
     """The distribution [B, C] of intensities [B, E]: neutral gets what the others leave of 1, then all sum to 1.
 
-    Without neutral the intensities alone do, all 0 remain so.
+    Where neutral is not among the emotions, the intensities alone are scaled to the sum 1; rows that are all 0 stay 0.
     """
     shares = complete(intensity, emotions, lambda shown: jnp.maximum(0, 1 - shown.sum(-1)))
     return shares / jnp.maximum(shares.sum(-1, keepdims=True), jnp.finfo(jnp.float32).tiny)

@@ -69,15 +69,15 @@ def median_blur(image: jax.Array) -> jax.Array:
 
 
 def sample_affine(image: jax.Array, matrix: jax.Array) -> jax.Array:
-    """Samples bilinearly at matrix [2, 2] @ (x, y) measured from the image's centre; borders replicated.
+    """Samples image [H, W, C] bilinearly at matrix [2, 3] @ (x, y, 1), both from its centre; borders replicated.
 
     As `cv2.warpAffine(flags=INTER_LINEAR | WARP_INVERSE_MAP, borderMode=BORDER_REPLICATE)`, without its rounding of
-    places to a 32nd of a pixel. `matrix` is [2, 3] where the centre moves as well.
+    places to a 32nd of a pixel.
     """
     height, width, channels = image.shape
     centre = jnp.array([(width - 1) / 2, (height - 1) / 2])
     across, down = jnp.meshgrid(jnp.arange(width) - centre[0], jnp.arange(height) - centre[1])
-    offset = centre + matrix[:, 2] if matrix.shape[1] == 3 else centre
+    offset = centre + matrix[:, 2]
     columns = jnp.clip(matrix[0, 0] * across + matrix[0, 1] * down + offset[0], 0, width - 1)
     rows = jnp.clip(matrix[1, 0] * across + matrix[1, 1] * down + offset[1], 0, height - 1)
     left = jnp.clip(jnp.floor(columns), 0, max(width - 2, 0))

@@ -295,15 +295,22 @@ def call_directly() -> None:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
-def check(options: argparse.Namespace) -> None:
-    """Raises:
-    UserError: options that make no sense, or ask for landmarks that cannot be had.
+def check(align: str, *, detector: str, smallest: int) -> None:
+    """Refuses how faces are to be found and cut out where that makes no sense or cannot be had.
+
+    Args:
+      align: one of ALIGNMENTS.
+      detector: one of `detect.DETECTORS`.
+      smallest: side of the smallest face, in pixels.
+
+    Raises:
+      UserError: no pixels, or landmarks without what finds them.
     """
-    if options.smoothing < 0 or options.min_face < 1:
-        raise UserError("--smoothing must not be negative, --min_face must be at least 1")
-    needs = {"box": False, "rotation": options.detector != "yunet", "landmarks": True}[options.align]
+    if smallest < 1:
+        raise UserError(f"--min_face={smallest} must be at least 1")
+    needs = {"box": False, "rotation": detector != "yunet", "landmarks": True}[align]
     if needs and not ShapePredictor.available():
-        raise UserError(f"--align={options.align} needs landmarks: pip install 'fer_jax[align]', or use --align=box")
+        raise UserError(f"--align={align} needs landmarks: pip install 'fer_jax[align]', or use --align=box")
 
 
 def open_outputs(options: argparse.Namespace, source: Source, emotions: Sequence[str]) -> list[Output]:
@@ -363,7 +370,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tally = Tally()
     try:
         with stoppable():
-            check(options)
+            if options.smoothing < 0:
+                raise UserError(f"--smoothing={options.smoothing:g} must not be negative")
+            check(options.align, detector=options.detector, smallest=options.min_face)
             network = load(options.weights)
             aligned = options.align != "box"
             detector = make_detector(

@@ -20,7 +20,10 @@ from fer_jax.errors import UserError, unknown
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="config file, e.g. configs/mini_xception.py:fer2013")
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "default: runs/<config>[-<argument>]-<time>, of a sweep runs/sweep-<config>; resumed"
+    "workdir",
+    None,
+    "run directory; given again with the same command, the run goes on (default: runs/<config>[-<argument>]-<time>, of "
+    "a sweep runs/sweep-<config>)",
 )
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "where the raw data lie, e.g. the unpacked Kaggle download of FER2013"
@@ -110,7 +113,8 @@ if __name__ == "__main__":
     _DISTRIBUTED = flags.DEFINE_bool(
         "distributed",
         False,
-        "train with other processes: those of SLURM, Open MPI or a TPU pod, or else:",
+        "train with other processes: those that SLURM, Open MPI or a TPU pod tell of, or those that --coordinator, "
+        "--processes and --process name",
     )
     _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, a port that is free there")
     _PROCESSES = flags.DEFINE_integer("processes", None, "how many there are", lower_bound=1)

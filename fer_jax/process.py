@@ -19,7 +19,7 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def set_up() -> None:
-    """All of the below but `join`, in a process that has not yet used JAX."""
+    """Logging, compilation cache and memory, for a process that has not yet used JAX."""
     set_up_logging()
     use_compilation_cache()
     keep_freed_memory()

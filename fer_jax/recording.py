@@ -86,8 +86,10 @@ class VideoFile:
             self._frames += 1
 
     def close(self):
-        """Raises:
-        UserError: the file does not hold what was written, as when the disk is full.
+        """Writes the last picture and closes the file.
+
+        Raises:
+          UserError: the file does not hold what was written, as when the disk is full.
         """
         if self._writer is None:
             return
@@ -179,8 +181,10 @@ class Window:
     TITLE = "fer_jax"
 
     def __init__(self, *, stills: bool):
-        """Raises:
-        UserError: there is no display, or this OpenCV has no windows.
+        """`stills`: a picture stays until a key is pressed.
+
+        Raises:
+          UserError: there is no display, or this OpenCV has no windows.
         """
         self._wait = 0 if stills else 1
         if not has_display():
@@ -238,8 +242,10 @@ def open_output(path: Path, source: Source) -> VideoFile | PictureFiles:
 
 
 def open_table(path: Path, emotions: Sequence[str]) -> Table:
-    """Raises:
-    UserError: it is neither CSV nor JSONL, or cannot be written.
+    """The table at `path`, by its ending.
+
+    Raises:
+      UserError: it is neither CSV nor JSONL, or cannot be written.
     """
     if path.suffix.lower() not in TABLES:
         raise UserError(f"--table={path}: name it *{' or *'.join(TABLES)}")

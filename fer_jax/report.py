@@ -58,7 +58,7 @@ def findings(answers: Answers) -> dict:
         "model": results["model"],
         "head": answers.config["head"]["name"],
         "seed": answers.config["seed"],
-        "exclude": answers.config["data"].get("exclude") or None,
+        "exclude": answers.config["data"]["exclude"] or None,
         "size": report_cost.size(answers.net, weights),
         **scores,
         "accuracy_interval_95": statistics.accuracy_interval(answers.correct),

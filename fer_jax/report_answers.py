@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fer_jax import augment, ensemble, recognizer
 from fer_jax import config as config_lib
-from fer_jax import ensemble, recognizer
 from fer_jax.data import prepare
 from fer_jax.data.emotions import expressed, relabel, remap
 from fer_jax.data.rows import digests
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 _VIEW_NAMES = {
     "flip": "mean over the image and its mirror image",
     "ten_crop": "mean over ten crops: corners, centre, mirrored",
-    "variants": f"mean over 28 variants in brightness (1 ± {ensemble.STRENGTH}) and blur",
+    "variants": f"mean over {augment.VARIANTS} variants in brightness (1 ± {ensemble.STRENGTH}) and blur",
 }
 
 
@@ -93,18 +93,11 @@ def ask(
 
     Raises:
       UserError: no finished run, no such data or split or one without images to score, other data than the run's
-        under the same name, other emotions, or outputs that are not finite.
+        under the same name, an alignment for them, other emotions, or outputs that are not finite.
     """
     workdir = Path(workdir)
-    config, results = (_read(workdir / name) for name in ("config.json", "results.json"))
-    config = config_lib.completed(config)
-    if dataset or variant:
-        name = dataset or config["data"]["name"]
-        align = _alignment(config, name) if align is None else align
-        data = prepare.load(name, variant=variant, align=align, data_dir=data_dir)
-    else:
-        align = config["data"]["align"]
-        data = prepare.load_configured(config["data"], data_dir)
+    config, results = _read_run(workdir)
+    data, align = _data(config, dataset, variant, align, data_dir)
     name, transfer = data.name, not _same_data(config, results, data)
     if transfer and not (dataset or variant):
         raise UserError(
@@ -171,6 +164,21 @@ def ask(
     )
 
 
+def _data(
+    config: dict, dataset: str | None, variant: str | None, align: str | None, data_dir: Path | str | None
+) -> tuple[prepare.Dataset, str]:
+    """The data to score, the run's own unless others are named, and how their photographs are aligned."""
+    if dataset or variant:
+        name = dataset or config["data"]["name"]
+        align = _alignment(config, name) if align is None else align
+        return prepare.load(name, variant=variant, align=align, data_dir=data_dir), align
+    if align is not None:
+        raise UserError(
+            "--align is for the photographs of another data set: name it by --dataset, or leave --align out"
+        )
+    return prepare.load_configured(config["data"], data_dir), config["data"]["align"]
+
+
 def _alignment(config: dict, name: str) -> str:
     """The alignment of the run's own photographs, for another data set of photographs."""
     method = config["data"]["align"]
@@ -192,7 +200,7 @@ def optimistic_because(
     unknown = f"whether {member} was trained on these images is not known"
     if not (member / "results.json").exists():
         return f"{unknown}, it is no finished run"
-    config, results = (_read(member / name) for name in ("config.json", "results.json"))
+    config, results = _read_run(member)
     if _same_data(config, results, data):
         done = {"train": "trained"} | {results["selected_on"]: "selected"}
         return f"{member} was {done[split]} on this split" if split in done else None
@@ -229,7 +237,7 @@ def _copied(
 
     None where that is not known: its data are not at hand, or it trained without examples that a file lists.
     """
-    if config["data"].get("exclude"):
+    if config["data"]["exclude"]:
         return None
     none = np.zeros(len(images), bool)
     seen = {"train", results["selected_on"]} - {None}
@@ -249,6 +257,11 @@ def _copied(
     # Of the images as they are given to the network, which those of joined data are not as they were prepared.
     known = [digests(data.arrays(each)["image"]) for each in sorted(seen)]
     return np.isin(digests(images), np.concatenate(known)) if known else none
+
+
+def _read_run(workdir: Path) -> tuple[dict, dict]:
+    """The config, with all of its fields, and the results of a finished run."""
+    return config_lib.completed(_read(workdir / "config.json")), _read(workdir / "results.json")
 
 
 def _read(path: Path) -> dict:

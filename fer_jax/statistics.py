@@ -1,4 +1,4 @@
-"""Statistics of results, in numpy: intervals, calibration, intensities, tests between two models.
+"""Statistics of results: intervals, calibration, intensities, tests between two models.
 
 What is undefined (the correlation of a constant) is NaN, never 0; no examples at all is a ValueError.
 """
@@ -15,8 +15,8 @@ _BOX = (5, 25, 50, 75, 95)  # per cent
 def accuracy_interval(correct: np.ndarray, *, level: float = 0.95) -> tuple[float, float]:
     """Wilson's interval of an accuracy (Wilson 1927; Brown, Cai and DasGupta 2001, section 3.1.1).
 
-    With many examples it is the percentile bootstrap's. With few, as of a test split of 21 of which 19 in 20 are
-    answered rightly, the bootstrap's holds the truth 67 % of the time where 95 are said.
+    With many examples it agrees with the percentile bootstrap's, which is too narrow with few: for 21 examples and a
+    true accuracy of 95 %, the bootstrap's interval of 95 % covers the truth in 67 % of cases.
 
     Args:
       correct: bool [n], whether each example was answered rightly.
@@ -44,8 +44,8 @@ def cluster_interval(correct: np.ndarray, groups: np.ndarray, *, level: float = 
 
     Pictures of one person are alike, so that the interval over single examples is too narrow for people that are new.
     This is Student's interval of a ratio of sums over whole groups (Cochran 1977, section 6.3), and nowhere within that
-    over examples: a few people who are all answered rightly say no more than as many pictures. (Drawing few groups
-    again, as the bootstrap does, holds the truth too seldom: of three 82 % of the time where 95 are said.)
+    over examples: a few people who are all answered rightly say no more than as many pictures. (The bootstrap over few
+    groups covers the truth too seldom: with three, in 82 % of cases instead of 95.)
 
     Args:
       correct: bool [n].

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from fer_jax import figures, statistics, tables
+from fer_jax import figures, statistics
+from fer_jax.tables import as_text
 
 REPEATS = ("seed", "data.fold")  # fields whose values are repetitions of one cell
 LEVEL = 0.95  # of the intervals, and 1 - LEVEL is where a difference counts as significant
@@ -127,24 +128,16 @@ def write_tables(cells: Sequence[Cell], split: str, folder: Path, measure: Measu
         writer.writerows(plain)
     title = dataclasses.replace(measure, heading=f"{measure.heading}, {split}").title
     head = ["", "n", title, "mean, 95 % interval", *(["accuracy (%)"] if with_accuracy else [])]
-    markdown = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    columns = "l" + "r" * (len(head) - 1)
-    latex = [rf"\begin{{tabular}}{{{columns}}}", " & ".join(map(tables.latex, head)) + r" \\ \hline"]
+    body = []
     for row in rows:
-        score, interval = _score(row, measure), _interval(row, measure)
-        accuracy = []
-        if with_accuracy:
-            accuracy = [ACCURACY.text(row["accuracy"]) if row["n"] else ""]
         lost = ", ".join(f"{row[why]} {why}" for why in ("failed", "stopped") if row[why])
-        bold = row["significantly_best"]
         count = f"{row['n']}" + (f" ({lost})" if lost else "")
-        fields = [row["cell"], count, f"**{score}**" if bold else score, interval, *accuracy]
-        markdown.append(f"| {' | '.join(fields)} |")
-        name, score = tables.latex(row["cell"]), tables.latex(score)
-        latex.append(" & ".join([name, count, rf"\textbf{{{score}}}" if bold else score, interval, *accuracy]) + r" \\")
-    text = "\n".join(markdown) + "\n"
+        accuracy = [ACCURACY.text(row["accuracy"]) if row["n"] else ""] if with_accuracy else []
+        body.append([row["cell"], count, _score(row, measure), _interval(row, measure), *accuracy])
+    bold = {(i, 2) for i, row in enumerate(rows) if row["significantly_best"]}
+    text = as_text((head, body), "markdown", bold=bold)
     (folder / "table.md").write_text(text)
-    (folder / "table.tex").write_text("\n".join([*latex, r"\end{tabular}"]) + "\n")
+    (folder / "table.tex").write_text(as_text((head, body), "latex", bold=bold))
     return text
 
 

@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from fer_jax.data.detect import Box
 
 OVERLAP = 0.2  # the least intersection over union of one face in successive frames
-MEMORY = 1.0  # seconds without a detection after which a face is forgotten that a frame since has not shown
+MEMORY = 1.0  # seconds after which a face that was not found again is forgotten, if there was a frame in between
 PAUSE = 10.0  # seconds between two frames after which nobody is known any more
 
 

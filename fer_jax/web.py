@@ -2,7 +2,8 @@
 
     python -m fer_jax.web --weights RUN [RUN...]
 
-The page is for the person at this machine: it is served on 127.0.0.1 alone, asks for nothing from outside, and offers
+The page is for the person at this machine: it is served on 127.0.0.1 alone (`--share` makes a public
+tunnel to it), asks for nothing from outside, and offers
 the networks that the command names. What is uploaded is read and removed at once; results are part of the answer
 (web_html), not files. Needs the extra `web`.
 """
@@ -222,13 +223,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--min_face", type=int, default=live.SMALLEST_FACE, help="pixels, for haar (default: %(default)s)"
     )
     parser.add_argument("--align", choices=live.ALIGNMENTS, default="box", help="how faces are cut out (default: box)")
-    parser.set_defaults(smoothing=web_analysis.SMOOTHING)
     options = parser.parse_args(arguments)
     if options.port is not None and not 1 <= options.port <= 65535:
         parser.error(f"--port={options.port} must lie in 1..65535")
     process.set_up()
-    # JAX, imported above, has read its settings before `set_up`; and a program of 0.1 s is worth keeping here.
-    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    # A program of 0.1 s is worth keeping here.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what goes wrong we say ourselves
@@ -237,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with live.stoppable():
             if importlib.util.find_spec("gradio") is None:
                 raise UserError("the page needs Gradio: pip install 'fer_jax[web]'")
-            live.check(options)
+            live.check(options.align, detector=options.detector, smallest=options.min_face)
             settings = {"landmarks": options.align != "box", "smallest": options.min_face, "equalize": False}
             new_detector = functools.partial(make_detector, options.detector, options.model, **settings)
             new_detector()  # fails here, not on the page

@@ -65,8 +65,10 @@ class Clip:
         return min(self.video.fps, FRAMES_A_SECOND)
 
     def __iter__(self) -> Iterator[Frame]:
-        """Raises:
-        UserError: not one frame can be read.
+        """The frames, shrunk.
+
+        Raises:
+          UserError: not one frame can be read.
         """
         frames, given = iter(self.video), 0
         try:

@@ -72,6 +72,18 @@ def test_every_config_says_where_it_comes_from_and_how_to_run_it(path):
         ("data.workers", -1, r"data\.workers = -1 must be 0 or above"),
         ("model.options.dropout", None, r"model\.options\.dropout = None must lie in 0\.\.1, below 1"),
         ("model.options.dropout", (1.0, 0.5), r"model\.options\.dropout = 1\.0 must lie in 0\.\.1, below 1"),
+        (
+            "head.class_weights",
+            "inverted",
+            r"head\.class_weights = 'inverted' is unknown: use one of none, inverse, eff",
+        ),
+        ("head.class_weight_power", -1.0, r"head\.class_weight_power = -1\.0 must be 0 or above"),
+        # As a config file may say it, before it locks the fields.
+        (
+            "optim.learning_rat",
+            0.1,
+            r"unknown config field 'optim\.learning_rat'\. Did you mean 'optim\.learning_rate'",
+        ),
         ("data.align", "eyes", r"data\.align = 'eyes' is unknown: use one of '', none, rotation, landmarks"),
     ],
 )

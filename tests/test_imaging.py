@@ -37,7 +37,13 @@ def test_the_median_is_exact():
 
 @pytest.mark.parametrize("image", IMAGES, ids=lambda image: str(image.shape))
 @pytest.mark.parametrize(
-    "matrix", [[[1, 0], [0, 1]], [[0.9, 0.2], [-0.2, 0.9]], [[1.3, 0, 2.5], [0, 0.7, -1.25]], [[-1, 0], [0, 1]]]
+    "matrix",
+    [
+        [[1, 0, 0], [0, 1, 0]],
+        [[0.9, 0.2, 0], [-0.2, 0.9, 0]],
+        [[1.3, 0, 2.5], [0, 0.7, -1.25]],
+        [[-1, 0, 0], [0, 1, 0]],
+    ],
 )
 def test_affine_sampling_equals_opencv(image, matrix):
     # OpenCV rounds places to a 32nd of a pixel: on a smooth image that is less than a grey level.
@@ -45,7 +51,7 @@ def test_affine_sampling_equals_opencv(image, matrix):
     matrix = np.array(matrix, float)
     height, width = image.shape[:2]
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
-    move = centre - matrix[:, :2] @ centre + (matrix[:, 2] if matrix.shape[1] == 3 else 0)
+    move = centre - matrix[:, :2] @ centre + matrix[:, 2]
     reference = cv2.warpAffine(
         smooth,
         np.hstack([matrix[:, :2], move[:, None]]),
@@ -58,8 +64,8 @@ def test_affine_sampling_equals_opencv(image, matrix):
 
 def test_sampling_at_whole_pixels_takes_them_as_they_are():
     image = IMAGES[2].astype(np.float32)
-    np.testing.assert_array_equal(imaging.sample_affine(image, jnp.eye(2)), image)
-    np.testing.assert_array_equal(imaging.sample_affine(image, jnp.array([[-1.0, 0], [0, 1]])), image[:, ::-1])
+    np.testing.assert_array_equal(imaging.sample_affine(image, jnp.eye(2, 3)), image)
+    np.testing.assert_array_equal(imaging.sample_affine(image, jnp.array([[-1.0, 0, 0], [0, 1, 0]])), image[:, ::-1])
     moved = imaging.sample_affine(image, jnp.array([[1.0, 0, 2], [0, 1, 0]]))
     np.testing.assert_array_equal(moved[:, :-2], image[:, 2:])
     np.testing.assert_array_equal(moved[:, -2:], image[:, [-1, -1]])

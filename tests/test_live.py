@@ -431,7 +431,7 @@ def wrong_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "grey": ([f"--source={folder}/text.png", f"--output={folder}/o.pgm"], r"has colours; name it \*.png"),
         "no folder": ([source, f"--output={whole}/o.mp4"], "cannot be written: Not a directory|File exists"),
         "table": ([source, f"--table={folder}/empty/../empty"], "name it"),
-        "smoothing": ([source, out, "--smoothing=-1"], "--smoothing must not be negative"),
+        "smoothing": ([source, out, "--smoothing=-1"], "--smoothing=-1 must not be negative"),
         "detect_every": ([source, out, "--detect_every=0"], "--detect_every must be at least 1"),
         "network": (["--weights=nowhere", source, out], "there are no weights at nowhere"),
         "yunet": ([source, out, "--detector=yunet"], "yunet needs its ONNX file"),

@@ -153,12 +153,13 @@ def test_folds_need_subjects_and_enough_of_them(jaffe, data_dir):
         combine.fold(jaffe, 11, 0)
 
 
-def test_a_config_asks_for_a_fold(jaffe, data_dir):
+def test_a_config_asks_for_a_fold(jaffe, data_dir, tmp_path):
     folded = prepare.load_configured(asked(name="jaffe", folds=5, fold=4), data_dir / "jaffe")
     assert folded.splits == {"train": 56, "validation": 14}
     assert folded.fingerprint == combine.fold(jaffe, 5, 4).fingerprint
-    before_folds = {"name": "jaffe", "variant": ""}  # the config.json of an older run
-    assert prepare.load_configured(before_folds, data_dir / "jaffe").fingerprint == jaffe.fingerprint
+    before_folds = {"data": {"name": "jaffe", "variant": ""}}  # of an older run
+    (tmp_path / "config.json").write_text(json.dumps(before_folds))
+    assert prepare.load_of_run(tmp_path, data_dir / "jaffe").fingerprint == jaffe.fingerprint
 
 
 @pytest.mark.parametrize(

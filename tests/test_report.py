@@ -318,6 +318,8 @@ def test_other_photographs_are_aligned_as_those_of_the_training(copy, own_faces,
     assert report.ask(copy, dataset="fer2013", data_dir=runs[1]).align == ""
     assert asked[-1] == ("fer2013", "")
     assert "fer2013 has faces that are cut out already, they are not aligned as in training: landmarks" in caplog.text
+    with pytest.raises(UserError, match=r"--align is for the photographs of another data set: name it by --dataset"):
+        report.ask(copy, align="landmarks", data_dir=runs[1])
 
 
 def test_one_person_says_nothing_of_others(answers):
@@ -508,6 +510,10 @@ def test_a_seed_named_twice_is_one_seed_and_other_examples_are_no_comparison(ans
     assert len(tables) == 2  # no mean over seeds
     assert tables[1][1][0][2:] == ["+0.00%", "+0.00% to +0.00%", "1", "0", "0", "1"]
     assert as_text((["a", "b"], [["1|2", "3"]]), "markdown") == "| a | b |\n| --- | --- |\n| 1\\|2 | 3 |\n"
+    assert as_text((["a", "b"], [["1 ± 2", "3"]]), "latex", bold={(0, 1)}) == (
+        "\\begin{tabular}{lr}\n\\toprule\na & b \\\\\n\\midrule\n1 $\\pm$ 2 & \\textbf{3} \\\\\n"
+        "\\bottomrule\n\\end{tabular}\n"
+    )
     other = report.ask(runs[0][1], data_dir=runs[1], split="validation")
     with pytest.raises(UserError, match="compare runs on the same examples"):
         report_compare.compare([answers, other], [found, report.findings(other)])

@@ -351,7 +351,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if options.write_clean:
                 write_clean(options.write_clean, dataset, found["leave_out"])
         except OSError as error:
-            raise UserError(f"cannot write {error.filename} ({error.strerror}): choose another place") from error
+            raise UserError(
+                f"cannot write {error.filename or output} ({error.strerror}): choose another place"
+            ) from error
     except UserError as error:
         sys.exit(f"error: {error}")
     print(summary(found))

@@ -32,6 +32,8 @@ def crop_transform(face: Face, *, size: int = 128, method: str = "landmarks") ->
 
     Args:
       face: with landmarks for `landmarks`, with eyes for `rotation`.
+      size: side of the crop in pixels.
+      method: one of METHODS.
 
     Raises:
       NoCrop: the face lacks them, or they span no rectangle; says which.

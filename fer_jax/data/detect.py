@@ -180,13 +180,16 @@ class Supplied:
 
     In a tree `a/b.jpg` has `a/b.pts` (1-based), or `a/b_landmarks.txt` (CK+) or `a/b.txt` with 68 rows `x y`. A CSV
     file has the header `path,x1,y1,...,x68,y68`, paths relative to the images' tree, several rows for several faces.
+
+    Raises:
+      UserError: `source` does not exist, or its table is wrong.
     """
 
     def __init__(self, source: Path):
-        self._source = source
-        self._rows = read_table(source) if source.is_file() else None
         if not source.exists():
             raise UserError(f"--landmarks={source} does not exist")
+        self._source = source
+        self._rows = read_table(source) if source.is_file() else None
 
     def __call__(self, path: Path) -> list[Face]:
         """The faces of the image at `path`, relative to the images' tree."""

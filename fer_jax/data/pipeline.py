@@ -62,8 +62,8 @@ class TrainOrder:
 class BalancedOrder(TrainOrder):
     """Each class as often as the others: the classes take turns, each goes through its own examples, shuffled.
 
-    An epoch has as many steps as without balancing, so the rare classes recur within it. Random among the classes'
-    places in a batch; like the plain order a function of (seed, epoch).
+    An epoch has as many steps as without balancing, so that examples of rare classes recur within it. Where each
+    class stands is random; like the plain order it is a function of (seed, epoch).
     """
 
     labels: bytes = dataclasses.field(kw_only=True, repr=False)  # of an int32 array: bytes can be hashed

@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 
 from fer_jax import files
-from fer_jax.config import cache_directory
+from fer_jax.config import cache_directory, completed
 from fer_jax.data import align as align_lib
 from fer_jax.data import combine
 from fer_jax.data.crops import METHODS
@@ -121,14 +121,14 @@ def load_of_run(workdir: Path, data_dir: str | Path | None = None) -> Dataset:
     """
     path = workdir / "config.json"
     try:
-        data = json.loads(path.read_text())["data"]
+        data = completed({"data": json.loads(path.read_text())["data"]})["data"]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}, which says what data to take, is missing or damaged: give a run directory") from error
     return load_configured(data, data_dir)
 
 
 def load_configured(data: Mapping[str, Any], data_dir: str | Path | None = None) -> Dataset:
-    """What the fields `data` of a config, or of the config.json of a run, ask for.
+    """What the fields `data` of a config, or of the completed config.json of a run, ask for.
 
     That is a data set as `load` gives it or several joined (`data.train`, ...), of which only some emotions
     (`data.emotions`) or training images (`data.limit`) may be kept or one fold be held out (`data.folds`): see
@@ -140,20 +140,19 @@ def load_configured(data: Mapping[str, Any], data_dir: str | Path | None = None)
     Raises:
       UserError: as `load`, or what is asked for cannot be had of these data.
     """
-    roles = {role: [combine.read_part(part, role) for part in data.get(role, ())] for role in combine.ROLES}
+    roles = {role: [combine.read_part(part, role) for part in data[role]] for role in combine.ROLES}
     roles = {role: parts for role, parts in roles.items() if parts}
     if roles:
-        align = data.get("align", "")
-        loaded = {role: [_load_part(part, data_dir, align) for part in parts] for role, parts in roles.items()}
+        loaded = {role: [_load_part(part, data_dir, data["align"]) for part in parts] for role, parts in roles.items()}
         dataset = combine.combine(data["name"], loaded)
     else:
-        dataset = load(data["name"], variant=data["variant"] or None, align=data.get("align", ""), data_dir=data_dir)
-    if emotions := data.get("emotions", ()):
-        dataset = combine.restrict(dataset, emotions)
-    folds, by_image = data.get("folds", 0), data.get("fold_by") == "image"
-    if most := data.get("limit", 0):
+        dataset = load(data["name"], variant=data["variant"] or None, align=data["align"], data_dir=data_dir)
+    if data["emotions"]:
+        dataset = combine.restrict(dataset, data["emotions"])
+    folds, by_image = data["folds"], data["fold_by"] == "image"
+    if data["limit"]:
         # What is divided into folds is trained on in its turn.
-        dataset = combine.limit(dataset, most, tuple(dataset.splits) if folds and not by_image else ("train",))
+        dataset = combine.limit(dataset, data["limit"], tuple(dataset.splits) if folds and not by_image else ("train",))
     if folds:
         dataset = (combine.fold_images if by_image else combine.fold)(dataset, folds, data["fold"])
     return dataset

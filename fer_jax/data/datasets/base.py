@@ -226,7 +226,7 @@ class PictureBuilder(FaceBuilder, skip_registration=True):
             done += 1
             yield reading
         fresh = []
-        start = functools.partial(functools.partial, read_faces, type(self))
+        start = functools.partial(_reader, type(self))
         for reading in runners.each(start, pictures[done:], runner=self._runner, workers=self._workers):
             yield reading
             fresh.append(reading)
@@ -238,6 +238,11 @@ class PictureBuilder(FaceBuilder, skip_registration=True):
 def _shown(name: str) -> str:
     """Of a name that is not UTF-8 what can be shown: the records' text is."""
     return os.fsencode(name).decode(errors="replace")
+
+
+def _reader(builder: type[PictureBuilder]) -> Callable[[Picture], Reading]:
+    """`read_faces` for a data set, as `runners.each` starts it in every worker."""
+    return functools.partial(read_faces, builder)
 
 
 def read_faces(builder: type[PictureBuilder], picture: Picture) -> Reading:

@@ -227,6 +227,6 @@ def _tree_images(root: Path) -> list[Path]:
         if not found:
             raise UserError(f"{folder} is an empty split: expected images in {folder}/angry and so on")
         images += found
-    for emotion_folder in {path.parent: path for path in images}.values():
-        _emotion_of(emotion_folder)
+    for image in {path.parent: path for path in images}.values():
+        _emotion_of(image)
     return images

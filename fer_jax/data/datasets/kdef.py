@@ -13,8 +13,8 @@ CODES = {
     "AF": "fear", "AN": "angry", "DI": "disgust", "HA": "happy", "NE": "neutral", "SA": "sad", "SU": "surprise"
 }  # fmt: skip
 VIEWS = {"S": "straight", "HL": "half_left", "HR": "half_right", "FL": "full_left", "FR": "full_right"}
-# Session, subject (sex and number), emotion, view.
 _IMAGES = (".jpg", ".png")  # .png: aligned
+# Session, subject (sex and number), emotion, view.
 _NAME = re.compile(r"[AB]([FM]\d{2})([A-Z]{2})(S|HL|HR|FL|FR)", re.IGNORECASE)
 
 

@@ -45,7 +45,6 @@ class Csv(PictureBuilder):
       validation or test); other columns are not used. Paths are relative to the CSV file.
     """
 
-    CITATION = ""
     ORIGIN = (
         "Expected as --data_dir: a CSV file, or a folder with one in it, whose first line is path,emotion (also "
         "intensity, subject, split); paths relative to it."
@@ -167,7 +166,6 @@ class Folder(PictureBuilder):
     Layout: [split/]emotion/*.jpg, png, bmp, tif, webp, mp4 or avi. Other files are counted in a note.
     """
 
-    CITATION = ""
     ORIGIN = (
         "Expected in --data_dir: a folder for each emotion (angry, happy, ...) with images (.jpg, .png, .bmp, .tif, "
         ".webp) or videos (.mp4, .avi), if wanted within the folders train, validation and test."
