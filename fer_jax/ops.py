@@ -283,7 +283,7 @@ def _pool_by_comparison(x, *, size, stride, padding):
         if best is None:
             best, winner = view, jnp.zeros(view.shape, places)
         else:
-            better = view > best
+            better = (view > best) | jnp.isnan(view)  # as XLA's: a network that diverged is to say so
             best, winner = jnp.where(better, view, best), jnp.where(better, places(place), winner)
     return best, winner
 

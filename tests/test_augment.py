@@ -317,3 +317,40 @@ def test_the_preview_is_drawn(tmp_path):
     result = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert cv2.imread(str(path)).std() > 20
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [("brightness", 0.6, 1.4), ("contrast", 0.5, 1.5), ("gamma", 2**-0.7, 2**0.7)],
+)
+def test_light_is_drawn_to_both_sides_and_to_its_limits(name, least, most):
+    image = np.linspace(60, 120, 64, dtype=np.float32).reshape(8, 8, 1)  # its mean is 90; nothing is clipped
+    out = draws(name, 400, image)
+    if name == "brightness":
+        found = out / image
+    elif name == "contrast":
+        found = (out[:, [0, -1]] - 90) / (image[[0, -1]] - 90)  # about the image's own mean
+    else:
+        found = np.log(out / 255) / np.log(image / 255)
+    found = found.reshape(len(found), -1)
+    np.testing.assert_allclose(found, found[:, :1].repeat(found.shape[1], 1), rtol=1e-3)
+    span = np.log2(found[:, 0]) if name == "gamma" else found[:, 0]
+    low, high = (np.log2(least), np.log2(most)) if name == "gamma" else (least, most)
+    assert stats.kstest((span - low) / (high - low), "uniform").statistic < 0.08
+
+
+@pytest.mark.parametrize(("name", "alpha"), [("mixup", 0.2), ("mixup", 2.0), ("cutmix", 2.0)])
+def test_the_share_of_a_mix_has_the_beta_distribution_of_its_parameter(name, alpha):
+    keys = jax.random.split(jax.random.key(0), 2000)
+    image = jnp.zeros((64, 64, 1))
+    _, share = jax.jit(jax.vmap(lambda key: augment._mix_two(key, image, image + 1, {name: alpha})))(keys)
+    assert stats.kstest(share, stats.beta(alpha, alpha).cdf).statistic < 0.05
+
+
+def test_erased_rectangles_are_of_every_shape_from_1_to_3():
+    changed = draws("erase", 300, np.full((60, 60, 1), 300, np.float32))[..., 0] != 300
+    high, wide = changed.any(2).sum(1), changed.any(1).sum(1)
+    large = (high > 8) & (wide > 8)
+    ratios = np.log(high[large] / wide[large]) / np.log(3)
+    assert -1.15 < ratios.min() < -0.8
+    assert 0.8 < ratios.max() < 1.15

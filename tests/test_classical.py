@@ -1,5 +1,7 @@
 """The classical baselines: features of known size, and better than chance on drawn faces."""
 
+import types
+
 import numpy as np
 import pytest
 
@@ -40,3 +42,21 @@ def test_data_without_a_split_to_evaluate_on_are_refused(tmp_path, cache, capsys
 def test_a_wrong_data_set_is_one_line(capsys):
     with pytest.raises(SystemExit, match="error: unknown data set"):
         classical.main(["--dataset=fer"])
+
+
+def test_the_strength_of_a_classical_baseline_is_chosen_on_validation(monkeypatch):
+    scores = {"validation": (0.3, 0.2, 0.5), "test": (0.1, 0.9, 0.4)}  # by classical.STRENGTHS
+
+    def fit(features, _labels, strength):
+        assert features == "train"
+        return types.SimpleNamespace(score=lambda of, _: scores[of][classical.STRENGTHS.index(strength)])
+
+    def dataset(*splits):
+        return types.SimpleNamespace(
+            name="x", splits=dict.fromkeys(splits, 1), arrays=lambda split: {"image": split, "label": None}
+        )
+
+    monkeypatch.setattr(classical, "extract", lambda images, name: images)
+    monkeypatch.setattr(classical, "fit", fit)
+    assert classical.run(dataset("train", "validation", "test"), "hog") == ("test", 0.4, 0.1)
+    assert classical.run(dataset("train", "validation"), "hog") == ("validation", 0.2, 0.01)

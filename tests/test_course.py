@@ -187,3 +187,14 @@ def test_pretrained_weights_with_a_mean_image_take_images_of_its_size_alone(data
     larger = config(**fields, **{"model.input_shape": (64, 64, 1), "model.pretrained": str(path)})
     with pytest.raises(UserError, match=r"model\.input_shape = \(64, 64, 1\): .* a mean image of \(48, 48, 1\), so it"):
         course.fresh_state(run.build(larger, data))
+
+
+def test_the_normaliser_of_a_run_is_that_of_its_training_images(experiment):
+    images = experiment.dataset.arrays("train")["image"].astype(np.float64)
+    np.testing.assert_allclose(experiment.normalizer["mean"], images.mean(0), rtol=1e-5)  # of the tiny config
+
+
+def test_of_equal_scores_the_first_is_the_best(experiment, tmp_path):
+    under_way = course.Course(experiment, tmp_path)
+    scores = [0.5, 0.5, 0.4]
+    assert [under_way.judge({"count": 3, "loss": 1.0, "accuracy": score}) for score in scores] == [True, False, False]

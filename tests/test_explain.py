@@ -359,3 +359,57 @@ def test_neutral_has_a_logit_where_the_head_gives_it_none(workdir):
     assert logits.shape == (2, 7)
     if net.head.num_outputs == 6:
         np.testing.assert_array_equal(logits[:, 6], -logits[:, :6].max(1))
+
+
+class Halved(nn.Module):
+    """Maps of half the size, their means, an affine layer."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        return nn.Dense(2)(nn.relu(nn.Conv(2, (1, 1), strides=2)(x)).mean((1, 2)))
+
+
+def test_grad_cam_is_sampled_up_bilinearly():
+    eye = jnp.eye(2)
+    params = {name: {"kernel": eye, "bias": jnp.zeros(2)} for name in ("Conv_0", "Dense_0")}
+    params["Conv_0"]["kernel"] = eye[None, None]
+    images = np.random.default_rng(0).uniform(0, 1, (2, 12, 8, 2)).astype(np.float32)
+    heat = explain.grad_cam(Halved(), {"params": params}, jnp.asarray(images), jnp.array([0, 1]))
+    for image, channel, found in zip(images, (0, 1), heat, strict=True):
+        small = image[::2, ::2, channel] / 24  # weight 1 / pixels of the map
+        np.testing.assert_allclose(found, cv2.resize(small, (8, 12)), atol=1e-6)
+
+
+class Last(nn.Module):
+    """Ends in a convolution of one pixel and its mean."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        return nn.Conv(3, (1, 1))(nn.relu(nn.Conv(5, (3, 3))(x))).mean((1, 2))
+
+
+def test_features_before_a_last_convolution_are_means_over_the_pixels():
+    images = jax.random.normal(jax.random.key(0), (4, 6, 6, 1))
+    variables = Last().init(jax.random.key(1), images, train=False)
+    found, last = explain.features(Last(), variables, images), variables["params"]["Conv_0"]  # made first, called last
+    np.testing.assert_allclose(
+        found @ last["kernel"][0, 0] + last["bias"], Last().apply(variables, images, train=False), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(("size", "stride"), [(3, 2), (4, 3), (5, 5)])
+def test_occlusion_is_the_mean_fall_over_the_squares_upon_a_pixel(size, stride):
+    images = jax.random.normal(jax.random.key(0), (2, 9, 8, 1))
+    variables, targets = Last().init(jax.random.key(1), images, train=False), [2, 0]
+    found = explain.occlusion(Last(), variables, images, jnp.array(targets), size=size, stride=stride)
+    images = np.asarray(images)
+    total, squares = np.zeros((2, 9, 8)), np.zeros((9, 8))
+    whole = np.asarray(Last().apply(variables, images, train=False))
+    for top in sorted({*range(0, 9 - size + 1, stride), 9 - size}):
+        for left in sorted({*range(0, 8 - size + 1, stride), 8 - size}):
+            hidden = images.copy()
+            hidden[:, top : top + size, left : left + size] = images.mean((1, 2), keepdims=True)
+            fall = whole - np.asarray(Last().apply(variables, hidden, train=False))
+            total[:, top : top + size, left : left + size] += fall[[0, 1], targets][:, None, None]
+            squares[top : top + size, left : left + size] += 1
+    np.testing.assert_allclose(found, total / squares, atol=1e-5)

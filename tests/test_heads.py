@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fer_jax import heads
+from fer_jax.data.emotions import BASIC7, CANONICAL
 from fer_jax.errors import UserError
 
 SEVEN = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
@@ -150,3 +151,25 @@ def test_wrong_heads_and_losses_list_the_right_ones():
         heads.make_head("regression", SEVEN)
     with pytest.raises(UserError, match=r"softmax, soft, squared_hinge"):
         heads.make_head("classification", SEVEN, loss="softmx")
+
+
+def test_smoothing_pulls_intensities_towards_a_half():
+    logits = jax.random.normal(jax.random.key(0), (4, 6))
+    batch = {"intensity": jnp.linspace(0, 1, 24).reshape(4, 6)}
+    found = heads.make_head("intensity", BASIC7).loss(logits, batch, label_smoothing=0.2)
+    expected = heads.sigmoid_cross_entropy(logits, 0.8 * batch["intensity"] + 0.1)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_the_intensities_of_a_classifier_are_those_of_their_names_after_neutral_too():
+    logits = jax.random.normal(jax.random.key(0), (4, 8))
+    shares = jax.nn.softmax(logits)
+    found = heads.make_head("classification", CANONICAL).intensities(logits)  # contempt comes after neutral
+    np.testing.assert_allclose(found, shares[:, [0, 1, 2, 3, 4, 5, 7]], rtol=1e-6)
+
+
+def test_effective_weights_and_powers_by_their_definition():
+    effective = heads.class_weights([100, 300, 0, 50], kind="effective")
+    assert effective[3] / effective[1] == pytest.approx((1 - 0.999**300) / (1 - 0.999**50), rel=1e-5)
+    half = heads.class_weights([100, 400], kind="inverse", power=0.5)
+    np.testing.assert_allclose(half, [4 / 3, 2 / 3], rtol=1e-6)

@@ -80,3 +80,13 @@ def test_inputs_are_resized_as_opencv_does_and_grey_is_bt601():
     colour = imaging.to_input(small[None], (24, 24, 3))
     np.testing.assert_array_equal(colour[..., 0], colour[..., 2])
     np.testing.assert_array_equal(colour[0, ..., :1], small)
+
+
+@pytest.mark.parametrize(("before", "after"), [((48, 48), (24, 24)), ((49, 37), (30, 20)), ((37, 50), (48, 33))])
+def test_inputs_that_shrink_are_averaged_as_torch_does(before, after):
+    torch = pytest.importorskip("torch", reason="the reference is PyTorch, which is not installed")
+    images = np.random.default_rng(0).integers(0, 256, (2, *before, 3), dtype=np.uint8)
+    theirs = torch.nn.functional.interpolate(
+        torch.tensor(images).permute(0, 3, 1, 2).float(), size=after, mode="bilinear", antialias=True
+    ).permute(0, 2, 3, 1)
+    np.testing.assert_allclose(imaging.to_input(images, (*after, 3)), theirs, atol=1e-3)

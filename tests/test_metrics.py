@@ -10,6 +10,7 @@ from sklearn import metrics as reference
 
 from fer_jax import augment, evaluate, heads, metrics, sharding
 from fer_jax.data import pipeline
+from fer_jax.data.emotions import BASIC7
 from fer_jax.data.normalization import compute
 from tests.faces import noise_arrays
 
@@ -145,3 +146,13 @@ def test_every_image_counts_as_each_of_its_28_variants(batch_size):
     expected = reference.confusion_matrix(np.repeat(arrays["label"], 28), predicted, labels=range(7))
     assert sums["count"] == 19 * 28
     assert np.abs(sums["confusion"] - expected).sum() <= 2  # a tie that rounding decides
+
+
+def test_the_loss_of_an_evaluation_is_the_mean_over_what_counts():
+    rng = np.random.default_rng(0)
+    head, logits = heads.make_head("classification", BASIC7), rng.normal(size=(20, 7)).astype(np.float32)
+    labels, mask = rng.integers(0, 7, 20).astype(np.int32), np.arange(20) < 13
+    batch = {"label": labels, "mask": mask, "intensity": np.zeros((20, 6), np.float32)}
+    losses = head.loss(logits, batch)
+    sums = metrics.batch_sums(head, jnp.asarray(logits), batch, losses)
+    assert metrics.summarize(sums, BASIC7, has_intensity=False)["loss"] == pytest.approx(float(losses[:13].mean()))

@@ -240,3 +240,11 @@ def test_pooling_after_batch_norm_keeps_the_gradient_of_every_window():
     jitted, eager = jax.jit(jax.grad(loss))(x), jax.grad(loss)(x)
     assert float(jnp.abs(jitted - eager).max()) < 1e-2 * float(jnp.abs(eager).max())
     assert float(jnp.linalg.norm(jitted - eager) / jnp.linalg.norm(eager)) < 1e-4
+
+
+def test_max_pooling_lets_what_is_not_a_number_through():
+    x = jnp.arange(64.0).reshape(1, 8, 8, 1).at[0, 5, 5, 0].set(jnp.nan)
+    for padding in ("SAME", "VALID"):
+        np.testing.assert_array_equal(
+            jax.jit(ops.max_pool, static_argnums=(1, 2, 3))(x, 3, 2, padding), nn.max_pool(x, (3, 3), (2, 2), padding)
+        )

@@ -188,3 +188,25 @@ def test_a_flat_channel_is_not_divided_by_zero(mesh):
     split = pipeline.ResidentSplit(arrays, mesh)
     normalizer = normalization.compute("per_channel", split, (48, 48, 1), devices=mesh.size)
     assert np.isfinite(normalizer["scale"]).all()
+
+
+@pytest.mark.parametrize("kind", ["per_channel", "mean_image"])
+def test_normalisation_is_that_of_all_batches_together(mesh, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(normalization, "STATISTICS_BATCH", 2)  # five batches, the last of them incomplete
+    arrays = noise_arrays(75, shape=(24, 24, 3))
+    arrays["image"] = (arrays["image"] // (1 + np.arange(75) % 3)[:, None, None, None]).astype(np.uint8)
+    split, _ = both(arrays, mesh, tmp_path)
+    images = arrays["image"].astype(np.float64)
+    found = normalization.compute(kind, split, (24, 24, 3), devices=mesh.size)
+    np.testing.assert_allclose(found["mean"], images.mean((0, 1, 2) if kind == "per_channel" else 0), rtol=1e-6)
+    if kind == "per_channel":
+        np.testing.assert_allclose(1 / found["scale"], images.std((0, 1, 2)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("before", "after"), [(100, 48), (128, 37), (48, 64)])
+def test_a_flat_channel_stays_at_its_own_scale_however_it_is_resized(mesh, tmp_path, before, after):
+    arrays = noise_arrays(40, shape=(before, before, 3))
+    arrays["image"][..., 0] = 45
+    split, _ = both(arrays, mesh, tmp_path)
+    found = normalization.compute("per_channel", split, (after, after, 3), devices=mesh.size)
+    assert found["scale"][0] == pytest.approx(1 / 255)

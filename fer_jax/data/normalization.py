@@ -15,6 +15,9 @@ from fer_jax.imaging import to_input
 
 STATISTICS_BATCH = 256
 
+# The deviation, in grey levels, up to which a channel is flat: float32 sums, and resizing, leave hundredths of one.
+FLAT = 0.1
+
 # What `per_image` gives an image, in grey levels: 0 and 255 then lie 2.5 deviations from the mean.
 MEAN, DEVIATION = 127.5, 51.0
 # The noise of a face without contrast is enlarged no further than this deviation would be.
@@ -49,8 +52,8 @@ def compute(kind: str, split: Split, input_shape: tuple[int, int, int], *, devic
     height, width, _ = input_shape
     mean = mean_image.mean(axis=(0, 1))
     deviation = np.sqrt(np.maximum(squares / (count * height * width) - mean**2, 0))
-    # A channel that never varies (one flat colour) is left at its own scale instead of divided by zero.
-    scale = 1 / np.where(deviation > 0, deviation, 255)
+    # A channel that never varies (one flat colour) is left at its own scale instead of divided by next to zero.
+    scale = 1 / np.where(deviation > FLAT, deviation, 255)
     return {"mean": mean.astype(np.float32), "scale": scale.astype(np.float32)}
 
 
