@@ -203,10 +203,10 @@ def test_normalisation_is_that_of_all_batches_together(mesh, tmp_path, monkeypat
         np.testing.assert_allclose(1 / found["scale"], images.std((0, 1, 2)), rtol=1e-5)
 
 
-@pytest.mark.parametrize(("before", "after"), [(100, 48), (128, 37), (48, 64)])
-def test_a_flat_channel_stays_at_its_own_scale_however_it_is_resized(mesh, tmp_path, before, after):
+@pytest.mark.parametrize(("before", "after", "grey"), [(100, 48, 45), (96, 42, 171), (128, 37, 249), (256, 299, 254)])
+def test_a_flat_channel_stays_at_its_own_scale_however_it_is_resized(mesh, before, after, grey):
     arrays = noise_arrays(40, shape=(before, before, 3))
-    arrays["image"][..., 0] = 45
-    split, _ = both(arrays, mesh, tmp_path)
+    arrays["image"][..., 0] = grey
+    split = pipeline.ResidentSplit(arrays, mesh)
     found = normalization.compute("per_channel", split, (after, after, 3), devices=mesh.size)
     assert found["scale"][0] == pytest.approx(1 / 255)
