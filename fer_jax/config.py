@@ -174,8 +174,7 @@ def overridden(config: ConfigDict, overrides: dict) -> ConfigDict:
     with copy.unlocked():
         for field, value in overrides.items():
             fields = flatten(copy.to_dict())
-            if field not in fields and not field.startswith("model.options."):
-                raise unknown("config field", field, list(fields))
+            _require(field, fields)
             before = fields.get(field)
             wrong = UserError(f"{field} = {value!r} must be of type {type(before).__name__}, as {before!r} is")
             # ConfigDict would take these.
@@ -188,6 +187,11 @@ def overridden(config: ConfigDict, overrides: dict) -> ConfigDict:
             except KeyError:
                 raise unknown("config field", field, list(fields)) from None
     return copy.lock()
+
+
+def _require(field: str, known: dict) -> None:
+    if field not in known and not field.startswith("model.options."):
+        raise unknown("config field", field, list(known))
 
 
 def flatten(fields: dict, prefix: str = "") -> dict:
@@ -211,12 +215,11 @@ def validate(config: ConfigDict) -> None:
     """Checks what needs no data and no device, before anything expensive starts.
 
     Raises:
-      UserError: a field that there is none, or a value out of its range, naming the field.
+      UserError: a field that does not exist, or a value out of its range, naming the field.
     """
     known = flatten(default_config().to_dict())
     for field in flatten(config.to_dict()):
-        if field not in known and not field.startswith("model.options."):
-            raise unknown("config field", field, list(known))
+        _require(field, known)
     positive = {
         "train.batch_size": config.train.batch_size,
         "train.epochs": config.train.epochs,

@@ -2,10 +2,9 @@
 
     python -m fer_jax.web --weights RUN [RUN...]
 
-The page is for the person at this machine: it is served on 127.0.0.1 alone (`--share` makes a public
-tunnel to it), asks for nothing from outside, and offers
-the networks that the command names. What is uploaded is read and removed at once; results are part of the answer
-(web_html), not files. Needs the extra `web`.
+The page is for the person at this machine: it is served on 127.0.0.1 alone (`--share` makes a public tunnel to it),
+asks for nothing from outside, and offers the networks that the command names. What is uploaded is read and removed at
+once; results are part of the answer (web_html), not files. Needs the extra `web`.
 """
 
 import argparse
