@@ -3,16 +3,14 @@
 `found` is what `report.write` returns, `answers` the `report_answers.Answers` that it is about.
 """
 
-import base64
 import html
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from fer_jax import metrics, report_charts
+from fer_jax import charts, html_page, metrics
 
 if TYPE_CHECKING:
     from fer_jax.report_answers import Answers
@@ -76,22 +74,9 @@ def _left_out(found: dict) -> list[str]:
 
 
 _STYLE = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c2024; background: #fff; margin: 0 auto; padding: 16px;
-  max-width: 1240px; }
-h1 { font-size: 22px; line-height: 1.25; margin: 8px 0; overflow-wrap: anywhere; }
-h2 { font-size: 17px; margin: 32px 0 6px; border-top: 1px solid #dde1e6; padding-top: 14px; }
-h3 { font-size: 14px; margin: 12px 0 4px; }
-p { margin: 6px 0; max-width: 75ch; }
-.note { color: #5a626c; overflow-wrap: anywhere; }
 .gap { color: #8a5a00; }
 .warning { margin: 10px 0; border: 1px solid #c0392b; border-radius: 6px; background: #fdf3f2; color: #a5281b;
   font-weight: 600; padding: 6px 10px; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; margin: 8px 0; font-variant-numeric: tabular-nums; }
-th, td { padding: 3px 14px 3px 0; text-align: right; border-bottom: 1px solid #eceff2; font-weight: normal; }
-th { color: #5a626c; }
-th:first-child, td:first-child { text-align: left; }
 .facts td { text-align: left; vertical-align: top; }
 .facts td:first-child { color: #5a626c; }
 .matrix { font-size: 12px; }
@@ -102,19 +87,9 @@ th:first-child, td:first-child { text-align: left; }
   .matrix th { font-size: 10px; }
   .matrix th, .matrix td { padding: 6px 2px; min-width: 30px; }
 }
-.row { display: flex; flex-wrap: wrap; gap: 12px 24px; align-items: flex-start; }
-.row > * { max-width: 100%; }
-.pictures { gap: 10px; }
 .scores > div { min-width: 104px; }
 .scores b { display: block; font-size: 22px; line-height: 1.3; font-weight: 600; }
 .scores span { display: block; font-size: 13px; color: #5a626c; }
-.chart { width: 340px; }
-.small { width: 230px; }
-svg { display: block; width: 100%; height: auto; font-family: system-ui, sans-serif; }
-.group { border: 1px solid #dde1e6; border-radius: 6px; padding: 8px; box-sizing: border-box; }
-.group > b { display: block; font-size: 13px; font-weight: 600; margin-bottom: 4px; }
-figure { margin: 0; width: 84px; font-size: 12px; line-height: 1.3; overflow-wrap: anywhere; }
-figure img { display: block; width: 84px; height: auto; image-rendering: pixelated; }
 details { margin: 8px 0; }
 summary { cursor: pointer; font-weight: 600; font-size: 14px; margin-bottom: 4px; }
 .look { width: 100%; height: auto; }
@@ -130,10 +105,10 @@ def page(found: dict, answers: "Answers", pictures: dict[str, bytes | str]) -> s
     Args:
       pictures: title -> what the network looks at, as JPEG, or the reason why there is no picture.
     """
-    title = html.escape(_title(found))
+    title = _title(found)
     images = dict(zip(answers.index.tolist(), answers.image, strict=True))
     parts = [
-        f"<h1>{title}</h1>",
+        f"<h1>{html.escape(title)}</h1>",
         f"<p class=note>{found['examples']:,} images of the {html.escape(found['split'])} split; "
         f"run {html.escape(found['run'])}</p>",
         *(f"<p class=warning>{html.escape(warning)}</p>" for warning in _warnings(found)),
@@ -144,18 +119,18 @@ def page(found: dict, answers: "Answers", pictures: dict[str, bytes | str]) -> s
         "<h2>Classes</h2>",
         _classes(found),
         "<h2>Confusion</h2><p>Rows are the true emotion, columns the predicted one.</p>",
-        _row([_matrix(found, shares=False), _matrix(found, shares=True)]),
+        html_page.row([_matrix(found, shares=False), _matrix(found, shares=True)]),
         "<h2>Most frequent confusions</h2><p>Each with its most confident examples.</p>",
         _confusions(found, images),
         "<h2>Most confident mistakes</h2>",
-        _row((_figure(m, images) for m in found["mistakes"][:_MISTAKES]), "row pictures")
+        html_page.row((_figure(m, images) for m in found["mistakes"][:_MISTAKES]), "row pictures")
         if found["mistakes"]
         else "<p>None: every image is classified rightly.</p>",
         "<h2>Calibration</h2>",
         f"<p>The expected calibration error is {found['calibration']['ece']:.3f}: how far confidence and accuracy are "
         f"apart, on average over the images, in {metrics.CALIBRATION_BINS} bins (Guo et al. 2017). Bars below the "
         "diagonal are overconfident; the grey ones show how many images a bin has.</p>",
-        report_charts.reliability(found["calibration"]),
+        charts.reliability(found["calibration"]),
         *_intensity(found, answers),
         *_subjects(found),
         *_looks(pictures),
@@ -164,16 +139,11 @@ def page(found: dict, answers: "Answers", pictures: dict[str, bytes | str]) -> s
         _curves(answers.workdir / "learning_curves.png"),
         "<h2>Class distribution</h2>",
         f"<p>Of {html.escape(_data(found))}.</p>",
-        _row(report_charts.bars(split, counts) for split, counts in found["class_counts"].items()),
+        html_page.row(charts.bars(split, counts) for split, counts in found["class_counts"].items()),
         "<h2>Cost</h2>",
         _cost(found),
     ]
-    head = (
-        "<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
-        "<meta name=viewport content='width=device-width, initial-scale=1'>"
-        f"<title>{title}: report</title><style>{_STYLE}</style></head>\n<body>\n"
-    )
-    return head + "\n".join(parts) + "\n</body></html>\n"
+    return html_page.document(f"{title}: report", parts, _STYLE)
 
 
 def _headline(found: dict) -> str:
@@ -186,7 +156,7 @@ def _headline(found: dict) -> str:
         (f"{found['calibration']['ece']:.3f}", "ECE", "calibration error"),
     ]
     cells = (f"<div><b>{value}</b>{name}<span>{note}</span></div>" for value, name, note in shown)
-    return _row(cells, "row scores")
+    return html_page.row(cells, "row scores")
 
 
 def _alternatives(found: dict) -> list[str]:
@@ -209,7 +179,7 @@ def _alternatives(found: dict) -> list[str]:
     note = (
         "The first row is the score of this report; the others ask more of the machine. Changes are on the same images."
     )
-    return ["<h2>With more views or networks</h2>", f"<p>{note}</p>", _table(header, rows, "named")]
+    return ["<h2>With more views or networks</h2>", f"<p>{note}</p>", html_page.table(header, rows, "named")]
 
 
 def _protocol(found: dict) -> str:
@@ -236,7 +206,7 @@ def _protocol(found: dict) -> str:
         ["macro-F1", "mean over the emotions that occur or are predicted, as scikit-learn"],
         ["model", f"{found['model']}, {found['head']} head, seed {found['seed']}"],
     ]
-    return _table([], rows, "facts")
+    return html_page.table([], rows, "facts")
 
 
 def _without_copies(found: dict) -> str:
@@ -285,7 +255,7 @@ def _cost(found: dict) -> str:
         ],
         ["measured on", f"{speed['device']}, {speed['cores']} cores, JAX {speed['jax']}; images and answers in memory"],
     ]
-    return _table([], rows, "facts")
+    return html_page.table([], rows, "facts")
 
 
 def _classes(found: dict) -> str:
@@ -294,7 +264,7 @@ def _classes(found: dict) -> str:
         precision = "never predicted" if scores["precision"] is None else f"{scores['precision']:.3f}"
         recall = "no images of this class" if scores["recall"] is None else f"{scores['recall']:.3f}"
         rows.append([emotion, precision, recall, _number(scores["f1"], ".3f"), scores["support"]])
-    return _table(["emotion", "precision", "recall", "F1", "images"], rows)
+    return html_page.table(["emotion", "precision", "recall", "F1", "images"], rows)
 
 
 def _matrix(found: dict, *, shares: bool) -> str:
@@ -324,9 +294,9 @@ def _confusions(found: dict, images: dict[int, np.ndarray]) -> str:
     for (true, predicted), mistakes in sorted(kinds.items(), key=lambda kind: -len(kind[1]))[:_CONFUSIONS]:
         share = len(mistakes) / found["classes"][true]["support"]
         heading = f"{true} taken for {predicted}: {len(mistakes):,} ({share:.0%} of {true})"
-        pictures = _row((_figure(mistake, images) for mistake in mistakes[:_PICTURES]), "row pictures")
+        pictures = html_page.row((_figure(mistake, images) for mistake in mistakes[:_PICTURES]), "row pictures")
         groups.append(f"<div class=group><b>{html.escape(heading)}</b>{pictures}</div>")
-    return _row(groups)
+    return html_page.row(groups)
 
 
 def _intensity(found: dict, answers: "Answers") -> list[str]:
@@ -334,23 +304,21 @@ def _intensity(found: dict, answers: "Answers") -> list[str]:
         return []
     note = "" if found["head"] == "intensity" else " The head is no intensity head: its probabilities stand in."
     low, high = scores["accuracy_interval_95"]
-    names, charts = ("rmse", "mae", "pearson"), []
+    names, boxes = ("rmse", "mae", "pearson"), []
     rows = [[e, *(_number(each[name], ".3f") for name in names)] for e, each in scores["emotions"].items()]
     rows.append(["all", f"{scores['rmse']:.3f}", f"{scores['mae']:.3f}", ""])
     for i, (emotion, each) in enumerate(scores["emotions"].items()):
-        charts.append(
-            report_charts.intensities(emotion, each["levels"], answers.target[:, i], answers.intensities[:, i])
-        )
+        boxes.append(charts.intensities(emotion, each["levels"], answers.target[:, i], answers.intensities[:, i]))
     return [
         "<h2>Intensities</h2>",
         f"<p>Errors in units of intensity, 0..1; correlation is undefined where one side is constant.{note}</p>",
-        _table(["emotion", "RMSE", "MAE", "Pearson"], rows),
+        html_page.table(["emotion", "RMSE", "MAE", "Pearson"], rows),
         "<p>The category derived from the intensities - the strongest emotion, neutral where none reaches 1/2 - is "
         f"right for {scores['accuracy']:.2%} of the images (95 % interval {low:.2%} to {high:.2%}; Xu et al., table "
         "6).</p>",
         "<p>Predicted (upwards) against true intensity: boxes from the lower to the upper quartile at each level, with "
         "the median, and lines from the 5th to the 95th percentile; some of the single faces in grey.</p>",
-        _row(charts),
+        html_page.row(boxes),
     ]
 
 
@@ -366,8 +334,8 @@ def _subjects(found: dict) -> list[str]:
         f"<p>{_people(shares, *subjects['accuracy_interval_95'])}"
         + (f" {without:,} images without a subject are left out here." if without else "")
         + "</p>",
-        _row(
-            [report_charts.ranked("accuracy of each subject", shares), _table(["lowest", "accuracy", "images"], rows)]
+        html_page.row(
+            [charts.ranked("accuracy of each subject", shares), html_page.table(["lowest", "accuracy", "images"], rows)]
         ),
     ]
 
@@ -390,7 +358,9 @@ def _looks(pictures: dict[str, bytes | str]) -> list[str]:
             continue
         width = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR).shape[1]
         size = f"max-width: {min(width, 860)}px; min-width: {min(width, 520)}px"  # on a phone it scrolls in its box
-        image = f"<img class=look style='{size}' alt='{html.escape(title)}' src='{_data_url(picture, 'jpeg')}'>"
+        image = (
+            f"<img class=look style='{size}' alt='{html.escape(title)}' src='{html_page.data_url(picture, 'jpeg')}'>"
+        )
         parts.append(f"<details open><summary>{html.escape(title)}</summary><div class=wide>{image}</div></details>")
     return parts
 
@@ -398,36 +368,18 @@ def _looks(pictures: dict[str, bytes | str]) -> list[str]:
 def _curves(path: Path) -> str:
     if not path.exists():
         return f"<p class=gap>The run directory has no {path.name}.</p>"
-    picture = f"<img class=curves alt='loss and accuracy over the epochs' src='{_data_url(path.read_bytes(), 'png')}'>"
-    return f"<div class=wide>{picture}</div>"
+    source = html_page.data_url(path.read_bytes(), "png")
+    return f"<div class=wide><img class=curves alt='loss and accuracy over the epochs' src='{source}'></div>"
 
 
 def _figure(mistake: dict, images: dict[int, np.ndarray]) -> str:
-    image = images[mistake["index"]]
-    channels = image[..., ::-1] if image.shape[-1] == 3 else image
-    _, jpeg = cv2.imencode(".jpg", channels, [cv2.IMWRITE_JPEG_QUALITY, 92])
-    text = (
-        f"is {mistake['true']}<br><b>{mistake['predicted']}</b><br>{mistake['confidence']:.0%}<br>"
-        f"no. {mistake['index']}"
-    )
-    return f"<figure><img alt='' src='{_data_url(jpeg.tobytes(), 'jpeg')}'><figcaption>{text}</figcaption></figure>"
-
-
-def _data_url(picture: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
-
-
-def _table(header: list[str], rows: list[list], kind: str = "") -> str:
-    def cells(row: list, tag: str) -> str:
-        texts = (f"{cell:,}" if isinstance(cell, int) else html.escape(str(cell)) for cell in row)
-        return "<tr>" + "".join(f"<{tag}>{text}</{tag}>" for text in texts) + "</tr>"
-
-    top = cells(header, "th") if header else ""
-    return f"<div class=wide><table class='{kind}'>{top}{''.join(cells(row, 'td') for row in rows)}</table></div>"
-
-
-def _row(parts: Iterable[str], kind: str = "row") -> str:
-    return f"<div class='{kind}'>" + "\n".join(parts) + "</div>"
+    lines = [
+        f"is {mistake['true']}",
+        f"<b>{mistake['predicted']}</b>",
+        f"{mistake['confidence']:.0%}",
+        f"no. {mistake['index']}",
+    ]
+    return html_page.figure(images[mistake["index"]], "<br>".join(lines))
 
 
 def _number(value: float | None, form: str) -> str:

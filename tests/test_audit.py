@@ -255,7 +255,7 @@ def test_subjects_and_intensities_are_on_the_page_where_the_data_have_them(tmp_p
     assert "subjects       0 in more than one split" in capsys.readouterr().out
     page = (tmp_path / "audit.html").read_text()
     assert "None found among 9." in page
-    assert page.count("class=small") == 3 * 6
+    assert page.count("class=narrow") == 3 * 6
     assert_asks_for_nothing(page)
     dataset = prepare.load("synthetic", variant="small")
     assert audit._subjects(dataset)["train"] == [str(i) for i in range(5) for _ in range(3)]

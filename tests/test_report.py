@@ -132,7 +132,9 @@ def test_the_report_has_the_scores_of_the_run(runs, capsys):
 
 
 def test_the_page_shows_what_was_found_and_asks_for_nothing_from_outside(answers):
-    found, page = page_of(answers, {"First layer": "Net has no convolution <whose> filters could be shown"})
+    picture = cv2.imencode(".jpg", np.zeros((8, 8), np.uint8))[1].tobytes()
+    reason = "Net has no convolution <whose> filters could be shown"
+    found, page = page_of(answers, {"Embedding": picture, "First layer": reason})
     assert set(re.findall(r"src='(\w+:image/\w+;base64)", page)) == {"data:image/png;base64", "data:image/jpeg;base64"}
     assert page.count(" src=") == page.count(" src='data:image/")
     assert not re.findall(r"<script|<link|@import|url\(|https?:", page)

@@ -1,4 +1,4 @@
-"""Charts of the report as SVG, each in a box of its own."""
+"""Charts of the HTML pages as SVG, each in a box of its own."""
 
 import html
 
@@ -43,6 +43,24 @@ def bars(title: str, counts: dict[str, int]) -> str:
             f"<text x={72 + width:.1f} y={y + 11}>{text}</text>"
         )
     return f"<div class=chart><svg viewBox='0 0 340 {26 + 18 * len(counts)}' font-size=11>{''.join(lines)}</svg></div>"
+
+
+def columns(title: str, counts: list[int]) -> str:
+    """A histogram over 0..1."""
+    largest, width = max(max(counts), 1), 160 / len(counts)
+    lines = [
+        f"<text x=2 y=12 font-weight=600>{html.escape(title)}</text>",
+        f"<text x=162 y=12 text-anchor=end>highest {max(counts):,}</text>",
+    ]
+    for i, count in enumerate(counts):
+        height = 70 * count / largest
+        lines.append(
+            f"<rect x={2 + i * width:.1f} y={90 - height:.1f} width={width - 1:.1f} height={height:.1f} fill=#1f5fbf />"
+        )
+    lines.append("<path d='M2 90.5H162' stroke=#8a8f98 />")
+    for x, anchor, text in ((2, "start", "0"), (82, "middle", "0.5"), (162, "end", "1")):
+        lines.append(f"<text x={x} y=104 text-anchor={anchor} fill=#5a626c>{text}</text>")
+    return f"<div class=narrow><svg viewBox='0 0 164 108' font-size=11>{''.join(lines)}</svg></div>"
 
 
 def intensities(title: str, levels: list[dict], target: np.ndarray, predicted: np.ndarray) -> str:
