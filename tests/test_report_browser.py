@@ -102,7 +102,7 @@ def pages(tmp_path_factory):
     with finished_runs(tmp_path_factory.mktemp("browser"), epochs=1) as ((workdir,), raw):
         more = [f"--workdir={workdir}", f"--data_dir={raw}", "--split=validation", "--tta", "flip"]
         evaluate.main(more)
-    return workdir / "report/index.html"
+    return workdir / "report_validation/index.html"
 
 
 @pytest.mark.parametrize("width", [390, 1400])
