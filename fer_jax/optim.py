@@ -22,7 +22,7 @@ OPTIMIZERS = ("sgd", "adam", "muon", "rmsprop", "adagrad")
 def make_schedule(config: ConfigDict, *, steps_per_epoch: int, total_steps: int) -> Callable[[jax.Array], jax.Array]:
     """The learning rate's course as a factor in 0..1 of its peak: step -> float32.
 
-    `cosine` falls to 0 at the last step; `step` multiplies by `decay_factor` after each of `decay_epochs`;
+    `cosine` falls to 0 after the last step; `step` multiplies by `decay_factor` after each of `decay_epochs`;
     either may start with a linear warm-up of `warmup_epochs`.
 
     Raises:

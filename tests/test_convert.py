@@ -45,15 +45,32 @@ def test_every_tensor_that_does_not_fit_is_listed_at_once():
     assert "dense_1/kernel is left over" in str(error.value)
 
 
-@pytest.mark.parametrize("model", convert.SOURCES)
-def test_a_complete_file_fills_every_variable(model):
-    variables, metadata = convert.convert(model, fake_tensors(model))
-    module = models.create(model, num_outputs=7 if metadata["emotions"] else 1000)
-    images = jnp.zeros((1, *metadata["input_shape"]))
-    template = jax.eval_shape(lambda: module.init(jax.random.key(0), images, train=False))
-    filled = {name: variables[name] for name in template}
-    assert jax.tree.structure(template) == jax.tree.structure(filled)
-    assert set(variables) - set(template) == {"normalizer"}
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        ("mini_xception", (2, 64, 64, 1)),
+        ("resnet18", (2, 64, 64, 3)),
+        pytest.param("vgg16", (1, 224, 224, 3), marks=pytest.mark.slow),  # 138 million numbers
+    ],
+)
+def test_the_converted_net_gives_the_logits_of_the_original(model, shape):
+    pytest.importorskip("torch", reason="the originals are written in PyTorch, which is not installed")
+    from tests import torch_originals
+
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal(shape, np.float32)
+    if model == "mini_xception":
+        tensors, expected = torch_originals.keras_mini_xception(images, rng)
+    else:
+        original = {"resnet18": torch_originals.ResNet18, "vgg16": torch_originals.VGG16}[model]
+        tensors, expected = torch_originals.of_torchvision(original(), images, rng)
+    variables, metadata = convert.convert(model, tensors)
+    del variables["normalizer"]
+    module = models.create(model, num_outputs=expected.shape[1])
+    assert bool(metadata["emotions"]) == (model == "mini_xception")
+    assert expected.std() > 1e-3
+    logits = jax.jit(lambda variables: module.apply(variables, images, train=False))(variables)
+    np.testing.assert_allclose(logits, expected, atol=1e-3 * expected.std())
 
 
 def test_the_command_writes_what_the_package_reads(tmp_path, capsys):

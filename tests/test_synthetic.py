@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_jax.data import facs, prepare, synthetic
+from fer_jax.data import facs, portrait, prepare, synthetic
 from fer_jax.data.emotions import BASIC7, CANONICAL, expressed
 
 
@@ -73,6 +73,24 @@ def test_landmarks_lie_where_the_features_are():
         lip = landmarks[[57, 66]].mean(0)
         hits += at(eye).mean() < at(cheek).mean() and at(lip)[1] / at(lip)[0] < at(cheek)[1] / at(cheek)[0]
     assert hits >= 18  # an occluder may hide one
+
+
+@pytest.mark.parametrize("point", [8, 30, 36, 54])
+def test_landmarks_are_exact_to_a_fraction_of_a_pixel(point, monkeypatch):
+    """A disc painted upon a landmark of the canvas has its centre of mass at that landmark of the small image."""
+
+    def disc(face):
+        canvas = np.zeros((portrait.CANVAS, portrait.CANVAS, 3), np.uint8)
+        cv2.circle(canvas, np.rint(face.landmarks[point] * 256).astype(int), 8 * 256, (255,) * 3, -1, cv2.LINE_AA, 8)
+        return canvas
+
+    monkeypatch.setattr(portrait.Face, "paint", disc)
+    monkeypatch.setattr(synthetic, "_photograph", lambda image, rng: image)
+    image, landmarks = synthetic.draw(synthetic.make_subject(0, 0), "happy", 1.0, np.random.default_rng(0))
+    weight = image[..., 0].astype(float)
+    rows, columns = np.mgrid[:128, :128]
+    centre = (weight * columns).sum() / weight.sum(), (weight * rows).sum() / weight.sum()
+    np.testing.assert_allclose(landmarks[point], centre, atol=0.05)
 
 
 def test_landmarks_are_in_the_order_of_ibug():

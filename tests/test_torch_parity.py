@@ -18,6 +18,15 @@ NETS = [
     ("vggs_small", (4, 128, 128, 3), {"dropout": 0.0}),
     ("resnet18", (4, 64, 64, 3), {}),  # 64 instead of 224: the same layers in a tenth of the time
 ]
+# Those that are only compared with, small enough for seconds: their logits alone. The sizes pool incomplete windows,
+# or ones that an error of a pixel would move.
+COMPARED = {
+    "vggs": (2, 60, 60, 3),
+    "alexnet": (2, 95, 95, 3),
+    "vgg16": (2, 32, 32, 3),
+    "xception": (2, 72, 72, 3),
+    "inception_v3": (2, 107, 107, 3),
+}
 
 
 @pytest.fixture
@@ -76,3 +85,24 @@ def test_logits_and_gradients_equal_pytorch(name, shape, options):
         largest = float(tensor.grad.abs().max())
         assert largest > 1e-9, path
         np.testing.assert_allclose(gradient, tensor.grad.numpy(), atol=1e-3 * largest, err_msg=str(path))
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_the_logits_of_the_nets_compared_with_equal_pytorch(name):
+    model = models.create(name, num_outputs=7)
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=COMPARED[name]).astype(np.float32)
+
+    def drawn(path, leaf):
+        values = rng.standard_normal(leaf.shape, np.float32)
+        if path[-1].key == "kernel":
+            return values * np.float32(np.sqrt(2 / np.prod(leaf.shape[:-1])))
+        return (path[-1].key in ("scale", "var")) + np.float32(0.2) * np.abs(values)
+
+    shapes = models.variable_shapes(model, images.shape[1:])
+    variables = jax.tree_util.tree_map_with_path(drawn, shapes)
+    logits = ops.jit(lambda variables: model.apply(variables, images, train=False))(variables)
+    reference, theirs = getattr(torch_nets, name), torch_nets.to_torch(variables)
+    expected = reference(theirs, torch.tensor(images), train=False).detach().numpy()
+    assert expected.std() > 0.01
+    np.testing.assert_allclose(logits, expected, atol=1e-3 * expected.std())
