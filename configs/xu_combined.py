@@ -2,9 +2,9 @@
 
 Paper: Xu et al., Purdue/HP, Table 3: trained on MUG, CK+ and JAFFE, validated on MUG-manual and KDEF.
 Command: python -m fer_jax.main --config=configs/xu_combined.py --data_dir=PATH
-PATH holds a folder for each part: mug, ckplus, jaffe, kdef, laid out as `python -m fer_jax.data.prepare --help` says,
-best aligned (`python -m fer_jax.data.align`); and mug_manual with a CSV file, path,emotion,subject, of those images of
-MUG whose landmarks were set by hand.
+PATH holds a folder for each part: mug, ckplus, jaffe, kdef, laid out as `python -m fer_jax.data.prepare --help` says;
+and mug_manual with a CSV file, path,emotion,subject, of those images of MUG whose landmarks were set by hand. Best
+aligned: `--config.data.align=landmarks`.
 The emotions are the seven that all of them have: CK+'s contempt is left out. The people of MUG-manual are people of
 MUG, so this validation, like the paper's, is not on strangers alone; KDEF's are strangers.
 The recipe is that of configs/vggs_small.py. Not measured: the data are given out on request.

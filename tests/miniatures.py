@@ -101,9 +101,9 @@ def write_kdef(root):
     return root
 
 
-def take_landmarks(levels, seed=0):
+def take_landmarks(levels):
     """68 landmarks a frame that move by `levels`, while the head is shifted and comes nearer."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     neutral = synthetic.example(0, 1, BASIC7.index("neutral") - 1).landmarks
     smile = neutral + np.where(np.arange(68)[:, None] >= 48, [3.0, -2.0], 0) * np.linspace(-1, 1, 68)[:, None]
     shapes = [neutral + level * (smile - neutral) for level in levels]
@@ -120,9 +120,12 @@ def write_mug(root, frames=13, subjects=5):
 
 
 def write_affectnet(root, training=44, images=affectnet.IMAGES):
-    """The codes 0 to 10 in turn, so of 44 rows four each; validation has 11. The face is the right half."""
+    """The codes 0 to 10 in turn, so of 44 rows four each; validation has 11. The face is the right half.
+
+    As published, validation.csv has no header.
+    """
     for name, count in (("training", training), ("validation", 11)):
-        lines = [HEADER]
+        lines = [HEADER] if name == "training" else []
         for i in range(count):
             code = i % 11
             file = f"{i % 3}/{name}{i}.jpg"

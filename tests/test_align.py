@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import shutil
 import zlib
 from pathlib import Path
 
@@ -70,6 +71,8 @@ def looked(tree, monkeypatch):
 
 def test_every_image_of_a_tree_is_in_the_table(tree, tmp_path):
     source, table = tree
+    (source / ".ipynb_checkpoints").mkdir()
+    shutil.copy(source / "a/0.png", source / ".ipynb_checkpoints/0-checkpoint.png")  # hidden, so none of them
     _, rows = run(source, table, tmp_path / "out")
     assert {(path, row["status"]) for (path, _), row in rows.items()} == {
         ("a/0.png", "ok"),
@@ -129,6 +132,8 @@ def test_text_beside_pictures_is_not_always_landmarks(tmp_path):
     (tmp_path / "a.txt").write_text("1 2\n" * 68)
     with pytest.raises(UserError, match=r"b\.txt, line 1: '0 0\.5 0\.5 0\.2 0\.3' is not a pair x y"):
         align.landmarks_beside(pictures)
+    (tmp_path / "b.pts").write_text("version: 1\nn_points: 68\n{\n" + "1 2\n" * 68 + "}\n")
+    assert align.landmarks_beside(pictures)  # the text beside the landmarks of b is not read
 
 
 def test_a_second_run_takes_the_detections_of_the_first(tree, tmp_path, looked):

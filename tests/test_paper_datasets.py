@@ -12,6 +12,7 @@ from fer_jax.data.emotions import BASIC7, CANONICAL
 from fer_jax.errors import UserError
 from tests.miniatures import (
     CODES,
+    HEADER,
     assert_no_subject_straddles,
     examples,
     face,
@@ -251,6 +252,16 @@ def test_mug_classification_keeps_the_middle_third_and_neutral_takes(tmp_path):
     )
 
 
+def test_mug_with_sessions(tmp_path):
+    root = write_mug(tmp_path / "raw", frames=6, subjects=3)
+    (root / "001/session0").mkdir()
+    for emotion in ("happiness", "neutral"):
+        (root / "001" / emotion).rename(root / "001/session0" / emotion)
+    dataset = prepare.load("mug", data_dir=root)
+    assert dataset.splits == {"train": 8, "validation": 8, "test": 8}
+    assert_no_subject_straddles(dataset, {f"{i:03}" for i in range(3)})
+
+
 def test_mug_intensities_by_position(tmp_path):
     dataset = prepare.load("mug", variant="intensity", data_dir=write_mug(tmp_path / "raw", frames=11))
     assert dataset.has_intensity
@@ -346,6 +357,19 @@ def test_affectnet_by_tables(tmp_path):
     notes = record(dataset)["notes"]
     assert "left out, being of no emotion: 5 none, 5 uncertain, 5 non-face" in notes
     assert "training.csv: 32; the official data have 287,651" in notes
+
+
+def test_affectnet_tables_may_lie_in_their_folder_and_both_have_a_header(tmp_path):
+    root = write_affectnet(tmp_path / "raw", training=11)
+    before = prepare.load("affectnet", data_dir=root)
+    lists = root / affectnet.LISTS
+    lists.mkdir()
+    (root / "training.csv").rename(lists / "training.csv")
+    (lists / "validation.csv").write_text(HEADER + "\n" + (root / "validation.csv").read_text())
+    (root / "validation.csv").unlink()
+    after = prepare.load("affectnet", data_dir=root)
+    assert after.fingerprint == before.fingerprint
+    assert after.splits == {"train": 8, "test": 8}
 
 
 def test_affectnet_80_10_10_divides_the_training_set(tmp_path):

@@ -448,6 +448,10 @@ def test_what_joins_no_data_is_refused(data_dir, jaffe, caplog):
     ):
         with pytest.raises(UserError, match=message):
             prepare.load_configured(asked(name="x", train=parts), data_dir)
+    with pytest.raises(
+        UserError, match=r"data\.name = 'fer2013' is the name of one data set: give what data\.train, d"
+    ):
+        prepare.load_configured(asked(name="fer2013", train=({"name": "jaffe"},)), data_dir)
 
 
 def test_a_subject_in_two_splits_of_joined_data_is_told(data_dir, caplog):

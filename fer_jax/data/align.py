@@ -142,7 +142,7 @@ def find_images(source: Path, output: Path) -> list[str]:
     """
     if not source.is_dir():
         raise UserError(f"--input={source} is not a folder")
-    paths = (path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = (path for path in files.visible(source) if path.suffix.lower() in SUFFIXES)
     if output == source or output in source.parents:
         raise UserError(f"--input={source} lies in --output={output}, whose images are crops: choose another output")
     images = sorted(path.relative_to(source).as_posix() for path in paths if output not in path.parents)
@@ -384,8 +384,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.several,
         options.size,
         options.detector,
-        options.model,
-        options.landmarks,
+        options.model and options.model.resolve(),
+        options.landmarks and options.landmarks.resolve(),
     )
     try:
         rows = align_tree(settings, runner=options.runner, workers=options.workers)

@@ -152,6 +152,9 @@ class Dataset:
             return paths
         size = self.splits[split] * int(np.prod(self.image_shape)) if "image" in names else 0
         what = f"the {', '.join(names)} of the {split} split of {self.name}, {size / 1e6:,.1f} MB,"
+        remedy = "free some space, or set FER_JAX_CACHE to a folder with enough"
+        if size:
+            remedy += ", or train with data.residence = 'stream', which can do without"
         try:
             folder.mkdir(exist_ok=True)
             with alone(folder / f"{split}.lock") as held:
@@ -162,7 +165,9 @@ class Dataset:
                     return paths
                 if size > disk_share * shutil.disk_usage(folder).free:
                     free = f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB"
-                    raise CannotKeep(f"{what} take more than {disk_share:.0%} of the {free} that are free in {folder}")
+                    raise CannotKeep(
+                        f"{what} take more than {disk_share:.0%} of the {free} that are free in {folder}: {remedy}"
+                    )
                 if size or "digest" in names:
                     log.info("data: decoding %s into %s", what, folder)
                 with tempfile.TemporaryDirectory(dir=folder, prefix=f"{split}.", suffix=".partial") as partial:
@@ -172,10 +177,7 @@ class Dataset:
         except OSError as error:
             if not (reason := files.refusal(error)):
                 raise
-            raise CannotKeep(
-                f"{what} cannot be written to {folder} ({reason}): free some space, or set FER_JAX_CACHE to a "
-                f"folder with enough" + (", or train with data.residence = 'stream', which can do without" * bool(size))
-            ) from error
+            raise CannotKeep(f"{what} cannot be written to {folder} ({reason}): {remedy}") from error
         return paths
 
     def _write(self, split: str, paths: dict[str, Path], folder: Path) -> None:

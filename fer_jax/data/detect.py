@@ -196,7 +196,8 @@ class Supplied:
         if self._rows is not None:
             return [Face.from_landmarks(points) for points in self._rows.get(path.as_posix(), [])]
         beside = (self._source / path.parent / (path.stem + suffix) for suffix in LANDMARK_SUFFIXES)
-        return [Face.from_landmarks(read_landmarks(file)) for file in beside if file.is_file()][:1]
+        file = next((file for file in beside if file.is_file()), None)
+        return [Face.from_landmarks(read_landmarks(file))] if file else []
 
 
 def read_landmarks(path: Path) -> np.ndarray:

@@ -83,7 +83,8 @@ def load(
     stem = _stem(name, variant, align)
     if data_dir is None and (before := _prepared_before(cache, stem, builder_class)):
         return _read(before)
-    raw = builder_class.find_raw(Path(data_dir).expanduser() if data_dir is not None else None)
+    # Absolute, since Ray's actors work in another folder.
+    raw = builder_class.find_raw(Path(data_dir).expanduser().absolute() if data_dir is not None else None)
     directory = cache / f"{stem}-{_raw_key(builder_class, variant, raw, align)}"
     if not (directory / _RECORD).exists():
         try:
@@ -140,9 +141,16 @@ def load_configured(data: Mapping[str, Any], data_dir: str | Path | None = None)
     Raises:
       UserError: as `load`, or what is asked for cannot be had of these data.
     """
+    from fer_jax.data.datasets import DATASETS
+
     roles = {role: [combine.read_part(part, role) for part in data[role]] for role in combine.ROLES}
     roles = {role: parts for role, parts in roles.items() if parts}
     if roles:
+        if data["name"] in DATASETS:
+            raise UserError(
+                f"data.name = {data['name']!r} is the name of one data set: give what data.train, data.validation and "
+                f"data.test join another, e.g. --config.data.name=joined"
+            )
         loaded = {role: [_load_part(part, data_dir, data["align"]) for part in parts] for role, parts in roles.items()}
         dataset = combine.combine(data["name"], loaded)
     else:
@@ -179,7 +187,7 @@ def _prepared_before(cache: Path, stem: str, builder_class) -> Path | None:
     version, prepared = str(builder_class.VERSION), {}
     for path in sorted(cache.glob(f"{stem}-*/{_RECORD}")):
         record = json.loads(path.read_text())
-        if record["stem"] == stem and record.get("version", version) == version:
+        if record["stem"] == stem and record.get("version") == version:
             prepared[path.parent] = record
     if len({record["fingerprint"] for record in prepared.values()}) > 1:
         listed = "".join(f"\n  {folder}, of {record['raw'][0]}" for folder, record in prepared.items())
@@ -191,6 +199,9 @@ def _raw_key(builder_class, variant: str, raw: tuple[Path, ...], align: str) -> 
     """A digest of what decides on the prepared content: the raw files, the builder and, for drawn faces, OpenCV.
 
     Aligned pictures are decided on by the landmarks beside them too.
+
+    Raises:
+      UserError: a raw file cannot be read.
     """
     digest = hashlib.sha256(f"{builder_class.__name__} {builder_class.VERSION} {variant}".encode())
     digest.update(align.encode())
@@ -209,8 +220,11 @@ def _raw_key(builder_class, variant: str, raw: tuple[Path, ...], align: str) -> 
             digest.update(_listing(path))
             continue
         digest.update(os.fsencode(path.relative_to(above)) + b"\0")
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        try:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
     return digest.hexdigest()[:12]
 
 

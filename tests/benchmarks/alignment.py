@@ -3,7 +3,7 @@
     python -m tests.benchmarks.alignment [--image=PHOTO]
 
 Warps synthetic faces with known landmarks, from 256x256 pictures as large as a detector likes them. With a
-photograph and the extra `align` it also detects, aligns and writes that photograph again and again.
+photograph and the extra `align` it also detects, aligns and encodes that photograph again and again.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from fer_jax.data import crops, synthetic
-from fer_jax.data.detect import Face, ShapePredictor, make_detector
+from fer_jax.data.detect import Face, make_detector
 
 
 def seconds(work, count: int) -> float:
@@ -39,7 +39,7 @@ def main():
     faces = [Face.from_landmarks(example.landmarks * 2 + 0.5) for example in examples]
     each = seconds(lambda i: crops.align(images[i % 64], faces[i % 64]), 500)
     print(f"warp and crop: {1 / each:,.0f} faces/s on one core")
-    if options.image and ShapePredictor.available():
+    if options.image:
         detector = make_detector("dlib")
         image = np.ascontiguousarray(cv2.imread(str(options.image))[..., ::-1])
         (face, *_) = detector(image)

@@ -1,5 +1,6 @@
 """AffectNet (Mollahosseini et al. 2017), manually annotated: faces from the web, eight emotions, valence, arousal."""
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from fer_jax.errors import UserError
 
 CODES = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "angry", "contempt")
 NO_EMOTIONS = ("none", "uncertain", "non-face")  # the codes after them
-IMAGES = "Manually_Annotated_Images"
+IMAGES, LISTS = "Manually_Annotated_Images", "Manually_Annotated_file_lists"
 TABLES = {"training": "training.csv", "validation": "validation.csv"}
 FOLDERS = {"training": "train_set", "validation": "val_set"}
 COLUMNS = (
@@ -29,6 +30,8 @@ COLUMNS = (
     "valence",
     "arousal",
 )
+# Of training.csv; validation.csv was published without one.
+_HEADER = (*COLUMNS[:5], "facial_landmarks", *COLUMNS[5:])
 _IMAGES = (".jpg", ".jpeg", ".png")
 _ARRAYS = ("exp", "val", "aro")
 
@@ -45,8 +48,9 @@ class Affectnet(PictureBuilder):
       80_10_10: the official training set alone, split 80/10/10, each emotion alike, as CMU did.
 
     Source: http://mohammadmahoor.com/affectnet/; for non-commercial research, on request.
-    Layout: training.csv and validation.csv with their images in Manually_Annotated_Images/ (or beside them); or
-      train_set/images/0.jpg with train_set/annotations/0_exp.npy, 0_val.npy and 0_aro.npy, and val_set likewise.
+    Layout: training.csv and validation.csv, which may lie in Manually_Annotated_file_lists/, with their images in
+      Manually_Annotated_Images/ (or beside them); or train_set/images/0.jpg with train_set/annotations/0_exp.npy,
+      0_val.npy and 0_aro.npy, and val_set likewise.
     Expected: 287,651 faces for training and 4,000 for validation (3,999 in val_set) with one of the eight emotions.
     """
 
@@ -66,12 +70,15 @@ class Affectnet(PictureBuilder):
 
     @classmethod
     def find_raw(cls, data_dir):
-        root = data_dir or Path()
-        if data_dir and (tables := [root / name for name in TABLES.values() if (root / name).is_file()]):
-            images = root / IMAGES
-            return (*tables, images if images.is_dir() else root)  # the folder stands for its 100 gigabytes
-        folders = [root / name for name in FOLDERS.values() if data_dir and (root / name / "annotations").is_dir()]
-        arrays = [path for folder in folders for path in sorted(folder.glob("annotations/[!.]*.npy"))]
+        if data_dir is None:
+            raise missing("affectnet", data_dir, cls.ORIGIN)
+        for folder in (data_dir, data_dir / LISTS):
+            if tables := [folder / name for name in TABLES.values() if (folder / name).is_file()]:
+                images = data_dir / IMAGES
+                return (*tables, images if images.is_dir() else data_dir)  # the folder stands for its 100 gigabytes
+        folders = [data_dir / name for name in FOLDERS.values() if (data_dir / name / "annotations").is_dir()]
+        annotations = [f"annotations/[!.]*_{name}.npy" for name in _ARRAYS]  # there are some of landmarks besides
+        arrays = [path for folder in folders for each in annotations for path in sorted(folder.glob(each))]
         if not arrays:
             raise missing("affectnet", data_dir, cls.ORIGIN)
         return (*folders, *arrays)
@@ -106,7 +113,9 @@ class Affectnet(PictureBuilder):
 
 
 def read_table(path: Path, images: Path, left_out: Counter) -> Iterator[Picture]:
-    """The faces of training.csv in its order; those of no emotion are counted in `left_out`.
+    """The faces of training.csv, or of validation.csv, which has no header, in its order.
+
+    Those of no emotion are counted in `left_out`.
 
     Raises:
       UserError: wrong header or a row that is not a path, numbers and a known code; names file and line.
@@ -115,11 +124,13 @@ def read_table(path: Path, images: Path, left_out: Counter) -> Iterator[Picture]
         path.open(newline="", encoding="utf-8-sig", errors="replace") as file,
         files.csv_rows(file, path) as reader,
     ):
-        header = [name.strip() for name in next(reader, [])]
+        first = [name.strip() for name in next(reader, [])]
+        no_header = len(first) == len(_HEADER) and first[_HEADER.index("expression")].isdecimal()
+        header = list(_HEADER) if no_header else first
         if not set(COLUMNS) <= set(header):
             raise UserError(f"{path}: the header must name the columns {', '.join(COLUMNS)}; it has {header}")
         columns = [header.index(name) for name in COLUMNS]
-        for fields in reader:
+        for fields in itertools.chain([first] if no_header else [], reader):
             if not fields:
                 continue
             where = f"{path}, line {reader.line_num}"

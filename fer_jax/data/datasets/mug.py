@@ -1,5 +1,6 @@
 """MUG (Aifanti et al. 2010): takes of posed emotions, from neutral to the apex and back."""
 
+import itertools
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -42,7 +43,8 @@ class Mug(PictureBuilder):
     left out, so short takes give fewer than nine.
 
     Source: https://mug.ee.auth.gr/fed/; for non-commercial research, under a signed agreement.
-    Layout: subject/emotion/take/frame.jpg, e.g. 001/happiness/take000/img_0001.jpg.
+    Layout: subject/emotion/take/frame.jpg, e.g. 001/happiness/take000/img_0001.jpg; of some subjects
+      subject/session/emotion/take/frame.jpg, e.g. 001/session0/happiness/take000/img_0001.jpg.
     Expected: 52 subjects of the 86 recorded.
     """
 
@@ -96,7 +98,7 @@ class Mug(PictureBuilder):
 
 
 def read_takes(root: Path) -> list[Take]:
-    """All takes under subject/emotion/take, sorted.
+    """All takes under subject/emotion/take or subject/session/emotion/take, sorted.
 
     Raises:
       UserError: a folder that is no emotion.
@@ -104,7 +106,9 @@ def read_takes(root: Path) -> list[Take]:
     by_take: dict[Path, list[Path]] = {}
     for frame in _frames(root):
         by_take.setdefault(frame.parent, []).append(frame)
-    return [Take(take.parents[1].name, _emotion(take.parent), tuple(frames)) for take, frames in by_take.items()]
+    return [
+        Take(take.relative_to(root).parts[0], _emotion(take.parent), tuple(frames)) for take, frames in by_take.items()
+    ]
 
 
 def landmarks_of(frame: Path) -> Path | None:
@@ -158,7 +162,8 @@ def graded(levels: np.ndarray) -> list[int]:
 
 
 def _frames(root: Path) -> list[Path]:
-    return sorted(path for path in root.glob("*/*/*/[!.]*") if path.suffix.lower() in _IMAGES)
+    found = itertools.chain(root.glob("*/*/*/[!.]*"), root.glob("*/session*/*/*/[!.]*"))
+    return sorted(path for path in found if path.suffix.lower() in _IMAGES)
 
 
 def _emotion(folder: Path) -> str:
