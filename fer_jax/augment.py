@@ -337,10 +337,16 @@ def _keys(key, first, count):
 
 
 def preview(config, path, *, data_dir=None, images: int = 8, draws: int = 9) -> None:
-    """Draws training images as stored and as the model of the config sees them, before normalisation."""
+    """Draws training images as stored and as the model of the config sees them, before normalisation.
+
+    Raises:
+      UserError: as `config.validate`, and of the data.
+    """
+    from fer_jax import config as config_lib
     from fer_jax import figures, sharding
     from fer_jax.data import prepare
 
+    config_lib.validate(config)
     dataset = prepare.load_configured(config.data, data_dir)
     stored = dataset.arrays("train")["image"]
     chosen = np.asarray(stored[np.linspace(0, len(stored) - 1, images).astype(int)])

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
@@ -121,7 +120,6 @@ class _Stacked:
 def draw(rows: Sequence[dict], path: Path) -> None:
     """Draws a panel for each axis: seconds against size, a line for each model, its exponent beside its name."""
     figure = Figure(figsize=(12, 4), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
     models = list(dict.fromkeys(row["model"] for row in rows))
     for axes, (axis, unit) in zip(figure.subplots(1, len(AXES)), AXES.items(), strict=True):
         ticks = set()

@@ -171,7 +171,10 @@ def fresh_state(experiment: "Experiment") -> tuple[train.TrainState, jax.Array]:
     same_emotions = metadata["emotions"] and tuple(metadata["emotions"]) == experiment.dataset.emotions
     same_outputs = same_emotions and metadata.get("head", {}).get("name", "classification") == config.head.name
     state = train.init_state(recipe, init_key, pretrained["normalizer"], mesh, ema=ema)
-    return _begin_with(state, pretrained, recipe, keep_output=bool(same_outputs)), step_key
+    try:
+        return _begin_with(state, pretrained, recipe, keep_output=bool(same_outputs)), step_key
+    except UserError as error:
+        raise UserError(f"model.pretrained = {config.model.pretrained}: {error}") from error
 
 
 class SavingPace:

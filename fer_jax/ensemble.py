@@ -39,26 +39,21 @@ def ten_crops(images: jax.Array) -> jax.Array:
     return jnp.concatenate([crops, crops[:, :, :, ::-1]])
 
 
-# What an image is shown as besides itself: (images [B, H, W, C], strength) -> views [V, B, h, w, C].
-VIEWS: dict[str, Callable[[jax.Array, float], jax.Array]] = {
-    "flip": lambda images, strength: jnp.stack([images, images[:, :, ::-1]]),
-    "ten_crop": lambda images, strength: ten_crops(images),
-    "variants": lambda images, strength: jnp.moveaxis(
-        jax.vmap(functools.partial(augment.variants, strength=strength))(images), 1, 0
-    ),
+# What an image is shown as besides itself: images [B, H, W, C] -> views [V, B, h, w, C].
+VIEWS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "flip": lambda images: jnp.stack([images, images[:, :, ::-1]]),
+    "ten_crop": ten_crops,
+    "variants": jax.vmap(functools.partial(augment.variants, strength=STRENGTH), out_axes=1),
 }
 
 
-def predict_views(
-    net: Recognizer, images: np.ndarray, views: str, *, strength: float = STRENGTH, batch_size: int = 256
-) -> Prediction:
+def predict_views(net: Recognizer, images: np.ndarray, views: str, *, batch_size: int = 256) -> Prediction:
     """The mean of a network's answers on the views of each image: test-time augmentation.
 
     Args:
       images: uint8 [n, H, W, 1 or 3], as `Recognizer.predict` takes them.
       views: a key of VIEWS: `flip`, the image and its mirror image; `ten_crop`, see `ten_crops`; `variants`, the 28 of
-        `augment.variants`.
-      strength: of the variants, in 0..1.
+        `augment.variants` at STRENGTH.
       batch_size: at most so many views at once.
 
     Raises:
@@ -66,7 +61,7 @@ def predict_views(
     """
     if views not in VIEWS:
         raise unknown("test-time augmentation", views, VIEWS)
-    show = functools.partial(VIEWS[views], strength=strength)
+    show = VIEWS[views]
     count = jax.eval_shape(show, jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.uint8)).shape[0]
 
     @ops.jit
@@ -79,20 +74,17 @@ def predict_views(
     return Prediction(*recognizer.in_batches(show_all, images, max(1, batch_size // count)), net.emotions)
 
 
-def mean_probabilities(members: Sequence[Recognizer], images: np.ndarray, emotions: tuple[str, ...]) -> np.ndarray:
-    """The mean over the members of the probability of each of the emotions: float32 [n, C].
+def probabilities(net: Recognizer, run: Path, images: np.ndarray, emotions: tuple[str, ...]) -> np.ndarray:
+    """What the network of a run answers, in the order of `emotions`: float32 [n, C].
 
     Raises:
-      UserError: a member knows other emotions, or its outputs are not finite.
+      UserError: it knows other emotions, or its outputs are not finite; names the run.
     """
-    total = np.zeros((len(images), len(emotions)), np.float64)
-    for number, member in enumerate(members, 1):
-        if set(member.emotions) != set(emotions):
-            raise UserError(f"a member knows {', '.join(member.emotions)}, the others {', '.join(emotions)}")
-        prediction = member.predict(images)
-        prediction.require_finite(f"member {number} of {len(members)} of the ensemble")
-        total[:, remap(member.emotions, emotions)] += prediction.probabilities
-    return (total / len(members)).astype(np.float32)
+    if set(net.emotions) != set(emotions):
+        raise UserError(f"the network of {run} knows {', '.join(net.emotions)}, the images show {', '.join(emotions)}")
+    prediction = net.predict(images)
+    prediction.require_finite(f"the network of {run}")
+    return prediction.probabilities[:, remap(emotions, net.emotions)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -106,14 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from fer_jax.report_answers import optimistic_because  # here: it asks ensembles itself
 
     try:
-        members = [recognizer.load(run) for run in options.runs]
+        members = [(recognizer.load(run), run) for run in options.runs]
         dataset = prepare.load_of_run(options.runs[0], options.data_dir)
         arrays = dataset.arrays(options.split)
         print(f"{dataset.name}, {options.split} split, {len(arrays['label']):,} images")
-        rows = [(str(run), [member]) for run, member in zip(options.runs, members, strict=True)]
-        for name, some in [*rows, (f"mean of {len(members)}", members)]:
-            predicted = mean_probabilities(some, arrays["image"], dataset.emotions).argmax(1)
-            print(f"  {(predicted == arrays['label']).mean():7.2%}  {name}")
+        each = [probabilities(*member, arrays["image"], dataset.emotions) for member in members]
+        for name, answers in zip([*options.runs, f"mean of {len(each)}"], [*each, np.mean(each, 0)], strict=True):
+            print(f"  {(answers.argmax(1) == arrays['label']).mean():7.2%}  {name}")
         for run in options.runs:
             if why := optimistic_because(run, arrays["image"], dataset, options.split, None):
                 print(f"optimistic: {why}")

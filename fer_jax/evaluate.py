@@ -116,6 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     process.keep_freed_memory()
+    process.use_compilation_cache()
     try:
         answers = report.ask(
             options.workdir,

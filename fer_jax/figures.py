@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fer_jax import statistics
@@ -59,7 +58,6 @@ def confusion_matrix(confusion: np.ndarray, emotions: tuple[str, ...], path: Pat
 def learning_curves(rows: list[dict], path: Path) -> None:
     """Draws loss and accuracy over the epochs, from the rows of metrics.jsonl."""
     figure = Figure(figsize=(9, 3.6), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for split, colour in (("train", TRAIN), ("validation", VALIDATION)):
             points = [(row["epoch"], row[name]) for row in rows if row["split"] == split and row.get(name) is not None]
@@ -93,7 +91,6 @@ def contact_sheet(images: dict[str, np.ndarray], path: Path) -> None:
     """
     rows = max(map(len, images.values()))
     figure = Figure(figsize=(1.25 * len(images), 1.25 * rows + 0.25), dpi=102, layout="constrained")
-    FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
     grid = figure.subplots(rows, len(images), squeeze=False)
     for axes in grid.flat:
@@ -111,7 +108,6 @@ def contact_sheet(images: dict[str, np.ndarray], path: Path) -> None:
 def _figure(width: float, height: float):
     # Without pyplot: no global state, no display, usable from any thread.
     figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
     return figure, figure.add_subplot()
 
 
@@ -124,7 +120,6 @@ def factor_effects(
       effects: field -> (value, scores of the runs with it).
     """
     figure = Figure(figsize=(max(4.5, 3.6 * len(effects)), 3.6), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(effects), sharey=True, squeeze=False)[0]
     for axes, (field, values) in zip(panels, effects.items(), strict=True):
         for place, (_, scores) in enumerate(values):
@@ -179,7 +174,6 @@ def parallel_coordinates(
       scores: float [runs].
     """
     figure = Figure(figsize=(1.9 * (len(factors) + 1) + 1.5, 4), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots()
     low, high = (scores.min(), scores.max()) if measure.higher_is_better else (scores.max(), scores.min())
     heights = places / np.maximum([len(values) - 1 for values in factors.values()], 1)

@@ -43,8 +43,8 @@ class Follower:
     The whole of an image is searched where no face is known, where one that the image before showed isn't found again
     (it left, or all changed), and in any case of every n-th one, for those who enter. The others are searched around
     known faces only, for faces of about their size. Faces that were missed are looked for at their old places too, n
-    images long. Where so many faces are known that to
-    search around each takes longer than the whole image, the whole image is searched.
+    images long. Where so many faces are known that to search around each takes longer than the whole image, the whole
+    image is searched.
 
     What is found depends on the images alone, never on the clock.
     """

@@ -89,7 +89,7 @@ class Analyzer:
                 boxes.append(face.box)
             except crops.NoCrop:  # landmarks that span no rectangle, as of a face in profile
                 self.unaligned += 1
-        answer = self.network.predict(np.array(faces) if faces else self._nobody(0), batch_size=BATCH)
+        answer = self.network.predict(faces, batch_size=BATCH)
         answer.require_finite("the network")
         measured = np.concatenate([answer.probabilities, answer.intensities], 1)
         numbers, smoothed = self._tracker.update(boxes, measured, time)
@@ -106,10 +106,8 @@ class Analyzer:
 
     def warm_up(self, faces: int) -> None:
         """Compiles the program of a frame of so many faces; that of BATCH_SIZES are all."""
-        self.network.predict(self._nobody(faces), batch_size=BATCH).require_finite("the network")
-
-    def _nobody(self, count: int) -> np.ndarray:
-        return np.zeros((count, self.side, self.side, 3), np.uint8)
+        nobody = np.zeros((faces, self.side, self.side, 3), np.uint8)
+        self.network.predict(nobody, batch_size=BATCH).require_finite("the network")
 
 
 def crop(image: np.ndarray, face: Face, *, side: int, align: str) -> np.ndarray:

@@ -28,10 +28,11 @@ class RunLog:
         self._path = workdir / "metrics.jsonl"
         self._timing = workdir / "timing.jsonl"
         self._folder, self._step = workdir / "tensorboard", step
-        if self._path.exists():
-            kept = [row for row in read_rows(self._path) if row["step"] <= step]
-            with files.whole(self._path) as temporary:
-                temporary.write_text("".join(map(_line, kept)))
+        for path in (self._path, self._timing):
+            if path.exists():
+                kept = [row for row in read_rows(path) if row["step"] <= step]
+                with files.whole(path) as temporary:
+                    temporary.write_text("".join(map(_line, kept)))
 
     @functools.cached_property
     def _board(self):

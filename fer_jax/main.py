@@ -68,6 +68,12 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         raise UserError(_no_such_field(str(error))) from error
     except flags.Error as error:
         raise UserError(str(error)) from error
+    except OSError as error:  # an override of a file that could not be loaded
+        raise _not_loaded(argv, error) from error
+    except ValueError as error:
+        names = [argument.partition("=")[0] for argument in argv if argument.startswith("--config.")]
+        odd = next((name for name in names if "-" in name[2:]), None)
+        raise UserError(f"{odd} names no field: write _ for -" if odd else f"--config: {error}") from error
     if len(rest) > 1:
         raise UserError(f"unexpected arguments {rest[1:]}: flags begin with --, e.g. --config=configs/vggs_small.py")
     if not flags.FLAGS["config"].present:
@@ -75,11 +81,17 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         _CONFIG.value.to_dict()  # a file that could not be loaded answers here
     except OSError as error:
-        path = Path(flags.FLAGS["config"].config_filename.partition(":")[0])
-        if path.exists():
-            raise UserError(str(error)) from error
-        raise unknown("config file", str(path), sorted(map(str, path.parent.glob("*.py")))) from error
+        raise _not_loaded(argv, error) from error
     return rest
+
+
+def _not_loaded(argv: Sequence[str], error: OSError) -> UserError:
+    """What to say of a config file that cannot be loaded; where it is not there, which one may have been meant."""
+    place = next(i for i, argument in enumerate(argv) if re.match(r"--?config(=|$)", argument))
+    path = Path((argv[place].partition("=")[2] or argv[place + 1]).partition(":")[0])
+    if path.exists():
+        return UserError(str(error))
+    return unknown("config file", str(path), sorted(map(str, path.parent.glob("*.py"))))
 
 
 def _no_such_field(message: str) -> str:
@@ -110,6 +122,7 @@ def entry(main: Callable[[Sequence[str]], None], parser: Callable[[Sequence[str]
 
 
 if __name__ == "__main__":
+    # Here, not above: sweep and augment, which adopt the flags of this module, have none of these.
     _DISTRIBUTED = flags.DEFINE_bool(
         "distributed",
         False,

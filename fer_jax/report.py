@@ -162,8 +162,8 @@ def _intensity(answers: Answers) -> dict:
     }
 
 
-def write(answers: Answers, output: Path | None = None) -> dict:
-    """Writes index.html and metrics.json to `output` (default: `report` in the run directory).
+def write(answers: Answers, output: Path) -> dict:
+    """Writes index.html and metrics.json to `output`.
 
     Returns:
       The content of metrics.json: the findings, and `speed`, which is measured here.
@@ -171,7 +171,6 @@ def write(answers: Answers, output: Path | None = None) -> dict:
     Raises:
       UserError: they cannot be written there.
     """
-    output = output or answers.workdir / "report"
     found = findings(answers) | {"speed": report_cost.speed(answers.net, answers.image)}
     try:
         output.mkdir(parents=True, exist_ok=True)

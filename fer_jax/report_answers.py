@@ -136,8 +136,8 @@ def ask(
     copied = _copied(image, config, results, data, split, transfer=transfer)
     if members:
         joint = f"ensemble: mean of {len(members) + 1} networks (with {', '.join(map(str, members))})"
-        others = ensemble.mean_probabilities([recognizer.load(each) for each in members], image, emotions)
-        alternatives[joint] = (prediction.probabilities[:, order] + len(members) * others) / (len(members) + 1)
+        others = [ensemble.probabilities(recognizer.load(each), each, image, emotions) for each in members]
+        alternatives[joint] = np.mean([prediction.probabilities[:, order], *others], 0)
         if reasons := [why for each in members if (why := optimistic_because(each, image, data, split, copied))]:
             optimistic[joint] = "; ".join(reasons)
     shared = tuple(emotion for emotion in emotions if emotion in data.emotions)

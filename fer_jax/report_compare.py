@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fer_jax import logs, statistics
@@ -113,7 +112,6 @@ def draw(runs: Sequence[Answers], found: Sequence[dict], path: Path) -> None:
     names = labels([run.workdir for run in runs])
     lines = sum(name.count("\n") + 1 for name in names)
     figure = Figure(figsize=(11, max(2.7 + 0.25 * len(runs), 1.2 + 0.16 * lines)), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
     scores, recalls, curves = figure.subplots(1, 3, width_ratios=(1, 1.35, 1.1))
     emotions = list(found[0]["classes"])
     for place, (run, each) in enumerate(zip(runs, found, strict=True)):

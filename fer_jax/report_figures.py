@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fer_jax import explain, heads, ops
@@ -275,7 +274,6 @@ def embedding(net: Recognizer, faces: Faces) -> Figure:
     places, shares = map(np.asarray, explain.principal_components(jnp.asarray(features)))
     labels = faces.targets()
     figure = Figure(figsize=(7.2, 5.6), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for label, emotion in enumerate(net.emotions):
         some = labels == label
@@ -386,7 +384,6 @@ def _grid(rows: int, columns: int, heading: str, *, cell: float = 1.0, left: flo
     # Without pyplot: no global state, no display.
     width = max(cell * columns + left + 0.2, 0.085 * len(heading))
     figure = Figure(figsize=(width, (cell + 0.12) * rows + 0.9), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.01, hspace=0.01)
     figure.suptitle(heading, fontsize=10)
     grid = figure.subplots(rows, columns, squeeze=False)

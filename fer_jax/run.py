@@ -129,11 +129,13 @@ def _warn_of_idle_fields(config: ConfigDict) -> None:
 
 
 def _refuse_unknown_names(config: ConfigDict) -> None:
-    """Makes what can be made without data, so that a misspelt name is told before they are prepared."""
+    """Makes and reads what can be without data, so that a misspelt name is told before they are prepared."""
     head = heads.make_head(config.head.name, BASIC7, loss=config.head.loss)
     models.create(config.model.name, num_outputs=head.num_outputs, **config_lib.model_options(config))
     optim.make_schedule(config.optim, steps_per_epoch=1000, total_steps=1000 * config.train.epochs)
     optim.make_optimizer(config.optim)
+    if config.model.pretrained:
+        checkpoint.load_weights(config.model.pretrained)
 
 
 def reported_split(splits: Iterable[str]) -> str | None:
@@ -250,6 +252,7 @@ def fit(
     clock, pace = Clock(started), SavingPace(config.train.saving_share)
     best, saved = None, None  # a state that was the best and is not saved yet; the step of the last checkpoint
     with (
+        contextlib.closing(course),
         train.Interruption() as interruption,
         logs.ProgressBar(total=stop * order.batch_size, done=course.step * order.batch_size) as bar,
     ):
@@ -283,9 +286,7 @@ def fit(
             if interruption.agreed(together=row_ends or not single):  # at the last step, too: a sweep would go on
                 if saved != course.step:
                     course.save(state, best)
-                course.close()
                 raise train.Interrupted(interruption.signum, f" at step {course.step}: saved")
-    course.close()
     return state, course
 
 

@@ -9,6 +9,7 @@ Under `vmap` a convolution, whose kernel differs from member to member, becomes 
 slow at. So a convolution has several forms (`ops.CONVOLUTIONS`), of which `stack_cost` finds the fastest.
 """
 
+import contextlib
 import functools
 import json
 from collections.abc import Sequence
@@ -247,6 +248,7 @@ def fit(courses: Sequence[Course], form: str, *, started: float, until: int | No
     clock, pace = Clock(started), SavingPace(experiment.config.train.saving_share)
     saved = None  # the step of the last checkpoints
     with (
+        contextlib.closing(crew),
         train.Interruption() as interruption,
         logs.ProgressBar(total=stop * images_a_step, done=step * images_a_step) as bar,
     ):
@@ -281,9 +283,7 @@ def fit(courses: Sequence[Course], form: str, *, started: float, until: int | No
             if interruption.signum:
                 if saved != step:
                     crew.save(state)
-                crew.close()
                 raise train.Interrupted(interruption.signum, f" at step {step}: saved")
-    crew.close()
     return crew.failed
 
 

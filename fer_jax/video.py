@@ -165,7 +165,10 @@ def open_source(text: str) -> Source:
     if "://" in text:
         return Video(text, text)
     if path.is_dir():
-        images = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        try:
+            images = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
         if not images:
             raise UserError(f"{path} has no images in it ({', '.join(SUFFIXES)})")
         return Pictures(images, text)

@@ -1,12 +1,12 @@
 """The parts of the page that say what was seen, as HTML with all pictures inside: nothing is written to disk."""
 
-import base64
 import html
 from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
 
+from fer_jax import html_page
 from fer_jax.data.emotions import expressed
 from fer_jax.overlay import COLOURS
 from fer_jax.web_analysis import Person, Seen
@@ -151,4 +151,4 @@ def _colour(emotion: str) -> str:
 
 def _jpeg(image: np.ndarray, quality: int) -> str:
     data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return "data:image/jpeg;base64," + base64.b64encode(data).decode()
+    return html_page.data_url(data.tobytes(), "jpeg")

@@ -13,6 +13,7 @@ import pytest
 from scipy import stats
 
 from fer_jax import augment, config, sharding
+from fer_jax.errors import UserError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (13, 10, 3), dtype=np.uint8)
 STRENGTHS = {"flip": 0.5, "shift": 0.3, "brightness": 0.4, "rotate": 30.0, "scale": 0.2, "crop": 0.3, "variant": 0.5}
@@ -317,6 +318,14 @@ def test_the_preview_is_drawn(tmp_path):
     result = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert cv2.imread(str(path)).std() > 20
+
+
+def test_the_preview_of_a_config_that_no_run_would_take_is_refused(tmp_path):
+    misspelt = config.default_config()
+    with misspelt.unlocked():
+        misspelt.augment.rotat = 10.0
+    with pytest.raises(UserError, match=r"unknown config field 'augment\.rotat'"):
+        augment.preview(misspelt, tmp_path / "sheet.png")
 
 
 @pytest.mark.parametrize(

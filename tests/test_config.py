@@ -189,6 +189,14 @@ def command(*arguments):
             ["--config=configs/shalow.py"],
             "'configs/shalow.py'. Did you mean 'configs/shallow.py'? Known: configs/",
         ),
+        (
+            ["--config", "configs/shalow.py:fer2013", "--config.train.epochs=5"],
+            "'configs/shalow.py'. Did you mean 'configs/shallow.py'? Known: configs/",
+        ),
+        (
+            ["--config=configs/shallow.py", "--config.optim.learning-rate=0.1"],
+            "--config.optim.learning-rate names no field: write _ for -",
+        ),
         ([], "which config?"),
         (["--config=configs/shallow.py", "--confg=1"], "Unknown command line flag 'confg'"),
         (["--config=configs/shallow.py", "extra"], "unexpected arguments ['extra']"),

@@ -58,6 +58,8 @@ def test_programs_of_many_steps_leave_each_row_once_though_killed_epochs_after_t
     assert logs.read_rows(tmp_path / "run/metrics.jsonl")[-1]["step"] == 24
     run.run(rare, tmp_path / "run", data_dir=data)
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == (tmp_path / "whole/metrics.jsonl").read_bytes()
+    epochs = [row["step"] for row in logs.read_rows(tmp_path / "run/timing.jsonl") if "train_seconds" in row]
+    assert epochs == sorted(set(epochs))  # those of the epochs that were lost are gone
 
 
 def test_killed_between_its_two_checkpoints_a_run_keeps_its_best(data, tmp_path, monkeypatch):
@@ -187,6 +189,20 @@ def test_pretrained_weights_with_a_mean_image_take_images_of_its_size_alone(data
     larger = config(**fields, **{"model.input_shape": (64, 64, 1), "model.pretrained": str(path)})
     with pytest.raises(UserError, match=r"model\.input_shape = \(64, 64, 1\): .* a mean image of \(48, 48, 1\), so it"):
         course.fresh_state(run.build(larger, data))
+
+
+def test_pretrained_weights_that_are_not_there_are_told_before_the_data_are(tmp_path):
+    with pytest.raises(UserError, match="there are no weights at nowhere"):
+        run.build(config(**{"model.pretrained": "nowhere"}), str(tmp_path / "nor data"))
+
+
+def test_a_run_that_ends_in_an_error_closes_its_log(data, tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(course.Course, "close", lambda self: closed.append(self.workdir))
+    diverges = config(**{"optim.name": "sgd", "optim.learning_rate": 1e30})
+    with pytest.raises(UserError, match="the loss became"):
+        run.run(diverges, tmp_path / "run", data_dir=data)
+    assert closed == [tmp_path / "run"]
 
 
 def test_the_normaliser_of_a_run_is_that_of_its_training_images(experiment):

@@ -319,6 +319,7 @@ def test_training_may_begin_with_the_weights_of_another_run(uninterrupted, data_
     np.testing.assert_array_equal(before["normalizer"]["mean"], after["normalizer"]["mean"])
     other = execute(environment, data_dir, tmp_path / "other", given, "--config.model.options.hidden=(8,)")
     assert other.returncode == 1
+    assert f"{workdir / 'weights.safetensors'}: the weights are those of another model" in other.stderr
     assert "params/Dense_0/kernel has shape" in other.stderr
 
 
