@@ -453,7 +453,7 @@ def test_what_cannot_be_evaluated_is_refused_with_a_reason(copy, runs, tmp_path)
     rewrite(copy, change=lambda leaf: np.full_like(leaf, np.nan))
     with pytest.raises(UserError, match=r"outputs that are not finite for 21 of 21 images"):
         report.ask(copy, data_dir=raw)
-    with pytest.raises(UserError, match=r"member 1 of 1 of the ensemble gives outputs that are not finite for 21 of"):
+    with pytest.raises(UserError, match=rf"the network of {copy} gives outputs that are not finite for 21 of"):
         report.ask(runs[0][0], data_dir=raw, members=[copy])
     rewrite(copy, emotions=["angry", "disgust", "fear", "happy", "sad", "surprise", "contempt"])
     with pytest.raises(UserError, match=r"knows angry.*contempt, the data set fer2013 has .*neutral"):
