@@ -25,7 +25,7 @@ def reliability(bins: dict) -> str:
         at = f"{share:.0%}"
         lines.append(f"<text x=34 y={274 - 260 * share:.0f} text-anchor=end fill=#5a626c>{at}</text>")
         lines.append(f"<text x={40 + 260 * share:.0f} y=285 text-anchor=middle fill=#5a626c>{at}</text>")
-    lines.append("<text x=46 y=22>accuracy</text><text x=294 y=264 text-anchor=end>confidence</text>")
+    lines.append("<text x=46 y=22>accuracy</text><text x=300 y=303 text-anchor=end>confidence</text>")
     lines.append(f"<text x=46 y=303 fill=#5a626c>images, at most {largest:,} in a bin</text>")
     return f"<div class=chart><svg viewBox='0 0 330 350' font-size=11>{''.join(lines)}</svg></div>"
 
