@@ -3,7 +3,6 @@
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -16,7 +15,7 @@ def fake_tensors(model):
     """Tensors with the names and shapes of the source, as if read from a file."""
     source = convert.SOURCES[model]
     module = models.create(model, num_outputs=len(source.names) or 1000)
-    template = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros((1, *source.input_shape)), train=False))
+    template = models.variable_shapes(module, source.input_shape)
     shapes = {
         "/".join(part.key for part in path): leaf.shape
         for path, leaf in jax.tree_util.tree_flatten_with_path(template)[0]
@@ -71,6 +70,16 @@ def test_the_converted_net_gives_the_logits_of_the_original(model, shape):
     assert expected.std() > 1e-3
     logits = jax.jit(lambda variables: module.apply(variables, images, train=False))(variables)
     np.testing.assert_allclose(logits, expected, atol=1e-3 * expected.std())
+
+
+@pytest.mark.parametrize("model", convert.SOURCES)
+def test_a_complete_file_fills_every_variable(model):
+    variables, metadata = convert.convert(model, fake_tensors(model))
+    module = models.create(model, num_outputs=7 if metadata["emotions"] else 1000)
+    template = models.variable_shapes(module, metadata["input_shape"])
+    filled = {name: variables[name] for name in template}
+    assert jax.tree.structure(template) == jax.tree.structure(filled)
+    assert set(variables) - set(template) == {"normalizer"}
 
 
 def test_the_command_writes_what_the_package_reads(tmp_path, capsys):

@@ -135,6 +135,28 @@ def test_grad_cam_lies_where_the_channel_is_that_decides(bright):
         explain.grad_cam(*bright, layer="Conv_1")
 
 
+class Coarse(nn.Module):
+    """The mean of each channel, by maps of a quarter of the image's side."""
+
+    @nn.compact
+    def __call__(self, x, *, train):
+        x = nn.avg_pool(x, (4, 4), (4, 4))
+        return nn.relu(nn.Conv(2, (1, 1))(x)).mean((1, 2))
+
+
+def test_grad_cam_is_sampled_up_to_the_image():
+    variables = {"params": {"Conv_0": {"kernel": jnp.eye(2)[None, None], "bias": jnp.zeros(2)}}}
+    images = np.zeros((1, 12, 12, 2), np.float32)
+    images[:, 4:8, 4:8, 0] = 1
+    assert explain.maps(Coarse(), variables, images)["relu_0"].shape == (1, 3, 3, 2)
+    (heat,) = np.asarray(explain.grad_cam(Coarse(), variables, images, jnp.array([0])))
+    assert heat.shape == (12, 12)
+    assert heat.min() >= 0
+    # Bilinear between the centres of the nine blocks: a tent over the middle one that ends at its neighbours' centres.
+    tent = 1 - np.abs(np.arange(12) - 5.5) / 4
+    np.testing.assert_allclose(heat, np.outer(*[tent.clip(0)] * 2) / 9, atol=1e-6)
+
+
 def test_the_occlusion_map_peaks_at_the_block_that_decides(bright):
     heat = np.asarray(explain.occlusion(*bright, size=3, stride=1, batch_size=7))
     assert heat.shape == (2, 12, 12)
