@@ -354,9 +354,10 @@ def preview(config, path, *, data_dir=None, images: int = 8, draws: int = 9) -> 
     shape = tuple(config.model.input_shape)
 
     def see(key, batch):
-        seen = augment_batch(key, batch, 0, of_images)
+        augment_key, mix_key = jax.random.split(key)
+        seen = augment_batch(augment_key, batch, 0, of_images)
         if of_pairs:
-            seen, _, _ = mix(key, seen, {}, 0, of_pairs, sharding.AXIS)
+            seen, _, _ = mix(mix_key, seen, {}, 0, of_pairs, sharding.AXIS)
         return imaging.to_input(seen, shape)
 
     mesh = sharding.make_mesh(jax.devices()[:1])

@@ -130,7 +130,7 @@ def train_step(state: TrainState, batch: dict, key: jax.Array, hyper: dict, *, r
     Returns:
       The next state, and {'loss', 'accuracy', 'learning_rate'} of the whole batch.
     """
-    augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+    augment_key, dropout_key, mix_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
     # An example's draws depend on its place in the global batch: one device and eight draw the same.
     first = lax.axis_index(sharding.AXIS) * batch["label"].shape[0]
     of_images, of_pairs = augment.split_options(hyper["augment"])
@@ -138,7 +138,7 @@ def train_step(state: TrainState, batch: dict, key: jax.Array, hyper: dict, *, r
     labels = {name: array for name, array in batch.items() if name != "image"}
     targets = [(labels, 1.0)]  # and the share that each example has of them
     if of_pairs:
-        images, others, share = augment.mix(augment_key, images, labels, first, of_pairs, sharding.AXIS)
+        images, others, share = augment.mix(mix_key, images, labels, first, of_pairs, sharding.AXIS)
         targets = [(labels, share), (others, 1 - share)]
     inputs = normalization.apply(imaging.to_input(images, recipe.input_shape), state.normalizer)
 

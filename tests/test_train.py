@@ -108,9 +108,9 @@ def test_a_mixed_example_has_the_loss_of_both_labels(one):
     key = jax.random.key(1)
     spread = sharding.split_batch(batch, one)
     _, metrics = train.compile_step(recipe, one)(sharding.replicate(state, one), spread, key, hyper)
-    augment_key = jax.random.split(jax.random.fold_in(key, 0))[0]
+    mix_key = jax.random.split(jax.random.fold_in(key, 0), 3)[2]
     mix = jax.shard_map(
-        lambda images, labels: augment.mix(augment_key, images, labels, 0, {"mixup": 0.5}, sharding.AXIS),
+        lambda images, labels: augment.mix(mix_key, images, labels, 0, {"mixup": 0.5}, sharding.AXIS),
         mesh=one,
         in_specs=(sharding.REPLICATED, sharding.REPLICATED),
         out_specs=sharding.REPLICATED,
