@@ -390,7 +390,8 @@ def main() -> None:
     from fer_jax import main as command
     from fer_jax import process
 
-    flags.adopt_module_key_flags(command)  # --help shows them too
+    for name in ("config", "data_dir"):  # --help shows them too
+        flags.declare_key_flag(name)
     preview_flag = flags.DEFINE_string("preview", "augmentation.png", "the picture to draw")
 
     def draw(_argv):

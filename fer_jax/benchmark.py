@@ -80,11 +80,16 @@ def run(options: argparse.Namespace) -> list[dict]:
     if options.figure and "scaling" not in options.suite:
         raise UserError("--figure is the picture of --suite=scaling")
     for option, path in (("output", options.output), ("figure", options.figure)):
-        if path and not path.absolute().parent.is_dir():  # answers now, not after hours
+        if path and not path.absolute().parent.is_dir():
             raise UserError(f"--{option}={path}: there is no folder {path.absolute().parent}")
+        if path and path.is_dir():
+            raise UserError(f"--{option}={path} is a folder: name a file")
+    if options.figure and options.figure.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise UserError(f"--figure={options.figure}: name it *.png, *.pdf or *.svg")
     import jax
 
     from fer_jax import benchmark_input, benchmark_models, benchmark_run, benchmark_scaling, logs, models, report_cost
+    from fer_jax.data import prepare
 
     suites = {
         "train": benchmark_models.train_suite,
@@ -106,8 +111,11 @@ def run(options: argparse.Namespace) -> list[dict]:
         epochs=options.epochs,
         rival=counterpart(options.against) if options.against else None,
     )
+    # What is wrong answers now, not after hours.
     for name in settings.models:
-        benchmark_models.config_of(name, settings)  # a wrong one answers now, not after hours
+        benchmark_models.config_of(name, settings)
+    if {"input", "end_to_end"} & set(options.suite):
+        prepare.load(settings.dataset, data_dir=settings.data_dir)
     environment = logs.environment() | {"processor": report_cost.device_name(), "cores": os.cpu_count()}
     if settings.rival:
         environment["packages"]["torch"] = settings.rival.torch.__version__

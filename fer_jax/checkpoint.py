@@ -190,5 +190,5 @@ def load_weights(source: Path | str) -> tuple[dict, dict]:
         raise UserError(f"there are no weights at {path}; those of the package are: {names or 'none'}") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (SafetensorError, KeyError, TypeError) as error:
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is not a weights file of fer_jax; see fer_jax.convert") from error

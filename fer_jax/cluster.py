@@ -150,7 +150,8 @@ class Reporter(tune.Callback):
         scores = [row["accuracy"] for row in rows if row["split"] == "validation"]
         shown = f", validation accuracy {scores[-1]:.1%}" if scores else ""
         epochs = part["members"][0]["config"]["train"]["epochs"]
-        return f"{name}: epoch {rows[-1]['epoch']:.3g} of {epochs}{shown} ({done} of {len(part['members'])} finished)"
+        epoch = rows[-1]["epoch"] if rows else 0  # of a row that is only half there
+        return f"{name}: epoch {epoch:.3g} of {epochs}{shown} ({done} of {len(part['members'])} finished)"
 
     def _fail(self, name: str, reason: str) -> None:
         self.failed[name] = reason

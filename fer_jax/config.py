@@ -253,7 +253,8 @@ def validate(config: ConfigDict) -> None:
     for field, value in fractions.items():
         if not 0 <= value <= 1:
             raise UserError(f"{field} = {value} must lie in 0..1 (--config.{field}=...)")
-    for field, value in (("optim.momentum", config.optim.momentum), *_dropout_rates(config)):
+    below_one = {"optim.momentum": config.optim.momentum, "augment.scale": config.augment.scale}
+    for field, value in (*below_one.items(), *_dropout_rates(config)):
         if not isinstance(value, int | float) or not 0 <= value < 1:
             raise UserError(f"{field} = {value} must lie in 0..1, below 1 (--config.{field}=...)")
     if config.head.label_smoothing and config.head.name == "classification" and config.head.loss == "squared_hinge":
@@ -279,10 +280,9 @@ def validate(config: ConfigDict) -> None:
             known = ", ".join(choice or "''" for choice in choices)
             raise UserError(f"{field} = {value!r} is unknown: use one of {known}")
     _validate_data(config.data)
-    if len(config.model.input_shape) != 3 or config.model.input_shape[2] not in (1, 3):
-        raise UserError(
-            f"model.input_shape = {config.model.input_shape} must be (height, width, channels), channels 1 or 3"
-        )
+    shape = config.model.input_shape
+    if len(shape) != 3 or not all(isinstance(side, int) for side in shape) or shape[2] not in (1, 3):
+        raise UserError(f"model.input_shape = {shape} must be (height, width, channels), channels 1 or 3")
     _validate_smaller(config)
 
 
@@ -358,7 +358,7 @@ def difference(before: dict, after: dict, prefix: str = "") -> list[str]:
 
 def cache_directory() -> Path:
     """Where prepared data and compiled programs are kept between runs: `$FER_JAX_CACHE`, else `~/.cache/fer_jax`."""
-    return Path(os.environ.get("FER_JAX_CACHE", "~/.cache/fer_jax")).expanduser()
+    return Path(os.environ.get("FER_JAX_CACHE") or "~/.cache/fer_jax").expanduser()
 
 
 def default_workdir(config_file: str, stamp: str) -> Path:

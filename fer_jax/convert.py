@@ -80,7 +80,7 @@ def _read_hdf5(path):
 def _read_safetensors(path):
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a readable safetensors file: {error}") from error
 
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fer_jax import augment, ops, recognizer
+from fer_jax import augment, ops, process, recognizer
 from fer_jax.data import prepare
 from fer_jax.data.emotions import remap
 from fer_jax.errors import UserError, unknown
@@ -95,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", default="test", help="default: test")
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    process.use_compilation_cache()
     from fer_jax.report_answers import optimistic_because  # here: it asks ensembles itself
 
     try:

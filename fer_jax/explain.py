@@ -204,7 +204,8 @@ def occlusion(
     occluded = jax.lax.map(logits_of, jnp.asarray(filled.reshape(-1, at_once, 2))).reshape(-1, count)[: len(places)]
     whole = _target_logits(model.apply(variables, images, train=False), targets)
     drops = (whole - occluded).T.reshape(count, len(rows), len(columns))
-    total = jnp.einsum("bij,ih,jw->bhw", drops, rows.astype(np.float32), columns.astype(np.float32))
+    hidden = rows.astype(np.float32), columns.astype(np.float32)
+    total = jnp.einsum("bij,ih,jw->bhw", drops, *hidden, precision="highest")
     return total / (rows.sum(0)[:, None] * columns.sum(0)[None, :])
 
 

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from fer_jax import __version__, checkpoint, export_onnx, files, ops, recognizer
+from fer_jax import __version__, checkpoint, export_onnx, files, ops, process, recognizer
 from fer_jax.data import prepare
 from fer_jax.errors import UserError, unknown
 from fer_jax.imaging import to_input
@@ -152,8 +152,8 @@ def _load_stablehlo(path):
     except Exception as error:  # flatbuffers and JAX raise whatever the content made them
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{path}: JAX {jax.__version__} cannot read its program, written by JAX {by}: update JAX, or export it "
-            f"again here ({reason})"
+            f"{path}: JAX {jax.__version__} cannot read its program, written by JAX {by}: export it again with "
+            f"this JAX, or ask it with the other ({reason})"
         ) from error
 
     def run(images):
@@ -217,15 +217,17 @@ def export(
     net = with_precision(recognizer.load(workdir), "float32")
     source, metadata = _described(workdir)
     faces = _faces_to_ask(net, workdir, metadata, data_dir)
+    # Of a run its model; weights files of which several may lie in one folder have names of their own.
+    name = metadata["model"]["name"] if source.name == "weights.safetensors" else source.stem
     if not output:  # beside what was given, never within the package
         output = source.parent / "export" if workdir.exists() else "export"
+    elif source.name == "weights.safetensors":  # the folder may take the exports of several runs
+        name = source.resolve().parent.name
     output = Path(output)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output={output} cannot be made ({error.strerror}): name another folder") from error
-    # Of a run its model; weights files of which several may lie in one folder have names of their own.
-    name = metadata["model"]["name"] if source.name == "weights.safetensors" else source.stem
     # Else a GPU or TPU multiplies float32 with fewer bits, and its answers are not those of other machines.
     with jax.default_matmul_precision("highest"):
         expected = net.predict(faces.images)
@@ -378,6 +380,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: export beside the weights")
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    process.use_compilation_cache()
     try:
         rows, asked = export(
             options.workdir, options.format, options.precision, data_dir=options.data_dir, output=options.output

@@ -1,10 +1,11 @@
-"""Files: written whole or not at all, found below a folder, read as images and CSV, and what a disk refuses. No JAX."""
+"""Files: written whole or not at all, found in folders, read as images and CSV, and what a disk refuses. No JAX."""
 
 import contextlib
 import csv
 import errno
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -73,8 +74,63 @@ def csv_rows(file: TextIO, path: Path, **options) -> Iterator:
         raise UserError(f"{path} is not a text file in UTF-8 ({error.reason}): save it as one; is it packed?") from None
 
 
-def visible(folder: Path) -> Iterator[Path]:
-    """All files below a folder, in no order, but for hidden ones and those of hidden folders."""
-    for path in folder.rglob("[!.]*"):
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
+def entries(folder: Path, depth: int = 1) -> list[Path]:
+    """What lies in a folder, or so many folders deep in it, by name, but for what is hidden; nothing in a file.
+
+    Raises:
+      UserError: a folder that may not be read, for which `Path.glob` would be an empty one.
+    """
+    found = [folder]
+    for _ in range(depth):
+        found = [path for each in found if each.is_dir() for path in _inside(each)]
+    return found
+
+
+def visible(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+    """All files below a folder, by name, but for hidden ones and those of hidden folders. Links are followed.
+
+    Args:
+      above: the folders (device and inode) that this one lies in, which a link may lead back to.
+
+    Raises:
+      UserError: as `entries`.
+    """
+    status = folder.stat()
+    place = status.st_dev, status.st_ino
+    if place in above:
+        return
+    for path in entries(folder):
+        if path.is_dir():
+            yield from visible(path, above | {place})
+        elif path.is_file():
             yield path
+
+
+def _inside(folder: Path) -> list[Path]:
+    try:
+        paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        if paths:
+            paths[0].exists()  # a folder may be listed, and yet let nobody in
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read ({error.strerror}): make it readable, or move it away") from error
+    return sorted(paths)
+
+
+def of_other_kinds(paths: Iterable[Path]) -> str:
+    """How many files of each ending there are, for a message, the most first: '3 .heic, 1 .txt'."""
+    counts = Counter(path.suffix.lower() or path.name for path in sorted(paths))
+    return ", ".join(f"{count:,} {suffix}" for suffix, count in counts.most_common())
+
+
+def opencv_address(path: Path) -> str:
+    """A video's path as OpenCV takes it.
+
+    Raises:
+      UserError: its name is not UTF-8, of which OpenCV's videos end the process.
+    """
+    address = str(path.absolute())  # FFmpeg takes 10:30.mp4 for a protocol
+    try:
+        address.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{os.fsencode(path)!r}: OpenCV takes videos of names in UTF-8 only; rename it") from None
+    return address

@@ -281,6 +281,7 @@ def load(weights: str) -> Recognizer:
     Raises:
       UserError: see `recognizer.load`.
     """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU may be another's, too
     variables, metadata = checkpoint.load_weights(weights)
     if recognizer.is_small(variables):
         call_directly()
@@ -318,12 +319,15 @@ def open_outputs(options: argparse.Namespace, source: Source, emotions: Sequence
       UserError: an output that cannot be had, or none at all.
     """
     outputs: list[Output] = []
+    written = options.output or options.table
+    # Before the others, which write over what is there.
+    window = Window(stills=source.stills) if options.show or (not written and has_display()) else None
     if options.output:
         outputs.append(open_output(options.output, source))
     if options.table:
         outputs.append(open_table(options.table, emotions))
-    if options.show or (not outputs and has_display()):
-        outputs.append(Window(stills=source.stills))
+    if window:
+        outputs.append(window)
     if not outputs:
         raise UserError("there is no display: say where the results go, by --output or --table")
     return outputs
@@ -384,6 +388,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             outputs = open_outputs(options, source, network.emotions)
             run(source, analyzer, outputs, tally=tally)
         print(tally)
+        for written in filter(None, (options.output, options.table)):
+            print(f"written: {written}")
     except Stopped as stopped:
         print(tally)
         sys.exit(128 + stopped.signum)

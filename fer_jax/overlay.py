@@ -140,17 +140,17 @@ def _write(picture: np.ndarray, text: np.ndarray, left: int, top: int, colour: t
     region = _region(picture, left, top, width, height)
     start = max(-top, 0), max(-left, 0)
     part = text[start[0] : start[0] + region.shape[0], start[1] : start[1] + region.shape[1], None]
-    region[:] = region + part * (np.array(colour, np.float32) - region)
+    region[:] = region + part / np.float32(255) * (np.array(colour, np.float32) - region)
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=512)  # some MB at most; a percentage seldom comes back at the same size
 def _text(text: str, size: int, *, bold: bool) -> np.ndarray:
-    """How far each pixel is covered by the text: float32 [height, width] in 0..1; its height is that of any text."""
+    """How far each pixel is covered by the text: uint8 [height, width], 255: wholly; its height is that of any text."""
     font = _font(size, bold=bold)
     ascent, descent = font.getmetrics()
     image = Image.new("L", (max(1, round(font.getlength(text)) + 1), ascent + descent))
     ImageDraw.Draw(image).text((0, 0), text, fill=255, font=font)
-    return np.asarray(image, np.float32) / 255
+    return np.asarray(image)
 
 
 @functools.cache

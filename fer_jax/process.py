@@ -18,10 +18,15 @@ ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
-def set_up() -> None:
-    """Logging, compilation cache and memory, for a process that has not yet used JAX."""
+def set_up(*, keep_programs: bool = True) -> None:
+    """Logging, compilation cache and memory, for a process that has not yet used JAX.
+
+    Args:
+      keep_programs: takes compiled programs from the cache, and keeps those of this process there.
+    """
     set_up_logging()
-    use_compilation_cache()
+    if keep_programs:
+        use_compilation_cache()
     keep_freed_memory()
 
 

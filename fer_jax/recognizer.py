@@ -74,12 +74,18 @@ class Recognizer:
         the same answer alone and among others.
 
         Raises:
-          UserError: images of another shape, or on 0..1.
+          UserError: images of another shape or of several, on 0..1, or beyond 0..255.
         """
         if not len(images):
             widths = len(self.emotions), len(expressed(self.emotions))
             return Prediction(*(np.zeros((0, width), np.float32) for width in widths), self.emotions)
-        images = np.asarray(images)
+        try:
+            images = np.asarray(images)
+        except ValueError:
+            sizes = ", ".join(sorted({"x".join(map(str, np.shape(image))) for image in images}))
+            raise UserError(
+                f"expected faces of one size, not {sizes}: crop them to one, or ask for each by itself"
+            ) from None
         if images.ndim != 4 or images.shape[3] not in (1, 3):
             raise UserError(
                 f"expected images [n, height, width, 1 or 3], not {list(images.shape)}: one face is images[None], grey "
@@ -87,6 +93,10 @@ class Recognizer:
             )
         if images.dtype.kind == "f" and images.max() <= 1 and (images % 1).any():
             raise UserError("expected images uint8, or on 0..255: these lie in 0..1")
+        if images.dtype != np.uint8 and (images.min() < 0 or images.max() > 255):
+            raise UserError(
+                f"expected images uint8, or on 0..255: these {images.dtype} lie in {images.min()}..{images.max()}"
+            )
         answers = in_batches(self._forward, images, batch_size)
         classes = len(self.emotions)
         return Prediction(answers[:, :classes], answers[:, classes:], self.emotions)

@@ -19,6 +19,7 @@ from fer_jax.data.align import SUFFIXES
 from fer_jax.data.detect import Box
 from fer_jax.data.emotions import expressed
 from fer_jax.errors import UserError
+from fer_jax.files import opencv_address, whole
 from fer_jax.video import USUAL_FPS, Frame, Pictures, Source
 
 CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
@@ -70,8 +71,7 @@ class VideoFile:
         if self._writer is None:
             self._size = picture.shape[1::-1]
             codec = cv2.VideoWriter.fourcc(*CODECS[self.path.suffix.lower()])
-            address = str(self.path.absolute())  # FFmpeg takes 10:30.mp4 for a protocol
-            self._writer = cv2.VideoWriter(address, codec, self._fps, self._size)
+            self._writer = cv2.VideoWriter(opencv_address(self.path), codec, self._fps, self._size)
             if not self._writer.isOpened():
                 raise UserError(f"--output={self.path} cannot be written as video: is there room, and the right to?")
         if picture.shape[1::-1] != self._size:  # a stream may change its size, a file may not
@@ -95,7 +95,7 @@ class VideoFile:
             return
         self._show_last(self._frames + 1)
         self._writer.release()
-        written = cv2.VideoCapture(str(self.path.absolute()))
+        written = cv2.VideoCapture(opencv_address(self.path))
         count = int(written.get(cv2.CAP_PROP_FRAME_COUNT))
         written.release()
         if count < self._frames:
@@ -123,14 +123,18 @@ class PictureFiles:
         good, data = cv2.imencode(path.suffix, picture[..., ::-1])
         if not good:
             raise UserError(f"{path} cannot be written as a picture: OpenCV knows no {path.suffix}")
-        path.write_bytes(data.tobytes())
+        with whole(path) as temporary:
+            temporary.write_bytes(data.tobytes())
 
     def close(self):
         pass
 
 
 class Table:
-    """A row for each face of each frame, as CSV or JSONL; complete up to the last frame at any time."""
+    """A row for each face of each frame, as CSV or JSONL; complete up to the last frame at any time.
+
+    A table that is there stays until the first frame has come.
+    """
 
     draws = False
 
@@ -141,12 +145,19 @@ class Table:
             self.columns += tuple(f"{what}_{name}" for name in names)
             self.columns += tuple(f"smoothed_{what}_{name}" for name in names)
         self._emotions = probabilities
-        self._file = path.open("w", newline="", buffering=1, encoding="utf-8", errors="backslashreplace")
+        self._file = path.open("a", newline="", buffering=1, encoding="utf-8", errors="backslashreplace")
         self._csv = csv.writer(self._file) if path.suffix.lower() == ".csv" else None
+        self._begun = False
+
+    def _begin(self) -> None:
+        self._file.truncate(0)
         if self._csv:
             self._csv.writerow(self.columns)
+        self._begun = True
 
     def write(self, scene, picture):
+        if not self._begun:
+            self._begin()
         frame = scene.frame
         for face in scene.faces:
             emotion = self._emotions[int(face.smoothed_probabilities.argmax())]
@@ -222,10 +233,16 @@ def open_output(path: Path, source: Source) -> VideoFile | PictureFiles:
         if not isinstance(source, Pictures):
             if suffix not in CODECS:
                 raise UserError(f"--output={path}: frames are written as video; name it *{', *'.join(CODECS)}")
+            opencv_address(path)  # raises where it is none
             path.parent.mkdir(parents=True, exist_ok=True)
             return VideoFile(path, fps=source.fps or USUAL_FPS)
         if suffix in CODECS:
             raise UserError(f"--output={path}: pictures are written to a folder, not as video")
+        if suffix and suffix not in SUFFIXES and not path.is_dir():
+            raise UserError(
+                f"--output={path}: {suffix} is no kind of picture ({', '.join(SUFFIXES)}); a folder of that name has "
+                f"to be there already"
+            )
         single = suffix in SUFFIXES and not path.is_dir()
         if single and len(source.paths) > 1:
             raise UserError(f"--output={path}: {len(source.paths)} pictures need a folder")
@@ -233,9 +250,12 @@ def open_output(path: Path, source: Source) -> VideoFile | PictureFiles:
             raise UserError(f"--output={path}: what is drawn has colours; name it *.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         files, originals = PictureFiles(path, single=single), {original.resolve() for original in source.paths}
-        for target in (files.of(original.name) for original in source.paths):
+        targets = [files.of(original.name) for original in source.paths]
+        for target in targets:
             if target.resolve() in originals:
                 raise UserError(f"--output={path}: {target}, a picture of the source, would be written over")
+            if targets.count(target) > 1:
+                raise UserError(f"--output={path}: two pictures of the source would be written as {target.name}")
         return files
     except OSError as error:
         raise _unwritable("output", path, error) from error

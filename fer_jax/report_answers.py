@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_jax import augment, ensemble, recognizer
+from fer_jax import augment, checkpoint, ensemble, recognizer
 from fer_jax import config as config_lib
 from fer_jax.data import prepare
 from fer_jax.data.emotions import expressed, relabel, remap
@@ -268,6 +268,11 @@ def _read(path: Path) -> dict:
     try:
         return json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
+        if checkpoint.weights_file(path.parent).is_file() and not path.parent.is_dir():
+            raise UserError(
+                f"{path.parent} is a network without its data, as live, web, visualize --image and export take one; "
+                f"here a run directory is needed, which python -m fer_jax.main makes"
+            ) from error
         raise UserError(
             f"{path.parent} is not a finished run: {path.name} is missing or cut short; finish it with "
             f"python -m fer_jax.main --config=... --workdir={path.parent}"

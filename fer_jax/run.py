@@ -208,6 +208,8 @@ def run(config: ConfigDict, workdir: Path, *, data_dir: str | None = None) -> di
     workdir = Path(workdir)
     with full_disk_explained(workdir), contextlib.ExitStack() as stack:
         sharding.check_alike("their configs", config.to_dict())
+        dtype = models.compute_dtype(config.model.dtype).name
+        sharding.check_alike("their GPUs, which compute in different types (set model.dtype)", dtype)
         with sharding.in_turn("the run directory is claimed"):
             if jax.process_index() == 0:  # for all processes of the run
                 stack.enter_context(occupied(workdir))
@@ -312,6 +314,7 @@ def finish(course: Course, state: train.TrainState) -> dict:
         "fingerprint": dataset.fingerprint,
         "synthetic": dataset.synthetic,
         "model": config.model.name,
+        "dtype": experiment.recipe.model.dtype.name,
         "emotions": dataset.emotions,
         "split": split,
         "selected_on": selected_on,

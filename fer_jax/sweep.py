@@ -32,7 +32,7 @@ from fer_jax import main as command
 from fer_jax import process, sweep_table
 from fer_jax.errors import UserError
 from fer_jax.sweep_members import Member, check, declared, members, read_axis
-from fer_jax.sweep_plan import Group, plan, stops, unfinished
+from fer_jax.sweep_plan import SAME_IMAGES, Group, differing, plan, stops, unfinished
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,6 +258,7 @@ def tabulate(
             values(some, by),
             failed=sum(isinstance(outcomes[member.name], Failed) for member in some),
             stopped=sum(isinstance(outcomes[member.name], Stopped) for member in some),
+            lacks_folds=any("data.fold" in m.overrides and isinstance(outcomes[m.name], Failed) for m in some),
             accuracies=values(some, sweep_table.ACCURACY),
         )
         for name, some in cells.items()
@@ -279,6 +280,15 @@ def scores(
                 one = {field: value for field, value in one.items() if field != "seed"}
             found.setdefault(json.dumps(one), (one, []))[1].append(outcome["metrics"][by.metric])
     return [(overrides, statistics.fmean(values)) for overrides, values in found.values()]
+
+
+def _without_those_not_finite(name: str, outcome: Outcome) -> Outcome:
+    """A run that was selected by finite scores may answer other images otherwise."""
+    if isinstance(outcome, dict) and outcome["split"] and outcome["metrics"]["loss"] is None:
+        reason = f"its loss on {outcome['split']} is not finite"
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+        return Failed(reason)
+    return outcome
 
 
 def main(_argv: Sequence[str]) -> None:
@@ -325,12 +335,18 @@ def main(_argv: Sequence[str]) -> None:
         sys.exit(128 + interrupted.signum)
     if _PLAN.value:
         return
+    outcomes = {name: _without_those_not_finite(name, outcome) for name, outcome in outcomes.items()}
+    types = {outcome.get("dtype") for outcome in outcomes.values() if isinstance(outcome, dict)} - {None}
+    if len(types) > 1 and not differing(planned, ("model.dtype",)):
+        told = " and ".join(sorted(types))
+        print(f"warning: members computed in {told}, as their devices do: set model.dtype", file=sys.stderr)
     splits = {outcome["split"] for outcome in outcomes.values() if isinstance(outcome, dict)}
     if splits <= {None}:
         raise UserError("no member has a score: all failed, or the data set has no split to evaluate on")
     by = compared_by(planned, outcomes)
     cells = tabulate(planned, outcomes, by)
-    print(sweep_table.write_tables(cells, "/".join(sorted(filter(None, splits))), workdir, by))
+    unlike = differing(planned, (*SAME_IMAGES, "data.test"))
+    print(sweep_table.write_tables(cells, "/".join(sorted(filter(None, splits))), workdir, by, unlike=unlike))
     pictures = sweep_table.draw(scores(planned, outcomes, by), workdir, by)
     print(f"tables: {workdir.resolve()}/table.md, .csv, .tex, .json; pictures: {', '.join(pictures) or 'none'}")
 

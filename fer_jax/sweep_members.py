@@ -95,11 +95,22 @@ def read_axis(text: str) -> list[dict]:
     field, _, values = text.partition("=")
     if not field or not values:
         raise UserError(f"--set={text}: expected field=value,value, e.g. --set=optim.learning_rate=1e-3,3e-3")
+    if isinstance(config_lib.flatten(config_lib.default_config().to_dict()).get(field), str):
+        # Names: 80_10_10 is no number.
+        return [{field: value.strip().strip("'\"")} for value in values.split(",")]
     try:
         parsed = ast.literal_eval(f"({values},)")
     except (ValueError, SyntaxError):
-        parsed = tuple(values.split(","))  # names, e.g. --set=model.name=shallow,deep
+        parsed = map(_literal, values.split(","))
     return [{field: value} for value in parsed]
+
+
+def _literal(text: str) -> object:
+    """The value that a text writes down in Python, or the text."""
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError):
+        return text
 
 
 def declared(path: Path, *, quick: bool = False) -> tuple[dict, list[dict]]:

@@ -7,6 +7,9 @@ from pathlib import Path
 from fer_jax.errors import UserError
 from fer_jax.sweep_members import Member
 
+# Fields that decide which images a member is scored on.
+SAME_IMAGES = tuple(f"data.{name}" for name in ("name", "variant", "emotions", "folds", "fold_by"))
+
 
 @dataclasses.dataclass(frozen=True)
 class Group:
@@ -87,6 +90,15 @@ def _steps_taken(folder: Path) -> int:
     return max((int(path.name) for path in folder.glob("checkpoints/last/*") if path.name.isdecimal()), default=0)
 
 
+def differing(planned: Sequence[Member], fields: Sequence[str]) -> str | None:
+    """The first of these fields of which the members have several values."""
+    for field in fields:
+        section, name = field.split(".")
+        if len({str(member.config[section][name]) for member in planned}) > 1:
+            return field
+    return None
+
+
 def stops(planned: Sequence[Member], halving: int) -> list[tuple[int | None, int]]:
     """(after how many epochs, how many cells go on) for each stop of successive halving; at last (None, ...).
 
@@ -108,14 +120,8 @@ def stops(planned: Sequence[Member], halving: int) -> list[tuple[int | None, int
     # The scores are on images of the full size, for which smaller ones are only a preparation.
     if len({str(member.config.train.smaller_first) for member in planned}) > 1:
         raise UserError("--halving compares members on the same images: train.smaller_first must not differ")
-    fields = (
-        "head.name",
-        *(f"data.{name}" for name in ("name", "variant", "emotions", "folds", "fold_by", "validation")),
-    )
-    for field in fields:
-        section, name = field.split(".")
-        if len({str(member.config[section][name]) for member in planned}) > 1:
-            raise UserError(f"--halving compares members by one score on the same images: {field} must not differ")
+    if field := differing(planned, ("head.name", *SAME_IMAGES, "data.validation")):
+        raise UserError(f"--halving compares members by one score on the same images: {field} must not differ")
     found, epochs = [], planned[0].config.train.epochs
     rungs = []
     while (epochs := epochs // halving) >= 1 and halving ** (len(rungs) + 1) <= count:

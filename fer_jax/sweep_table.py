@@ -59,6 +59,7 @@ class Cell:
     scores: tuple[float, ...]  # of the finished members by the sweep's Measure; of the seeds of one fold their mean
     failed: int
     stopped: int = 0  # by successive halving
+    lacks_folds: bool = False  # some that failed were of folds: the others' images are not those of all
     accuracies: tuple[float, ...] = ()  # of the same members
 
     @property
@@ -79,13 +80,16 @@ class Cell:
 def significantly_best(cells: Sequence[Cell], measure: Measure = ACCURACY) -> Cell | None:
     """The cell with the best mean, if by Welch's t-test it is better than every other one; None otherwise.
 
-    The tests are corrected for their number (Holm 1979); a cell of one score cannot be compared.
+    The tests are corrected for their number (Holm 1979); a cell of one score cannot be compared. Nor is one the best of
+    which members failed: the others may be its luckier seeds.
     """
     sign = 1 if measure.higher_is_better else -1
     ranked = sorted((cell for cell in cells if cell.scores), key=lambda cell: -sign * cell.mean)
     if len(ranked) < 2 or any(len(cell.scores) < 2 for cell in ranked):
         return None
     best, *others = ranked
+    if best.failed or any(cell.lacks_folds for cell in ranked):
+        return None
     chances = sorted(_chance(sign * np.array(best.scores), sign * np.array(other.scores)) for other in others)
     return best if all(p < (1 - LEVEL) / (len(chances) - i) for i, p in enumerate(chances)) else None
 
@@ -101,9 +105,15 @@ def _chance(best: np.ndarray, other: np.ndarray) -> float:
     return float(stats.ttest_ind(best, other, equal_var=False).pvalue)
 
 
-def write_tables(cells: Sequence[Cell], split: str, folder: Path, measure: Measure = ACCURACY) -> str:
-    """Writes table.md, .csv, .tex and .json; returns the Markdown."""
-    best = significantly_best(cells, measure)
+def write_tables(
+    cells: Sequence[Cell], split: str, folder: Path, measure: Measure = ACCURACY, *, unlike: str | None = None
+) -> str:
+    """Writes table.md, .csv, .tex and .json; returns the Markdown.
+
+    Args:
+      unlike: a field by which the cells differ in the images that they are scored on: then none is the best.
+    """
+    best = None if unlike else significantly_best(cells, measure)
     with_accuracy = measure is not ACCURACY
     rows = [
         {
@@ -136,6 +146,8 @@ def write_tables(cells: Sequence[Cell], split: str, folder: Path, measure: Measu
         body.append([row["cell"], count, _score(row, measure), _interval(row, measure), *accuracy])
     bold = {(i, 2) for i, row in enumerate(rows) if row["significantly_best"]}
     text = as_text((head, body), "markdown", bold=bold)
+    if unlike:
+        text += f"\nThe lines are scored on different images ({unlike}), so none is compared with another.\n"
     (folder / "table.md").write_text(text)
     (folder / "table.tex").write_text(as_text((head, body), "latex", bold=bold))
     return text

@@ -10,13 +10,14 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import cv2
 import numpy as np
 
 from fer_jax.data.align import SUFFIXES
 from fer_jax.errors import UserError
-from fer_jax.files import read_image
+from fer_jax.files import entries, of_other_kinds, opencv_address, read_image
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class Video:
         camera = isinstance(address, int)
         elsewhere = not camera and "://" in address
         if not camera and not elsewhere:
-            address = str(Path(address).absolute())  # FFmpeg takes 10:30.mp4 for a protocol
+            address = opencv_address(Path(address))
         limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, SILENCE, cv2.CAP_PROP_READ_TIMEOUT_MSEC, SILENCE]
         self._capture = cv2.VideoCapture(address, cv2.CAP_ANY, limits) if elsewhere else cv2.VideoCapture(address)
         if not self._capture.isOpened():
@@ -159,18 +160,20 @@ def open_source(text: str) -> Source:
     Raises:
       UserError: there is no such thing, or it cannot be opened.
     """
-    path = Path(text)
     if text.isdecimal():
         return Video(int(text), f"camera {text}")
+    if text.startswith("file://"):
+        text = unquote(urlsplit(text).path)
+    path = Path(text)
     if "://" in text:
         return Video(text, text)
     if path.is_dir():
-        try:
-            images = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        found = [file for file in entries(path) if file.is_file()]
+        images = [file for file in found if file.suffix.lower() in SUFFIXES]
         if not images:
             raise UserError(f"{path} has no images in it ({', '.join(SUFFIXES)})")
+        if others := of_other_kinds(set(found).difference(images)):
+            log.warning("%s: left out, by their names no images: %s", path, others)
         return Pictures(images, text)
     if not path.is_file():
         raise UserError(f"{text} is not there: give a camera's number, a URL, a video, an image or a folder of images")

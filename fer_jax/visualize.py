@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fer_jax import recognizer, report_figures
+from fer_jax import process, recognizer, report_figures
 from fer_jax.data import prepare
 from fer_jax.errors import UserError
 from fer_jax.files import read_image
@@ -157,6 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the dreams; default: 0")
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    process.use_compilation_cache()
     try:
         try:
             paths = _one(options) if len(options.workdir) == 1 else _several(options)

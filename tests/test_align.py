@@ -274,10 +274,36 @@ def test_crops_of_photographs_that_are_gone_are_deleted(tree, tmp_path):
     _, rows = run(source, table, out, runner="threads")
     assert ("a/0.png", 0) not in rows
     assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*.png")) == ["a/1.png", "a/2.png", "b/0.png"]
-    (tmp_path / "other/a").mkdir(parents=True)
-    (tmp_path / "other/a/1.png").write_bytes((source / "b/0.png").read_bytes())
-    run(tmp_path / "other", table, out, runner="threads")  # of another input, so those of the first stay
-    assert len(list(out.rglob("*.png"))) == 3
+
+
+def test_an_output_is_of_one_input(tree, tmp_path, capsys):
+    """Else the crops of the second would take the place of those of the first of the same names."""
+    source, table = tree
+    out, other = tmp_path / "out", tmp_path / "other"
+    run(source, table, out, runner="threads")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    (other / "a").mkdir(parents=True)
+    (other / "a/1.png").write_bytes((source / "a/0.png").read_bytes())
+    with pytest.raises(UserError, match=r'out has crops of .*--input=".*", not of .*--input=".*other": choose another'):
+        run(other, table, out, runner="threads")
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    settings = align.Settings(other, out, landmarks=table)
+    align.align_tree(settings, ["a/1.png"], workers=1)  # the pictures of a data set may have moved
+
+
+def test_files_that_are_no_images_by_their_names_are_counted(tree, tmp_path, capsys):
+    source, table = tree
+    for name in ("a/1.heic", "a/2.heic", "a/3.gif", "a/0.pts", ".hidden"):
+        (source / name).touch()
+    align.main([f"--input={source}", f"--output={tmp_path / 'out'}", f"--landmarks={table}"])
+    assert "left out, by their names no images: 2 .heic, 1 .gif\n" in capsys.readouterr().out
+
+
+def test_a_file_of_landmarks_may_begin_with_a_mark_of_its_encoding(tmp_path):
+    points = np.arange(136.0).reshape(68, 2)
+    rows = "\n".join(f"{x} {y}" for x, y in points)
+    (tmp_path / "face.pts").write_text(f"version: 1\nn_points: 68\n{{\n{rows}\n}}\n", encoding="utf-8-sig")
+    np.testing.assert_array_equal(detect.read_landmarks(tmp_path / "face.pts"), points - 1)
 
 
 def test_images_whose_crops_would_be_the_same_file_are_refused(tree, tmp_path):

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -295,6 +296,40 @@ def test_a_wrong_clean_list_is_refused_with_the_way_out(raw, tmp_path, change, m
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(UserError, match=message):
         audit.read_clean(path, dataset)
+
+
+def test_a_file_of_another_kind_is_not_written_over(raw, tmp_path):
+    """As the one that was named as a clean list by mistake."""
+    dataset = prepare.load("fer2013", data_dir=raw)
+    path = tmp_path / "README.md"
+    path.write_text("# Mine")
+    with pytest.raises(UserError, match=r"README\.md is no list of .* --write-clean=clean\.json$"):
+        audit.read_clean(path, dataset)
+    with pytest.raises(
+        UserError, match=r"--write-clean=.*README\.md is a file of another kind, and stays: name another"
+    ):
+        audit.write_clean(path, dataset, {"train": [1]})
+    assert path.read_text() == "# Mine"
+    for _ in range(2):  # one of ours is renewed
+        audit.write_clean(tmp_path / "clean.json", dataset, {"train": [1]})
+
+
+def test_a_disk_that_is_full_leaves_the_list_before_as_it_is(raw, tmp_path, monkeypatch):
+    dataset = prepare.load("fer2013", data_dir=raw)
+    path = tmp_path / "clean.json"
+    audit.write_clean(path, dataset, {"train": [1]})
+    before = path.read_text()
+
+    def full(file, text):
+        with file.open("w") as opened:
+            opened.write(text[:5])
+        raise OSError(28, "No space left on device", str(file))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        audit.write_clean(path, dataset, {"train": [2]})
+    assert path.read_text() == before
+    assert [file.name for file in tmp_path.glob("clean*")] == ["clean.json"]
 
 
 def test_a_missing_clean_list_and_wrong_options_are_refused_in_one_line(raw, tmp_path):

@@ -260,11 +260,16 @@ def test_scaling_measures_three_axes_and_draws_them(tmp_path, monkeypatch):
         (["--output", "nowhere/x.json"], "--output=nowhere/x.json: there is no folder"),
         (["--suite", "scaling", "--figure", "nowhere/x.png"], "--figure=nowhere/x.png: there is no folder"),
         (["--figure", "x.png"], "--figure is the picture of --suite=scaling"),
-        (["--suite", "input", "--dataset", "nothing"], "unknown data set 'nothing'"),
+        (["--figure", "x.foo", "--suite", "scaling"], "--figure=x.foo: name it *.png"),
+        (["--output", "."], "--output=. is a folder: name a file"),
+        (["--suite", "train", "input", "--dataset", "nothing"], "unknown data set 'nothing'"),
+        (["--suite", "train", "input", "--dataset", "fer2013", "--data_dir", "nowhere"], "nowhere does not exist"),
     ],
 )
 @pytest.mark.usefixtures("tiny_configs")
-def test_wrong_input_is_answered_in_one_line(arguments, message):
+def test_wrong_input_is_answered_in_one_line(arguments, message, monkeypatch):
+    """And before anything is measured."""
+    monkeypatch.setattr(benchmark_models, "alternate", lambda *_, **__: pytest.fail("it was measured"))
     with pytest.raises(SystemExit) as stop:
         benchmark.main(["--suite", "train", "--models", "deep", *arguments])
     assert str(stop.value).startswith("error: ")
@@ -321,7 +326,7 @@ class TestPyTorch:
         still |= {"model.options.dropout": (0.0, 0.0), "optim.learning_rate": 1e-3, "data.normalization": normalizer}
         experiment = benchmark_models.random_experiment(config_lib.overridden(config, still), images=64)
         state, key = fresh_state(experiment)
-        theirs = side.Training(experiment, state.variables, "eager", side.device())
+        theirs = side.Training(experiment, state.variables, "eager", side.torch.device("cpu"))
         steps = train.training_steps(
             state,
             experiment.splits["train"],
@@ -349,7 +354,7 @@ class TestPyTorch:
         )
         net.variables["params"] = shaken
         theirs = side.Inference(
-            experiment, net, np.asarray(experiment.splits["train"].arrays["image"]), "eager", side.device()
+            experiment, net, np.asarray(experiment.splits["train"].arrays["image"]), "eager", side.torch.device("cpu")
         )
         ours = net.predict(np.asarray(experiment.splits["train"].arrays["image"])).probabilities
         np.testing.assert_allclose(theirs.answer(), ours, atol=1e-5)

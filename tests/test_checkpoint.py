@@ -5,6 +5,7 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from fer_jax import checkpoint, sharding, train
 from fer_jax.errors import UserError
@@ -161,5 +162,8 @@ def test_what_is_no_weights_file_is_refused(tmp_path):
     (tmp_path / "bad.safetensors").write_bytes(b"nonsense")
     with pytest.raises(UserError, match=r"is not a weights file of fer_jax; see fer_jax\.convert"):
         checkpoint.load_weights(tmp_path / "bad.safetensors")
+    save_file({"x": np.zeros(1)}, tmp_path / "odd.safetensors", metadata={"fer_jax": "no JSON"})
+    with pytest.raises(UserError, match=r"is not a weights file of fer_jax"):
+        checkpoint.load_weights(tmp_path / "odd.safetensors")
     with pytest.raises(UserError, match=r"\.safetensors cannot be read: File name too long"):
         checkpoint.load_weights(tmp_path / f"{'x' * 300}.safetensors")

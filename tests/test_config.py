@@ -56,6 +56,8 @@ def test_every_config_says_where_it_comes_from_and_how_to_run_it(path):
     [
         ("train.batch_size", 0, r"train\.batch_size = 0 must be above 0"),
         ("augment.flip", 1.5, r"augment\.flip = 1\.5 must lie in 0\.\.1"),
+        ("augment.scale", 1.0, r"augment\.scale = 1\.0 must lie in 0\.\.1, below 1"),
+        ("model.input_shape", ("a", 48, 1), r"model\.input_shape = \('a', 48, 1\) must be \(height, width"),
         ("data.residence", "disk", r"data\.residence = 'disk' is unknown: use one of auto, device, stream"),
         ("data.normalization", "zscore", r"unit, symmetric, per_channel, mean_image, per_image"),
         ("model.dtype", "float16", r"auto, float32, bfloat16"),
@@ -182,9 +184,37 @@ def command(*arguments):
     [
         (
             ["--config=configs/shallow.py", "--config.optim.learning_rat=0.1"],
-            "no field 'learning_rat': did you mean 'learning_rate'?",
+            "unknown field of config.optim 'learning_rat'. Did you mean 'learning_rate'?",
         ),
-        (["--config=configs/shallow.py", "--config.optm.learning_rate=0.1"], "no field 'optm': did you mean 'optim'?"),
+        (
+            ["--config=configs/shallow.py", "--config.optm.learning_rate=0.1"],
+            "unknown config field 'optm.learning_rate'. Did you mean 'optim.learning_rate'? Known: optim.learning_rate",
+        ),
+        (["--config=configs/shallow.py", "--config.epochs=5"], "'epochs'. Did you mean 'train.epochs'?"),
+        (
+            ["--config=configs/shallow.py", "--config.optim.lr=1"],
+            "unknown field of config.optim 'lr'. Known: clip_norm, decay_epochs",
+        ),
+        (
+            ["--config=configs/shallow.py", "--config.optim=adam"],
+            "--config.optim has several fields: set one of them, e.g. --config.optim.name=...",
+        ),
+        (
+            ["--config=configs/mini_xception.py", "--config.model.options.dropout=0.3"],
+            "give all at once, e.g. --config.model.options=\"{'dropout': ...}\"",
+        ),
+        (
+            ["--config=configs/mini_xception.py", "--config.model.options.seperable=False"],
+            "the config sets no option 'seperable' of its model: did you mean 'separable'?",
+        ),
+        (["--config=configs/deep.py", "--config.model.options.separable=True", "--x=1"], "command line flag 'x'"),
+        (["--config="], "which config? e.g. --config=configs/vggs_small.py"),
+        (["--config=shallow"], "unknown config file 'shallow'. Known: configs/shallow.py"),
+        (["--config=configs"], "unknown config file 'configs'. Did you mean 'configs/"),
+        (
+            ["--config=/nowhere/shallow.py"],
+            "unknown config file '/nowhere/shallow.py'. Did you mean 'configs/shallow.py'?",
+        ),
         (
             ["--config=configs/shalow.py"],
             "'configs/shalow.py'. Did you mean 'configs/shallow.py'? Known: configs/",

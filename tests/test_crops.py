@@ -114,3 +114,16 @@ def test_borders_are_replicated():
 def test_what_a_detector_does_not_give_is_named(face, method, message):
     with pytest.raises(crops.NoCrop, match=message):
         crops.crop_transform(face, method=method)
+
+
+@pytest.mark.parametrize("left", [0, 16_000, 32_800])
+def test_a_face_in_a_panorama_is_cut_out(left):
+    """OpenCV's warp takes no image of more than 32,766 pixels a side."""
+    part = np.random.default_rng(0).integers(0, 256, (150, 200, 3), np.uint8)
+    wide = np.zeros((150, 33_000, 3), np.uint8)
+    wide[:, left : left + 200] = part
+    beyond = [(140.0, 90.0, 90.0, 90.0)] if left == 32_800 else []  # the lower right corner of both
+    for x, y, width, height in [(30.0, 20.0, 100.0, 100.0), *beyond]:
+        expected = crops.align(part, Face((x, y, width, height)), size=64, method="none")
+        crop = crops.align(wide, Face((x + left, y, width, height)), size=64, method="none")
+        np.testing.assert_allclose(crop.astype(int), expected.astype(int), atol=1)

@@ -163,6 +163,25 @@ def test_an_empty_split_is_refused(tree):
         prepare.load("fer2013", data_dir=tree)
 
 
+def test_a_folder_beside_the_splits_that_is_none_is_refused(tree):
+    (tree / "test").rename(tree / "holdout")
+    with pytest.raises(UserError, match=r"tree/holdout lies beside .*tree/train and is no split \(train, validation"):
+        prepare.load("fer2013", data_dir=tree)
+
+
+def test_files_of_other_kinds_beside_the_images_are_counted(tree):
+    (tree / "train/happy/1.webp").touch()
+    (tree / "test/sad/list.txt").touch()
+    dataset = prepare.load("fer2013", data_dir=tree)
+    notes = json.loads((dataset.directory / "prepared.json").read_text())["notes"]
+    assert any(note.endswith("beside those: 1 .txt, 1 .webp") for note in notes)
+
+
+def test_drawn_faces_take_no_folder(tmp_path):
+    with pytest.raises(UserError, match=r"synthetic faces are drawn, .*leave --data_dir out, or name the data set"):
+        prepare.load("synthetic", variant="small", data_dir=tmp_path)
+
+
 def test_an_absent_split_says_so_when_it_is_asked_for(tmp_path):
     dataset = prepare.load("fer2013", data_dir=write_fer2013(tmp_path / "raw", test=0))
     assert "test" not in dataset.splits

@@ -30,9 +30,11 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """Four CPU devices a process, and prepared data kept apart from the user's."""
+    """Four CPU devices a process, no other launcher, and prepared data kept apart from the user's."""
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    return os.environ | flags | {"FER_JAX_CACHE": str(tmp_path_factory.mktemp("cache"))}
+    launchers = ("SLURM_", "OMPI_", "PMI", "CUDA_VISIBLE_DEVICES")  # as of the job that the tests run in
+    alone = {name: value for name, value in os.environ.items() if not name.startswith(launchers)}
+    return alone | flags | {"FER_JAX_CACHE": str(tmp_path_factory.mktemp("cache"))}
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +94,7 @@ def assert_same_run(one, other):
 def test_two_processes_of_a_slurm_job_train_as_one_does_each_reading_its_share(data_dir, environment, alone, tmp_path):
     workdir = tmp_path / "run"
     port = free_port(61440)  # JAX takes it from the number of the job
+    environment = {name: value for name, value in environment.items() if name != "JAX_COMPILATION_CACHE_DIR"}
     job = {"SLURM_JOB_ID": str(port - 61440), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
     processes = [
         start(
@@ -102,6 +105,8 @@ def test_two_processes_of_a_slurm_job_train_as_one_does_each_reading_its_share(d
     ]
     codes, (first, second) = finish(processes)
     assert codes == [0, 0], first + second
+    # The first process alone would keep programs, and find them again, for which the others would wait.
+    assert not (Path(environment["FER_JAX_CACHE"]) / "xla").exists()
     assert "test split, 21 images" in first
     assert "test split" not in second  # the first process speaks for all
     assert_same_run(alone, workdir)

@@ -96,7 +96,7 @@ def test_a_trained_network_answers_as_before(trained, test_images, form, tmp_pat
     accuracy = json.loads((workdir / "results.json").read_text())["metrics"]["accuracy"]
     assert [row.accuracy for row in rows] == [pytest.approx(accuracy)] * 2
     assert asked == "fer2013, test split, 21 images"
-    assert [file.name for file in tmp_path.iterdir()] == [f"shallow_float32.{form}"]
+    assert [file.name for file in tmp_path.iterdir()] == [f"{workdir.name}_float32.{form}"]
 
 
 @pytest.mark.parametrize("form", ["stablehlo", "onnx"])
@@ -292,7 +292,7 @@ def test_the_command_prints_sizes_and_measured_accuracy(trained, tmp_path, capsy
     accuracy = json.loads((workdir / "results.json").read_text())["metrics"]["accuracy"]
     assert "shallow, asked about fer2013, test split, 21 images" in printed
     assert printed.count(f"{accuracy:.2%}") == 3
-    assert f"{(tmp_path / 'shallow_float16.safetensors').stat().st_size / 1e3:.0f} KB" in printed
+    assert f"{(tmp_path / f'{workdir.name}_float16.safetensors').stat().st_size / 1e3:.0f} KB" in printed
     with pytest.raises(SystemExit, match=r"error: safetensors has no precision 'int4'"):
         export.main([*arguments, "int4"])
 

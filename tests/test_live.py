@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -389,6 +390,7 @@ def test_pictures_are_drawn_under_their_names(weights, tmp_path, caplog, capsys)
     cv2.imwrite(str(source / "a.png"), picture[..., ::-1])
     cv2.imwrite(str(source / "c.pgm"), picture[..., 0])  # which cannot hold the colours of what is drawn
     (source / "b.jpg").write_text("no picture")
+    (source / "e.heic").write_text("of a telephone")
     data = bytearray(cv2.imencode(".png", picture)[1].tobytes())
     data[16:24] = (70_000).to_bytes(4, "big") * 2  # width and height
     (source / "d.png").write_bytes(data)
@@ -400,7 +402,10 @@ def test_pictures_are_drawn_under_their_names(weights, tmp_path, caplog, capsys)
     assert (drawn != picture).any()
     assert "b.jpg: not an image, or damaged; left out" in caplog.text
     assert "d.png: not an image, or damaged; left out" in caplog.text
-    assert "2 frames recognised" in capsys.readouterr().out
+    assert "in: left out, by their names no images: 1 .heic" in caplog.text
+    told = capsys.readouterr().out
+    assert "2 frames recognised" in told
+    assert told.endswith(f"written: {output}\n")
     live.main([f"--weights={weights}", f"--source={source}/a.png", f"--output={tmp_path}/photo.png"])
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "photo.png"))[..., ::-1], drawn)
 
@@ -413,6 +418,12 @@ def wrong_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
     (folder / "text.png").write_text("this is no picture")
     (folder / "empty").mkdir()
     (folder / "pointer.onnx").write_text("version https://git-lfs.github.com/spec/v1\n")
+    (folder / "t.csv").write_text("of an earlier call")
+    (folder / "twins").mkdir()
+    for name in ("a.pgm", "a.pgm.png"):
+        (folder / "twins" / name).write_text("this is no picture")
+    odd = folder / os.fsdecode(b"\xff.mp4")
+    shutil.copy(whole, odd)
     out, source = f"--table={folder}/t.csv", f"--source={whole}"
     return {
         "cut short": ([f"--source={folder}/cut.mp4", out], "cut.mp4 cannot be opened: no video, cut short"),
@@ -428,6 +439,11 @@ def wrong_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "video of pictures": ([f"--source={folder}/text.png", f"--output={folder}/o.mp4"], "not as video"),
         "over the source": ([source, f"--output={whole}"], "is the source: it would be written over"),
         "over a picture": ([f"--source={folder}/text.png", f"--output={folder}"], "text.png, a picture of the source"),
+        "over the source's address": ([f"--source=file://{whole}", f"--output={whole}"], "is the source: it would be"),
+        "kind of picture": ([f"--source={folder}/text.png", f"--output={folder}/o.gif"], ".gif is no kind of picture"),
+        "twins": ([f"--source={folder}/twins", f"--output={folder}/two"], "two pictures .* written as a.pgm.png"),
+        "name": ([f"--source={odd}", out], "names in UTF-8 only; rename it"),
+        "name of output": ([source, f"--output={odd}"], "names in UTF-8 only; rename it"),
         "grey": ([f"--source={folder}/text.png", f"--output={folder}/o.pgm"], r"has colours; name it \*.png"),
         "no folder": ([source, f"--output={whole}/o.mp4"], "cannot be written: Not a directory|File exists"),
         "table": ([source, f"--table={folder}/empty/../empty"], "name it"),
@@ -444,6 +460,7 @@ def test_wrong_input_is_named(weights, tmp_path):
         with pytest.raises(SystemExit) as ended:
             live.main([f"--weights={weights}", *arguments])
         assert (tmp_path / "text.png").read_text() == "this is no picture"
+        assert (tmp_path / "t.csv").read_text() == "of an earlier call", name
         assert str(ended.value.code).startswith("error: "), name
         assert pytest.raises(UserError, match=message).matches(UserError(ended.value.code)), (name, ended.value.code)
 

@@ -106,6 +106,14 @@ def test_csv_names_wrong_rows(tmp_path, cache, line, change, message):
     assert not list(cache.glob("*"))
 
 
+def test_a_name_in_a_csv_may_begin_as_that_of_a_home(tmp_path):
+    root = write_csv(tmp_path / "raw", ())
+    (root / "pictures/1.png").rename(root / "~1.png")
+    text_before = (root / "mine.csv").read_text()
+    (root / "mine.csv").write_text(text_before.replace("pictures/1.png", "~1.png"))
+    assert "~1.png" in splits_of(prepare.load("csv", data_dir=root), "source")
+
+
 def test_csv_refuses_what_it_cannot_decide(tmp_path):
     root = write_csv(tmp_path / "raw", (), rows=6)
     (root / "other.csv").write_text("path,emotion\n")
@@ -143,7 +151,7 @@ def test_folders_of_splits(tmp_path):
     with pytest.raises(UserError, match=r"test is an empty split: expected images in .*test/angry"):
         prepare.load("folder", data_dir=root)
     (root / "test").rmdir()
-    for beside in ("sad", "dev/sad"):
+    for beside in ("sad", "old/sad"):
         save(root / beside / "1.webp", face("sad", 1))
         with pytest.raises(
             UserError, match=rf"{beside[:3]} lies beside .*Training and is no split \(train, validation"
@@ -189,6 +197,8 @@ def test_every_fifth_frame_of_a_video_is_taken_and_all_are_in_one_split(tmp_path
             video.write((image * (1 - frame / 24))[..., ::-1].astype(np.uint8))  # it gets darker
         video.release()
     (root / f"anger/broken.{ending}").write_bytes(b"not a film")
+    misnamed = root / "anger" / os.fsdecode(b"\xff." + ending.encode())
+    shutil.copy(root / f"anger/film0.{ending}", misnamed)
     dataset = prepare.load("folder", data_dir=root)
     films = {}
     for split, emotion, example in examples(dataset):
@@ -203,4 +213,21 @@ def test_every_fifth_frame_of_a_video_is_taken_and_all_are_in_one_split(tmp_path
         original = face("happy" if film.startswith("Joy") else "angry", int(film[-5]))
         for frame, (_, image) in frames.items():
             assert np.abs(image.mean((0, 1)) - original.mean((0, 1)) * (1 - frame / 24)).max() < 5  # RGB, and in time
-    assert record(dataset)["quarantined"] == [[str(root / f"anger/broken.{ending}"), "not a readable video"]]
+    unusable = dict(record(dataset)["quarantined"])
+    assert unusable.pop(str(root / f"anger/broken.{ending}")) == "not a readable video"
+    ((path, reason),) = unusable.items()
+    assert path.endswith(f"anger/\ufffd.{ending}")
+    assert reason.endswith("names in UTF-8 only; rename it")
+
+
+def test_frames_of_one_colour_are_left_out(tmp_path):
+    root = write_folder(tmp_path / "raw")
+    for name, flat in (("fades_in", 6), ("black", 12)):
+        video = cv2.VideoWriter(str(root / f"Joy/{name}.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 25, (128, 128))
+        for frame in range(12):
+            video.write(np.zeros((128, 128, 3), np.uint8) if frame < flat else face("happy", 1)[..., ::-1])
+        video.release()
+    dataset = prepare.load("folder", data_dir=root)
+    frames = [source for source in splits_of(dataset, "source") if "avi" in source]
+    assert frames == ["Joy/fades_in.avi#10"]
+    assert record(dataset)["quarantined"] == [[str(root / "Joy/black.avi"), "one colour all over"]]

@@ -137,6 +137,10 @@ def test_images_of_another_range_or_shape_are_refused(shape, brightest, message)
     with pytest.raises(UserError, match=message):
         network.predict(np.full(shape, brightest))
     assert network.predict([]).names == []
+    with pytest.raises(UserError, match=r"expected images uint8, or on 0..255: these uint16 lie in 0..65535"):
+        network.predict(np.array([0, 65535] * 1152, np.uint16).reshape(1, 48, 48, 1))
+    with pytest.raises(UserError, match=r"expected faces of one size, not 48x48x1, 50x48x1: crop them"):
+        network.predict([np.zeros((48, 48, 1), np.uint8), np.zeros((50, 48, 1), np.uint8)])
     faces = np.random.default_rng(0).integers(0, 256, (2, 48, 48, 1), np.uint8)
     as_floats = network.predict(faces.astype(np.float32))
     np.testing.assert_array_equal(as_floats.probabilities, network.predict(faces).probabilities)

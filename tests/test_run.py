@@ -114,6 +114,7 @@ def test_the_run_directory_holds_what_it_promises(uninterrupted):
     results = json.loads((workdir / "results.json").read_text())
     assert results["split"] == "test"
     assert results["selected_on"] == "validation"
+    assert results["dtype"] == "float32"
     assert results["examples"] == np.sum(results["confusion"]) == 21
     assert results["metrics"]["accuracy"] == np.trace(results["confusion"]) / 21
     assert str(workdir) in result.stdout

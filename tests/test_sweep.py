@@ -205,6 +205,14 @@ def test_axes_are_read_from_the_command_line():
     ]
     assert sweep_members.read_axis("model.name=shallow,deep") == [{"model.name": "shallow"}, {"model.name": "deep"}]
     assert sweep_members.read_axis("model.options.global_pool=True") == [{"model.options.global_pool": True}]
+    assert sweep_members.read_axis("data.variant=80_10_10,official") == [
+        {"data.variant": "80_10_10"},
+        {"data.variant": "official"},
+    ]
+    assert sweep_members.read_axis("optim.learning_rate=0.1,fast") == [
+        {"optim.learning_rate": 0.1},
+        {"optim.learning_rate": "fast"},
+    ]
     with pytest.raises(UserError, match="expected field=value,value"):
         sweep_members.read_axis("optim.learning_rate")
 
@@ -232,6 +240,37 @@ def test_the_best_is_marked_only_where_it_is_significantly_so():
     assert sweep_table.significantly_best(lucky) is None
     assert sweep_table.significantly_best([low, clear, near], sweep_table.RMSE) is low
     assert sweep_table.significantly_best([clear, close], sweep_table.RMSE) is None
+    # Of what failed the others may be the luckier seeds, or with folds the easier images.
+    unlucky = dataclasses.replace(near, failed=2)
+    assert sweep_table.significantly_best([low, clear, unlucky]) is clear
+    assert sweep_table.significantly_best([low, dataclasses.replace(clear, failed=2), near]) is None
+    assert sweep_table.significantly_best([low, clear, dataclasses.replace(unlucky, lacks_folds=True)]) is None
+
+
+def test_nothing_is_the_best_where_the_images_differ(tmp_path):
+    scores = {"synthetic": (0.95, 0.96, 0.97), "fer2013": (0.62, 0.63, 0.61)}
+    axes = [[{"data.name": name} for name in scores], config_lib.seeds(3)]
+    planned = sweep_members.members(tiny_config.get_config(), axes)
+    outcomes = {
+        member.name: {"metrics": {"accuracy": scores[member.config.data.name][member.config.seed]}}
+        for member in planned
+    }
+    unlike = sweep_plan.differing(planned, sweep_plan.SAME_IMAGES)
+    assert unlike == "data.name"
+    cells = sweep.tabulate(planned, outcomes, sweep_table.ACCURACY)
+    text = sweep_table.write_tables(cells, "test", tmp_path, unlike=unlike)
+    assert "| data.name=synthetic | 3 | 96.00 ± 1.00 |" in text
+    assert "scored on different images (data.name), so none is compared" in text
+    assert "**" in sweep_table.write_tables(cells, "test", tmp_path)
+    assert sweep_plan.differing(planned[:3], sweep_plan.SAME_IMAGES) is None
+
+
+def test_a_member_whose_answers_are_not_finite_failed(capsys):
+    good = {"split": "test", "metrics": {"loss": 1.0, "accuracy": 0.5}}
+    bad = {"split": "test", "metrics": {"loss": None, "accuracy": 0.5, "rmse": None}}
+    assert sweep._without_those_not_finite("a", good) is good
+    assert sweep._without_those_not_finite("b", bad) == sweep.Failed("its loss on test is not finite")
+    assert capsys.readouterr().err == "failed: b: its loss on test is not finite\n"
 
 
 def test_intensity_heads_are_compared_by_the_rmse_that_their_runs_are_selected_by(tmp_path):

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from fer_jax import files
 from fer_jax.data import crops, detections, runners
-from fer_jax.data.detect import DETECTORS, Box, Detector, Supplied, make_detector
+from fer_jax.data.detect import DETECTORS, LANDMARK_SUFFIXES, Box, Detector, Supplied, make_detector
 from fer_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -151,6 +151,13 @@ def find_images(source: Path, output: Path) -> list[str]:
     return images
 
 
+def _no_images(settings: Settings) -> list[Path]:
+    """The files in the input that are no images by their names, nor landmarks of some."""
+    known = (*SUFFIXES, *LANDMARK_SUFFIXES)
+    found = (path for path in files.visible(settings.source) if not path.name.lower().endswith(known))
+    return [path for path in found if settings.output not in path.parents]
+
+
 def _stem(path: str) -> str:
     return Path(path).with_suffix("").as_posix()
 
@@ -170,24 +177,29 @@ def _refuse_same_crops(images: Sequence[str], settings: Settings) -> None:
         )
 
 
-def _claim(settings: Settings) -> bool:
-    """Notes in the output what its crops are, and of which input; whether they were of the same input before.
+def _claim(settings: Settings, *, whole: bool) -> None:
+    """Notes in the output what its crops are, and of which input.
+
+    Args:
+      whole: the crops are those of all images of the input; of the pictures of a data set the input may have moved.
 
     Raises:
       UserError: it has other ones.
     """
     note = settings.output / "settings.txt"
-    asked = f"--method={settings.method} --several={settings.several} --size={settings.size}"
-    source = f"--input={json.dumps(str(settings.source))}"
-    before, _, source_before = note.read_text().strip().partition("\n") if note.exists() else (asked, "", source)
-    if before != asked:
+    asked = [
+        f"--method={settings.method} --several={settings.several} --size={settings.size}",
+        f"--input={json.dumps(str(settings.source))}",
+    ]
+    compared = asked if whole else asked[:1]
+    before = note.read_text().strip().splitlines() if note.exists() else asked
+    if any(old != new for old, new in zip(before, compared, strict=False)):
         raise UserError(
-            f"{settings.output} has crops of {before}, not of {asked}: choose another output folder (with a copy of "
-            f"detections.jsonl nothing is detected again), or delete this one"
+            f"{settings.output} has crops of {' '.join(before)}, not of {' '.join(compared)}: choose another output "
+            f"folder (with a copy of detections.jsonl nothing is detected again), or delete this one"
         )
     with files.whole(note) as temporary:
-        temporary.write_text(f"{asked}\n{source}\n")
-    return source_before == source
+        temporary.write_text("\n".join(asked) + "\n")
 
 
 def _rows_before(settings: Settings) -> list[dict[str, str]]:
@@ -225,7 +237,7 @@ def align_tree(
 
     Raises:
       UserError: no images, two whose crops would be the same file, a detector that cannot be had, crops of other
-        settings in the output.
+        settings or of another input in the output.
     """
     whole = images is None
     if whole:
@@ -239,7 +251,7 @@ def align_tree(
         make_detector(settings.detector, settings.model)  # fails here, not in every worker
     else:
         Supplied(settings.landmarks)
-    same = _claim(settings)
+    _claim(settings, whole=whole)
     before, by = settings.known(), {"detector": settings.origin}
     known = {} if settings.landmarks else before  # landmarks may have been corrected, and are quickly read
     rows = []
@@ -258,7 +270,7 @@ def align_tree(
             rows += of_image
             bar.update()
     rows.sort(key=lambda row: (row["path"], row["face"] or 0))
-    _delete_old_crops(settings, rows, None if whole and same else set(images))
+    _delete_old_crops(settings, rows, None if whole else set(images))
     with files.whole(settings.output / "faces.csv") as temporary, _open(temporary, "w") as file:
         writer = csv.DictWriter(file, _COLUMNS, restval="")
         writer.writeheader()
@@ -391,6 +403,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = align_tree(settings, runner=options.runner, workers=options.workers)
         counts = Counter(row["status"] for row in rows)
         print(", ".join(f"{count:,} {status}" for status, count in counts.most_common()))
+        if others := files.of_other_kinds(_no_images(settings)):
+            print(f"left out, by their names no images: {others}")
         print(f"table: {settings.output / 'faces.csv'}")
         if not counts["ok"]:
             reason, times = Counter(row["reason"] for row in rows).most_common(1)[0]

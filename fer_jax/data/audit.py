@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from fer_jax import files
 from fer_jax.data import prepare
 from fer_jax.data.audit_page import page, summary
 from fer_jax.data.crops import METHODS
@@ -207,10 +208,20 @@ def to_leave_out(exact: list[list[Place]], flat: list[Place], labels: Labels) ->
 
 
 def write_clean(path: Path, dataset: prepare.Dataset, exclude: dict[str, list[int]]) -> None:
-    """Writes which examples of which data to leave out."""
+    """Writes which examples of which data to leave out.
+
+    Raises:
+      UserError: there is a file of another kind.
+    """
+    if path.exists():
+        try:
+            json.loads(path.read_text())["exclude"]
+        except (ValueError, TypeError, KeyError):
+            raise UserError(f"--write-clean={path} is a file of another kind, and stays: name another") from None
     record = {"dataset": dataset.name, "fingerprint": dataset.fingerprint, "exclude": exclude}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(record) + "\n")
+    with files.whole(path) as temporary:
+        temporary.write_text(json.dumps(record) + "\n")
 
 
 def read_clean(path: str | Path, dataset: prepare.Dataset, *, align: str = "") -> dict[str, np.ndarray]:
@@ -222,9 +233,13 @@ def read_clean(path: str | Path, dataset: prepare.Dataset, *, align: str = "") -
     Raises:
       UserError: there is no such file, it is no such list, or it is one of other data.
     """
-    options = {"variant": dataset.variant, "align": align, "write-clean": path}
-    given = " ".join(f"--{name}={value}" for name, value in options.items() if value)
-    again = f"write one for the data at hand: python -m fer_jax.data.audit {dataset.name} {given}"
+
+    def told(file: str | Path) -> str:
+        options = {"variant": dataset.variant, "align": align, "write-clean": file}
+        given = " ".join(f"--{name}={value}" for name, value in options.items() if value)
+        return f"write one for the data at hand: python -m fer_jax.data.audit {dataset.name} {given}"
+
+    again = told(path)
     try:
         record = json.loads(Path(path).read_text())
         name, fingerprint = record["dataset"], record["fingerprint"]
@@ -232,7 +247,7 @@ def read_clean(path: str | Path, dataset: prepare.Dataset, *, align: str = "") -
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}): {again}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} is no list of examples to leave out: {again}") from error
+        raise UserError(f"{path} is no list of examples to leave out: {told('clean.json')}") from error
     if (name, fingerprint) != (dataset.name, dataset.fingerprint):
         raise UserError(
             f"{path} was written for {name} with the fingerprint {fingerprint}, not for {dataset.name} with "
@@ -345,9 +360,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         output = options.output or Path("runs") / f"audit-{options.name}"
         try:
             output.mkdir(parents=True, exist_ok=True)
-            (output / "audit.json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
             images = {split: dataset.arrays(split)["image"] for split in dataset.splits}
-            (output / "audit.html").write_text(page(found, images), encoding="utf-8")
+            written = {"audit.json": json.dumps(found, indent=1, allow_nan=False) + "\n"}
+            written["audit.html"] = page(found, images)
+            for name, text in written.items():
+                with files.whole(output / name) as temporary:
+                    temporary.write_text(text, encoding="utf-8")
             if options.write_clean:
                 write_clean(options.write_clean, dataset, found["leave_out"])
         except OSError as error:

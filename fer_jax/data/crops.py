@@ -13,6 +13,7 @@ from fer_jax.data.detect import Face
 
 METHODS = ("landmarks", "rotation", "none")
 _LEFT, _BOTTOM, _RIGHT = 0, 8, 16  # landmarks 1, 9 and 17 of the paper
+_LARGEST = 2**15 - 2  # pixels, the side of an image that cv2.warpAffine takes
 
 
 class NoCrop(Exception):
@@ -77,8 +78,21 @@ def warp(image: np.ndarray, transform: np.ndarray, *, size: int = 128) -> np.nda
         image = cv2.resize(image[: height * block, : width * block], (width, height), interpolation=cv2.INTER_AREA)
         # Pixel i of the smaller image has its centre at block * i + (block - 1) / 2.
         transform = np.hstack([transform[:, :2] * block, transform @ [[(block - 1) / 2], [(block - 1) / 2], [1]]])
+    if max(image.shape[:2]) > _LARGEST:
+        image, transform = _around(image, transform, size)
     crop = cv2.warpAffine(image, transform, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return crop.reshape(size, size, -1)
+
+
+def _around(image: np.ndarray, transform: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The part of an image that a crop is taken from, as wide as that or a border pixel, and the map from there."""
+    corners = np.array([(x, y) for x in (-1, size) for y in (-1, size)])
+    shown = np.linalg.solve(transform[:, :2], (corners - transform[:, 2]).T)
+    most = np.array(image.shape[1::-1])
+    low = np.clip(np.floor(shown.min(1)).astype(int) - 1, 0, most - 1)
+    high = np.clip(np.ceil(shown.max(1)).astype(int) + 2, low + 1, most)
+    moved = np.hstack([transform[:, :2], transform @ [[low[0]], [low[1]], [1]]])
+    return image[low[1] : high[1], low[0] : high[0]], moved
 
 
 def align(image: np.ndarray, face: Face, *, size: int = 128, method: str = "landmarks") -> np.ndarray:

@@ -207,7 +207,7 @@ def read_landmarks(path: Path) -> np.ndarray:
       UserError: not 68 pairs of numbers; names file and line.
     """
     points = []
-    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
         if not line.strip() or re.match(r"\s*(version|n_points|[{}])", line):
             continue
         try:

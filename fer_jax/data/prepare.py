@@ -124,7 +124,10 @@ def load_of_run(workdir: Path, data_dir: str | Path | None = None) -> Dataset:
     try:
         data = completed({"data": json.loads(path.read_text())["data"]})["data"]
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}, which says what data to take, is missing or damaged: give a run directory") from error
+        raise UserError(
+            f"{path}, which says what data to take, is missing or damaged: give the directory of a run, not a network "
+            f"alone"
+        ) from error
     return load_configured(data, data_dir)
 
 

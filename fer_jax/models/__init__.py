@@ -108,7 +108,10 @@ def create(
     if name not in MODELS:
         raise unknown("model", name, MODELS)
     if strange := set(model_options) - set(options(name)):
-        raise UserError(f"{name} has no options {sorted(strange)}; it has: {', '.join(options(name))}")
+        raise UserError(
+            f"{name} has no options {sorted(strange)}; it has: {', '.join(options(name)) or 'none'}. To start from its "
+            f'defaults: --config.model.options="{{}}"'
+        )
     return MODELS[name].make(num_outputs=num_outputs, dtype=dtype, axis_name=axis_name, **model_options)
 
 

@@ -130,7 +130,7 @@ class Training:
         weights = experiment.hyperparameters["class_weights"]
         self._weights = None if weights is None else torch.tensor(weights, device=on)
         self.network = Network(experiment, variables, on)
-        self._optimizer = _optimizer(self.network, config.optim, on)
+        self._optimizer = _optimizer(self.network, config.optim)
         course = [float(experiment.recipe.schedule(step)) for step in range(experiment.order.steps_per_epoch)]
         self._schedule = torch.optim.lr_scheduler.LambdaLR(
             self._optimizer, lambda step: course[min(step, len(course) - 1)]
@@ -193,17 +193,16 @@ class Training:
         return F.cross_entropy(logits, labels, weight=self._weights), accuracy
 
 
-def _optimizer(network: Network, optim, on: torch.device) -> torch.optim.Optimizer:
+def _optimizer(network: Network, optim) -> torch.optim.Optimizer:
     """That of the config: L2 on kernels alone."""
     kernels, others = [], []
     for name, parameter in network.named_parameters():
         (kernels if name.endswith("kernel") else others).append(parameter)
     groups = [{"params": kernels, "weight_decay": optim.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    fused = on.type == "cuda"
     if optim.name == "adam":
-        return torch.optim.Adam(groups, lr=optim.learning_rate, fused=fused)
+        return torch.optim.Adam(groups, lr=optim.learning_rate, fused=True)
     momentum = {"momentum": optim.momentum, "nesterov": bool(optim.nesterov and optim.momentum)}
-    return torch.optim.SGD(groups, lr=optim.learning_rate, fused=fused, **momentum)
+    return torch.optim.SGD(groups, lr=optim.learning_rate, fused=True, **momentum)
 
 
 def augment(images: torch.Tensor, options: dict[str, float]) -> torch.Tensor:

@@ -77,8 +77,9 @@ class Affectnet(PictureBuilder):
                 images = data_dir / IMAGES
                 return (*tables, images if images.is_dir() else data_dir)  # the folder stands for its 100 gigabytes
         folders = [data_dir / name for name in FOLDERS.values() if (data_dir / name / "annotations").is_dir()]
-        annotations = [f"annotations/[!.]*_{name}.npy" for name in _ARRAYS]  # there are some of landmarks besides
-        arrays = [path for folder in folders for each in annotations for path in sorted(folder.glob(each))]
+        annotations = [files.entries(folder / "annotations") for folder in folders]  # some are of landmarks
+        endings = [f"_{name}.npy" for name in _ARRAYS]
+        arrays = [path for each in annotations for end in endings for path in each if path.name.endswith(end)]
         if not arrays:
             raise missing("affectnet", data_dir, cls.ORIGIN)
         return (*folders, *arrays)
@@ -148,9 +149,9 @@ def read_folder(folder: Path, left_out: Counter) -> Iterator[Picture]:
     Raises:
       UserError: annotations that are absent or no numbers, or a code that is unknown; names the file.
     """
-    images = {path.stem: path for path in (folder / "images").glob("[!.]*") if path.suffix.lower() in _IMAGES}
-    labels = (folder / "annotations").glob("[!.]*_exp.npy")
-    names = sorted((path.name.removesuffix("_exp.npy") for path in labels), key=lambda name: (len(name), name))
+    images = {path.stem: path for path in files.entries(folder / "images") if path.suffix.lower() in _IMAGES}
+    labels = [path.name for path in files.entries(folder / "annotations") if path.name.endswith("_exp.npy")]
+    names = sorted((name.removesuffix("_exp.npy") for name in labels), key=lambda name: (len(name), name))
     for name in names:
         code, *numbers = (folder / "annotations" / f"{name}_{array}.npy" for array in _ARRAYS)
         if emotion := _emotion(read_scalar(code), str(code), left_out):

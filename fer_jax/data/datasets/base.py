@@ -24,7 +24,7 @@ from fer_jax.data.datasets.readings import Reading, Readings, StoredFace
 from fer_jax.data.detect import Box
 from fer_jax.data.emotions import canonical, expressed
 from fer_jax.errors import UserError
-from fer_jax.files import read_image
+from fer_jax.files import entries, read_image
 
 # More unreadable images than this share (and than QUARANTINE_FEW) mean that something else is wrong.
 QUARANTINE_SHARE = 0.01
@@ -105,7 +105,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         Raises:
           UserError: there are too many of them among `total`.
         """
-        self.quarantined.append((str(path), reason))
+        self.quarantined.append((_shown(str(path)), reason))
         if len(self.quarantined) > max(QUARANTINE_FEW, QUARANTINE_SHARE * total):
             first = "\n  ".join(f"{path}: {reason}" for path, reason in self.quarantined[:5])
             raise UserError(
@@ -192,7 +192,7 @@ class PictureBuilder(FaceBuilder, skip_registration=True):
         image = read_image(picture.path, grey=cls.IMAGE_SHAPE[2] == 1)
         if image is None:
             raise Unusable("not a readable image" if picture.path.exists() else "does not exist")
-        if (image == image[:1, :1]).all():
+        if of_one_colour(image):
             raise Unusable("one colour all over")
         yield image, picture.source
 
@@ -236,7 +236,7 @@ class PictureBuilder(FaceBuilder, skip_registration=True):
 
 
 def _shown(name: str) -> str:
-    """Of a name that is not UTF-8 what can be shown: the records' text is."""
+    """Of a name that is not UTF-8 what can be shown: the records' text and terminals are."""
     return os.fsencode(name).decode(errors="replace")
 
 
@@ -255,6 +255,11 @@ def read_faces(builder: type[PictureBuilder], picture: Picture) -> Reading:
     except Unusable as reason:
         return Reading([], str(reason))
     return Reading(faces)
+
+
+def of_one_colour(image: np.ndarray) -> bool:
+    """Whether all pixels of an image [H, W, C] are alike."""
+    return bool((image == image[:1, :1]).all())
 
 
 def encode(image: np.ndarray) -> bytes:
@@ -319,6 +324,6 @@ def missing(name: str, data_dir: Path | None, origin: str) -> UserError:
         return UserError(f"{name}: {data_dir} does not exist. {origin}")
     if not data_dir.is_dir():
         return UserError(f"{name}: {data_dir} is none of the files expected. {origin}")
-    found = sorted(path.name + "/" * path.is_dir() for path in data_dir.iterdir())
+    found = [path.name + "/" * path.is_dir() for path in entries(data_dir)]
     shown = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
     return UserError(f"{name}: nothing usable in {data_dir} (found: {shown or 'nothing'}). {origin}")

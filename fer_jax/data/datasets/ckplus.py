@@ -11,6 +11,7 @@ from fer_jax.data.datasets.subjects import divide, split_subjects
 from fer_jax.data.detect import Box, read_landmarks
 from fer_jax.data.emotions import CANONICAL, canonical
 from fer_jax.errors import UserError
+from fer_jax.files import entries
 
 IMAGES, LABELS, LANDMARKS = "cohn-kanade-images", "Emotion", "Landmarks"
 # By the number in the file; position is never trusted.
@@ -61,7 +62,8 @@ class Ckplus(PictureBuilder):
 
     @classmethod
     def find_raw(cls, data_dir):
-        labels = sorted(data_dir.glob(f"{LABELS}/*/*/[!.]*_emotion.txt")) if data_dir else []
+        labels = entries(data_dir / LABELS, 3) if data_dir else []
+        labels = [path for path in labels if path.name.endswith("_emotion.txt")]
         if not labels or not (data_dir / IMAGES).is_dir():
             raise missing("ckplus", data_dir, cls.ORIGIN)
         frames = [frame for label in labels for frame in _chosen(read_sequence(label))]
@@ -85,14 +87,14 @@ def read_sequence(label: Path) -> Sequence:
     Raises:
       UserError: no known emotion in the file, or no frames for it.
     """
-    text = label.read_text(errors="replace").strip()
+    text = label.read_text(encoding="utf-8-sig", errors="replace").strip()
     try:
         emotion = CODES[float(text)]
     except (ValueError, KeyError):
         known = ", ".join(f"{code} {name}" for code, name in CODES.items())
         raise UserError(f"{label}, line 1: unknown emotion {text[:40]!r}; CK+ has the codes {known}") from None
     folder = label.parents[3] / IMAGES / label.parent.relative_to(label.parents[2])
-    frames = tuple(sorted(folder.glob("[!.]*.png")))
+    frames = tuple(path for path in entries(folder) if path.suffix == ".png")
     if len(frames) <= PEAK:
         raise UserError(f"{folder} has {len(frames)} frames (*.png), {label} is of a whole sequence: unpack it again")
     return Sequence(emotion, frames)

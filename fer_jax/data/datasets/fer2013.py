@@ -3,11 +3,12 @@
 import contextlib
 import gzip
 import io
+import itertools
 import lzma
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -29,8 +30,8 @@ OFFICIAL_CLASSES = {
 }  # fmt: skip
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "publictest"),
-    "test": ("test", "testing", "privatetest"),
+    "validation": ("validation", "valid", "val", "dev", "publictest", "public_test"),
+    "test": ("test", "testing", "privatetest", "private_test"),
 }
 _CSV_NAMES = ("fer2013.csv", "icml_face_data.csv")
 _PACKINGS = ("", ".gz", ".xz", ".zip")
@@ -86,6 +87,9 @@ class Fer2013(FaceBuilder):
 
     def _tree_examples(self):
         by_split = {}
+        folders = sorted({path.parent for path in self.raw})
+        if others := files.of_other_kinds(set(itertools.chain(*map(files.visible, folders))).difference(self.raw)):
+            self.notes.append(f"files that are no images ({', '.join(_IMAGES)}) beside those: {others}")
         for path in self.raw:
             split = split_of(path.parent.parent.name)
             by_split.setdefault(split, []).append((path, _emotion_of(path)))
@@ -143,7 +147,8 @@ def read_csv(path: Path) -> Iterator[Row]:
                     continue
                 empty = False
                 yield _parse(fields, columns, path, reader.line_num)
-    except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
+    except (EOFError, RuntimeError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
+        # A RuntimeError is zipfile's of an archive that wants a password.
         raise UserError(f"{path} is damaged ({error}): download it again") from error
     if empty:
         raise UserError(f"{path} has a header and no rows: download it again")
@@ -208,6 +213,23 @@ def split_of(folder: str) -> str | None:
     return next((split for split, names in SPLIT_FOLDERS.items() if folder.lower() in names), None)
 
 
+def split_folders(root: Path, endings: Collection[str]) -> list[Path]:
+    """The folders in a tree that are splits, by name; none where the emotions' folders lie in the tree itself.
+
+    Raises:
+      UserError: beside them lies a folder that is none, with files of these endings.
+    """
+    folders = [path for path in files.entries(root) if path.is_dir()]
+    splits = [folder for folder in folders if split_of(folder.name)]
+    for beside in folders if splits else ():
+        if beside not in splits and any(path.suffix.lower() in endings for path in files.visible(beside)):
+            raise UserError(
+                f"{beside} lies beside {splits[0]} and is no split ({', '.join(SPLIT_FOLDERS)}): name it as one, put "
+                f"it into one of the splits, or elsewhere"
+            )
+    return splits
+
+
 def _emotion_of(path: Path) -> str:
     emotion = emotion_of(path.parent)
     if emotion not in BASIC7:
@@ -219,11 +241,11 @@ def _tree_images(root: Path) -> list[Path]:
     """The images of train/angry/*.jpg and the like, sorted, so that the order is the same on every file system.
 
     Raises:
-      UserError: a split's folder has no image, or a folder is no emotion.
+      UserError: a split's folder has no image, a folder is no emotion, or one beside the splits is none.
     """
     images = []
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and split_of(path.name)):
-        found = sorted(path for path in folder.glob("[!.]*/[!.]*") if path.suffix.lower() in _IMAGES)
+    for folder in split_folders(root, _IMAGES):
+        found = [path for path in files.entries(folder, 2) if path.suffix.lower() in _IMAGES]
         if not found:
             raise UserError(f"{folder} is an empty split: expected images in {folder}/angry and so on")
         images += found

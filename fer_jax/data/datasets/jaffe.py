@@ -8,6 +8,7 @@ from fer_jax.data.datasets.base import SIDE, Picture, PictureBuilder, missing
 from fer_jax.data.datasets.subjects import divide, split_subjects
 from fer_jax.data.emotions import BASIC7
 from fer_jax.errors import UserError
+from fer_jax.files import entries
 
 CODES = {
     "AN": "angry", "DI": "disgust", "FE": "fear", "HA": "happy", "SA": "sad", "SU": "surprise", "NE": "neutral"
@@ -32,8 +33,7 @@ class Jaffe(PictureBuilder):
 
     @classmethod
     def find_raw(cls, data_dir):
-        folder = sorted(data_dir.iterdir()) if data_dir and data_dir.is_dir() else []
-        files = [path for path in folder if path.suffix.lower() in _IMAGES and not path.name.startswith(".")]
+        files = [path for path in entries(data_dir) if path.suffix.lower() in _IMAGES] if data_dir else []
         if not files:
             raise missing("jaffe", data_dir, cls.ORIGIN)
         for path in files:

@@ -8,6 +8,7 @@ from fer_jax.data.datasets.base import Picture, PictureBuilder, missing
 from fer_jax.data.datasets.subjects import divide, split_subjects
 from fer_jax.data.emotions import BASIC7
 from fer_jax.errors import UserError
+from fer_jax.files import entries
 
 CODES = {
     "AF": "fear", "AN": "angry", "DI": "disgust", "HA": "happy", "NE": "neutral", "SA": "sad", "SU": "surprise"
@@ -46,8 +47,7 @@ class Kdef(PictureBuilder):
 
     @classmethod
     def find_raw(cls, data_dir):
-        files = sorted(data_dir.glob("*/*")) if data_dir else []
-        files = [path for path in files if path.suffix.lower() in _IMAGES and not path.name.startswith(".")]
+        files = [path for path in entries(data_dir, 2) if path.suffix.lower() in _IMAGES] if data_dir else []
         if not any(read_name(path) for path in files):
             raise missing("kdef", data_dir, cls.ORIGIN)
         return tuple(files)

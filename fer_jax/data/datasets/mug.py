@@ -11,6 +11,7 @@ from fer_jax.data.datasets.subjects import divide, split_subjects
 from fer_jax.data.detect import read_landmarks
 from fer_jax.data.emotions import BASIC7
 from fer_jax.errors import UserError
+from fer_jax.files import entries
 
 LEVELS = (0.2, 0.4, 0.6, 0.8, 1.0, 0.8, 0.6, 0.4, 0.2)  # of the nine frames of a take, rising and falling
 _NEAR = 0.1  # how far a frame may be from the level it is taken for
@@ -162,7 +163,8 @@ def graded(levels: np.ndarray) -> list[int]:
 
 
 def _frames(root: Path) -> list[Path]:
-    found = itertools.chain(root.glob("*/*/*/[!.]*"), root.glob("*/session*/*/*/[!.]*"))
+    sessions = [folder for folder in entries(root, 2) if folder.name.startswith("session")]
+    found = itertools.chain(entries(root, 4), *(entries(session, 3) for session in sessions))
     return sorted(path for path in found if path.suffix.lower() in _IMAGES)
 
 

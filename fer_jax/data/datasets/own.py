@@ -1,19 +1,19 @@
 """Data of one's own: a CSV file of images and emotions, or a folder for each emotion with images and videos."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+import tensorflow_datasets as tfds
 
-from fer_jax.data.datasets.base import Picture, PictureBuilder, Unusable, emotion_of, missing
-from fer_jax.data.datasets.fer2013 import split_of
+from fer_jax.data.datasets.base import Picture, PictureBuilder, Unusable, emotion_of, missing, of_one_colour
+from fer_jax.data.datasets.fer2013 import split_folders, split_of
 from fer_jax.data.datasets.subjects import SPLITS, divide, split_stratified, split_subjects
 from fer_jax.data.emotions import CANONICAL, canonical
 from fer_jax.errors import UserError
-from fer_jax.files import csv_rows, visible
+from fer_jax.files import csv_rows, entries, of_other_kinds, opencv_address, visible
 
 COLUMNS = ("path", "emotion", "intensity", "subject", "split")  # the first two are needed
 EVERY = 5  # of how many frames of a video one is taken
@@ -60,7 +60,7 @@ class Csv(PictureBuilder):
     def find_raw(cls, data_dir):
         files = [data_dir] if data_dir and data_dir.is_file() else []
         if data_dir and data_dir.is_dir():
-            files = [path for path in sorted(data_dir.glob("[!.]*")) if path.suffix.lower() == ".csv"]
+            files = [path for path in entries(data_dir) if path.suffix.lower() == ".csv"]
         if len(files) > 1:
             names = ", ".join(path.name for path in files)
             raise UserError(f"csv: which of the files in {data_dir}? --data_dir=FILE.csv with one of {names}")
@@ -134,7 +134,8 @@ def _parse(path: Path, line: int, values: dict[str, str], filled: set[str]) -> R
         emotion = canonical(values["emotion"])
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
-    image = path.parent / Path(values["path"]).expanduser()
+    image = Path(values["path"])
+    image = path.parent / (image.expanduser() if values["path"].startswith("~/") else image)
     if not values["path"] or not image.is_file():
         raise UserError(f"{where}: there is no file {values['path']!r} in {path.parent}")
     intensity = None
@@ -159,13 +160,14 @@ class Folder(PictureBuilder):
     """Images and videos in a folder for each emotion, in RGB; the emotions are those that occur, in canonical order.
 
     Splits: the folders train, validation and test around those of the emotions, or else 80/10/10 of each emotion,
-    which is only right when no one is in two files. Of a video every fifth frame is taken, and all of a video are in
-    one split. The whole centre of a picture is taken.
+    which is only right when no one is in two files. Of a video every fifth frame is taken, but for those of one colour,
+    and all of a video are in one split. The whole centre of a picture is taken.
 
     Source: one's own.
     Layout: [split/]emotion/*.jpg, png, bmp, tif, webp, mp4 or avi. Other files are counted in a note.
     """
 
+    VERSION = tfds.core.Version("1.2.0")  # 1.1.0 took frames of one colour, too
     ORIGIN = (
         "Expected in --data_dir: a folder for each emotion (angry, happy, ...) with images (.jpg, .png, .bmp, .tif, "
         ".webp) or videos (.mp4, .avi), if wanted within the folders train, validation and test."
@@ -184,9 +186,8 @@ class Folder(PictureBuilder):
 
     def pictures(self):
         root, *files = self.raw
-        if unused := Counter(path.suffix.lower() or path.name for path in set(visible(root)).difference(files)):
-            shown = ", ".join(f"{count:,} {suffix}" for suffix, count in unused.most_common())
-            self.notes.append(f"files that are not images or videos in an emotion's folder: {shown}")
+        if unused := of_other_kinds(set(visible(root)).difference(files)):
+            self.notes.append(f"files that are not images or videos in an emotion's folder: {unused}")
         pictures = [Picture(path, emotion_of(path.parent), path.relative_to(root).as_posix()) for path in files]
         if files[0].parent.parent != root:
             splits = {split: set() for split in SPLITS}
@@ -202,17 +203,26 @@ class Folder(PictureBuilder):
         if picture.path.suffix.lower() not in _VIDEOS:
             yield from super().images(picture)
             return
-        empty = True
+        seen = taken = 0
         for number, frame in read_video(picture.path):
-            empty = False
-            yield frame, f"{picture.source}#{number}"
-        if empty:
-            raise Unusable("not a readable video")
+            seen += 1
+            if not of_one_colour(frame):  # as before the first scene
+                taken += 1
+                yield frame, f"{picture.source}#{number}"
+        if not taken:
+            raise Unusable("one colour all over" if seen else "not a readable video")
 
 
 def read_video(path: Path) -> Iterator[tuple[int, np.ndarray]]:
-    """Every fifth frame with its number: uint8 [H, W, 3], RGB; none where the file is no video."""
-    video = cv2.VideoCapture(str(path))
+    """Every fifth frame with its number: uint8 [H, W, 3], RGB; none where the file is no video.
+
+    Raises:
+      Unusable: OpenCV does not take a file of that name.
+    """
+    try:
+        video = cv2.VideoCapture(opencv_address(path))
+    except UserError as error:
+        raise Unusable(str(error)) from None
     try:
         number = 0
         while video.grab():
@@ -243,14 +253,7 @@ def _find_files(root: Path) -> list[Path]:
     Raises:
       UserError: a folder with such files that is no emotion, or one beside splits that is none.
     """
-    folders = _folders(root)
-    splits = [folder for folder in folders if split_of(folder.name)]
-    for beside in folders if splits else ():
-        if beside not in splits and any(path.suffix.lower() in _IMAGES + _VIDEOS for path in visible(beside)):
-            raise UserError(
-                f"{beside} lies beside {splits[0]} and is no split ({', '.join(SPLITS)}): name it as one, put it into "
-                f"one of the splits, or elsewhere"
-            )
+    splits = split_folders(root, _IMAGES + _VIDEOS)
     files = []
     for split in splits or [root]:
         found = [path for folder in _folders(split) for path in _media(folder)]
@@ -263,8 +266,8 @@ def _find_files(root: Path) -> list[Path]:
 
 
 def _folders(root: Path) -> Sequence[Path]:
-    return sorted(path for path in root.glob("[!.]*") if path.is_dir())
+    return [path for path in entries(root) if path.is_dir()]
 
 
 def _media(folder: Path) -> Sequence[Path]:
-    return sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in _IMAGES + _VIDEOS)
+    return [path for path in entries(folder) if path.suffix.lower() in _IMAGES + _VIDEOS]
