@@ -387,8 +387,7 @@ def main() -> None:
     """The command line; exits with 1 and a message on what the user can mend."""
     from absl import flags
 
-    from fer_jax import main as command
-    from fer_jax import process
+    from fer_jax import command_line, process
 
     for name in ("config", "data_dir"):  # --help shows them too
         flags.declare_key_flag(name)
@@ -396,10 +395,10 @@ def main() -> None:
 
     def draw(_argv):
         process.set_up()
-        preview(flags.FLAGS.config, preview_flag.value, data_dir=flags.FLAGS.data_dir)
+        preview(command_line.CONFIG.value, preview_flag.value, data_dir=command_line.DATA_DIR.value)
         print(f"preview: {preview_flag.value}")
 
-    command.entry(draw, command.parse_flags)
+    command_line.entry(draw, command_line.parse_flags)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from types import ModuleType
 
 from fer_jax import process
 from fer_jax.errors import UserError
+from fer_jax.files import user_path
 
 SUITES = ("train", "infer", "input", "end_to_end", "scaling")
 MODELS = ("mini_xception", "fcn_gap", "deep", "vggs_small", "resnet18")
@@ -66,8 +67,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", type=_above_zero, help="of its training split, for end_to_end; default: all")
     parser.add_argument("--epochs", type=_above_zero, default=10, help="of a whole run of end_to_end, default 10")
     parser.add_argument("--against", choices=sorted(COUNTERPARTS), help="beside train and infer")
-    parser.add_argument("--output", type=Path, metavar="FILE.json")
-    parser.add_argument("--figure", type=Path, metavar="FILE.png", help="the picture of scaling")
+    parser.add_argument("--output", type=user_path, metavar="FILE.json")
+    parser.add_argument("--figure", type=user_path, metavar="FILE.png", help="the picture of scaling")
     return parser.parse_args(arguments)
 
 

@@ -9,13 +9,13 @@ SVM's C on validation where there is a test split to report on, and prints the a
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
 
 from fer_jax.data import prepare
 from fer_jax.errors import UserError
+from fer_jax.files import user_path
 
 SIDE = 48  # pixels
 STRENGTHS = (0.001, 0.01, 0.1)  # of C, for standardised features
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--features", choices=FEATURES, default="hog")
     parser.add_argument("--dataset", default="fer2013")
     parser.add_argument("--variant", help="of the data set")
-    parser.add_argument("--data_dir", type=Path, help="where the raw data lie")
+    parser.add_argument("--data_dir", type=user_path, help="where the raw data lie")
     options = parser.parse_args(arguments)
     try:
         dataset = prepare.load(options.dataset, variant=options.variant, data_dir=options.data_dir)

@@ -24,6 +24,7 @@ from safetensors.numpy import load_file
 from fer_jax import checkpoint, models
 from fer_jax.data.emotions import BASIC7
 from fer_jax.errors import UserError
+from fer_jax.files import user_path
 
 _IMAGENET_MEAN, _IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -244,8 +245,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m fer_jax.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", required=True, help=", ".join(SOURCES))
-    parser.add_argument("--input", required=True, type=Path, help=".hdf5, .safetensors or .pth")
-    parser.add_argument("--output", required=True, type=Path, help="the .safetensors to write")
+    parser.add_argument("--input", required=True, type=user_path, help=".hdf5, .safetensors or .pth")
+    parser.add_argument("--output", required=True, type=user_path, help="the .safetensors to write")
     options = parser.parse_args(arguments)
     try:
         variables, metadata = convert(options.model, read_tensors(options.input))

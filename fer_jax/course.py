@@ -32,6 +32,9 @@ class Course:
     Opening one finds the state to go on from: the last checkpoint of the run directory, or a fresh one. Of several
     processes, which all do the same, the first one's files are the run's; the others' fall into a folder that is thrown
     away, but for the checkpoints, which they write together.
+
+    Raises:
+      UserError: checkpoints that cannot be read or are of other data, or pretrained weights that do not fit.
     """
 
     def __init__(self, experiment: "Experiment", workdir: Path):
@@ -133,6 +136,7 @@ def weights_metadata(experiment: "Experiment") -> dict:
         "emotions": experiment.dataset.emotions,
         "input_shape": experiment.recipe.input_shape,
         "normalization": "pretrained" if config.model.pretrained else config.data.normalization,
+        "align": config.data.align,
     }
 
 

@@ -8,10 +8,10 @@ data set is the one in the first run's config.
 
 import argparse
 import functools
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from fer_jax import augment, ops, process, recognizer
 from fer_jax.data import prepare
 from fer_jax.data.emotions import remap
 from fer_jax.errors import UserError, unknown
+from fer_jax.files import user_path
 from fer_jax.recognizer import Prediction, Recognizer
 
 # Of the variants: brightness from 1 - 0.2 to 1 + 0.2. Xu et al. give no levels; most configs augment by as much.
@@ -39,11 +40,20 @@ def ten_crops(images: jax.Array) -> jax.Array:
     return jnp.concatenate([crops, crops[:, :, :, ::-1]])
 
 
-# What an image is shown as besides itself: images [B, H, W, C] -> views [V, B, h, w, C].
-VIEWS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "flip": lambda images: jnp.stack([images, images[:, :, ::-1]]),
-    "ten_crop": ten_crops,
-    "variants": jax.vmap(functools.partial(augment.variants, strength=STRENGTH), out_axes=1),
+class Views(NamedTuple):
+    """What an image is shown as beside itself."""
+
+    show: Callable[[jax.Array], jax.Array]  # images [B, H, W, C] -> views [V, B, h, w, C]
+    told: str  # in a table
+
+
+VIEWS = {
+    "flip": Views(lambda images: jnp.stack([images, images[:, :, ::-1]]), "mean over the image and its mirror image"),
+    "ten_crop": Views(ten_crops, "mean over ten crops: corners, centre, mirrored"),
+    "variants": Views(
+        jax.vmap(functools.partial(augment.variants, strength=STRENGTH), out_axes=1),
+        f"mean over {augment.VARIANTS} variants in brightness (1 ± {STRENGTH}) and blur",
+    ),
 }
 
 
@@ -61,7 +71,7 @@ def predict_views(net: Recognizer, images: np.ndarray, views: str, *, batch_size
     """
     if views not in VIEWS:
         raise unknown("test-time augmentation", views, VIEWS)
-    show = VIEWS[views]
+    show = VIEWS[views].show
     count = jax.eval_shape(show, jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.uint8)).shape[0]
 
     @ops.jit
@@ -90,12 +100,11 @@ def probabilities(net: Recognizer, run: Path, images: np.ndarray, emotions: tupl
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend."""
     parser = argparse.ArgumentParser(prog="python -m fer_jax.ensemble", description=__doc__.splitlines()[0])
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories")
-    parser.add_argument("--data_dir", type=Path, help="where the raw data lie")
+    parser.add_argument("runs", nargs="+", type=user_path, metavar="RUN", help="run directories")
+    parser.add_argument("--data_dir", type=user_path, help="where the raw data lie")
     parser.add_argument("--split", default="test", help="default: test")
     options = parser.parse_args(arguments)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    process.use_compilation_cache()
+    process.set_up()
     from fer_jax.report_answers import optimistic_because  # here: it asks ensembles itself
 
     try:

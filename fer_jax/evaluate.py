@@ -12,10 +12,8 @@ beside the network itself, never in its place.
 
 import argparse
 import functools
-import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import flax.linen as nn
@@ -29,6 +27,7 @@ from fer_jax.data import normalization
 from fer_jax.data.crops import METHODS
 from fer_jax.data.pipeline import EvalOrder, Split
 from fer_jax.errors import UserError
+from fer_jax.files import user_path
 from fer_jax.heads import Head
 from fer_jax.imaging import to_input
 
@@ -100,23 +99,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from fer_jax.ensemble import VIEWS
 
     parser = argparse.ArgumentParser(prog="python -m fer_jax.evaluate", description="Writes the report of a run.")
-    parser.add_argument("--workdir", type=Path, required=True, metavar="RUN", help="directory of a finished run")
+    parser.add_argument("--workdir", type=user_path, required=True, metavar="RUN", help="directory of a finished run")
     parser.add_argument("--split", choices=("test", "validation", "train"), help="default: the one of results.json")
     parser.add_argument("--dataset", metavar="OTHER", help="default: the one that it was trained on")
     parser.add_argument("--variant", metavar="NAME", help="of the data set")
     parser.add_argument("--align", choices=("", *METHODS), help="of OTHER's photographs; default: as in training")
-    parser.add_argument("--data_dir", type=Path, help="where the raw data lie")
+    parser.add_argument("--data_dir", type=user_path, help="where the raw data lie")
     parser.add_argument("--tta", nargs="+", default=(), choices=sorted(VIEWS), help="score the mean over views, too")
     parser.add_argument(
-        "--ensemble", nargs="+", type=Path, default=(), metavar="RUN", help="score the mean with these runs, too"
+        "--ensemble",
+        nargs="+",
+        type=user_path,
+        default=(),
+        metavar="RUN",
+        help="score the mean with these runs, too",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="default: RUN/report, or RUN/report_OTHER for other data or splits"
+        "--output",
+        type=user_path,
+        metavar="DIR",
+        help="default: RUN/report, or RUN/report_OTHER for other data or splits",
     )
     options = parser.parse_args(arguments)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    process.keep_freed_memory()
-    process.use_compilation_cache()
+    process.set_up()
     try:
         answers = report.ask(
             options.workdir,

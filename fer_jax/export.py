@@ -21,7 +21,6 @@ data are at hand, and then the accuracy is printed as measured; otherwise for no
 import argparse
 import dataclasses
 import json
-import logging
 import sys
 import zipfile
 from collections.abc import Callable, Sequence
@@ -58,7 +57,7 @@ _BATCH = 256
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """A StableHLO or ONNX file, ready to be asked; `predict` as that of `Recognizer`."""
+    """A StableHLO or ONNX file, ready to be asked: `predict` answers as that of `Recognizer`, of faces of one size."""
 
     run: Callable[[np.ndarray], Sequence[np.ndarray]]  # uint8 [n, H, W, C] -> (probabilities, intensities)
     metadata: dict
@@ -367,7 +366,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m fer_jax.export", description="Writes a trained network as one file for other programs."
     )
     parser.add_argument(
-        "--workdir", type=Path, required=True, metavar="RUN", help="a run directory, a weights file or a network's name"
+        "--workdir",
+        type=files.user_path,
+        required=True,
+        metavar="RUN",
+        help="a run directory, a weights file or a network's name",
     )
     parser.add_argument("--format", required=True, help=", ".join(PRECISIONS))
     parser.add_argument(
@@ -376,11 +379,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default=["float32"],
         help="; ".join(f"{form}: {', '.join(known)}" for form, known in PRECISIONS.items()) + " (default: float32)",
     )
-    parser.add_argument("--data_dir", type=Path, help="where the raw data lie, to measure the accuracy")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: export beside the weights")
+    parser.add_argument("--data_dir", type=files.user_path, help="where the raw data lie, to measure the accuracy")
+    parser.add_argument("--output", type=files.user_path, metavar="DIR", help="default: export beside the weights")
     options = parser.parse_args(arguments)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    process.use_compilation_cache()
+    process.set_up()
     try:
         rows, asked = export(
             options.workdir, options.format, options.precision, data_dir=options.data_dir, output=options.output

@@ -34,6 +34,11 @@ def whole(path: Path) -> Iterator[Path]:
         raise
 
 
+def user_path(text: str) -> Path:
+    """A path that a user gives, `~` being their home: in --output=~/x no shell puts it there."""
+    return Path(text).expanduser()
+
+
 def read_image(path: Path, *, grey: bool = False) -> np.ndarray | None:
     """An image file as uint8 [H, W, 3], RGB, or [H, W, 1]; None where it is absent or unreadable."""
     flag = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR

@@ -14,12 +14,12 @@ Of a program of one's own: `Analyzer` takes images and returns faces, `picture` 
 import argparse
 import contextlib
 import dataclasses
+import logging
 import os
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import cv2
 import jax
@@ -32,11 +32,14 @@ from fer_jax.data.datasets.base import square
 from fer_jax.data.detect import DETECTORS, Detector, Face, ShapePredictor, make_detector
 from fer_jax.data.emotions import expressed
 from fer_jax.errors import UserError
+from fer_jax.files import user_path
 from fer_jax.following import EVERY, Follower
 from fer_jax.recognizer import Recognizer
 from fer_jax.recording import Closed, Output, Scene, TrackedFace, Window, has_display, open_output, open_table
 from fer_jax.tracking import Tracker
 from fer_jax.video import Ahead, Source, open_source
+
+log = logging.getLogger(__name__)
 
 ALIGNMENTS = ("box", "rotation", "landmarks")
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)  # to which `Recognizer.predict` pads the faces of a frame
@@ -281,7 +284,6 @@ def load(weights: str) -> Recognizer:
     Raises:
       UserError: see `recognizer.load`.
     """
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # a GPU may be another's, too
     variables, metadata = checkpoint.load_weights(weights)
     if recognizer.is_small(variables):
         call_directly()
@@ -310,6 +312,14 @@ def check(align: str, *, detector: str, smallest: int) -> None:
     needs = {"box": False, "rotation": detector != "yunet", "landmarks": True}[align]
     if needs and not ShapePredictor.available():
         raise UserError(f"--align={align} needs landmarks: pip install 'fer_jax[align]', or use --align=box")
+
+
+def warn_of_alignment(network: Recognizer, name: str, align: str) -> None:
+    """Warns where a network was trained on faces that were cut out otherwise than by `align`, one of ALIGNMENTS."""
+    if network.align in ALIGNMENTS and network.align != align:
+        log.warning(
+            "%s was trained on faces aligned by %s: --align=%s cuts them out so", name, network.align, network.align
+        )
 
 
 def open_outputs(options: argparse.Namespace, source: Source, emotions: Sequence[str]) -> list[Output]:
@@ -348,11 +358,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="a run directory, a weights file or a network of the package (default: %(default)s)",
     )
     parser.add_argument("--source", default="0", help="camera number (default 0), URL, video, photo or folder of them")
-    parser.add_argument("--output", type=Path, help="drawn frames: a video; of pictures a folder, of a photo a file")
-    parser.add_argument("--table", type=Path, help="a row a face and frame: .csv or .jsonl")
+    parser.add_argument(
+        "--output", type=user_path, help="drawn frames: a video; of pictures a folder, of a photo a file"
+    )
+    parser.add_argument("--table", type=user_path, help="a row a face and frame: .csv or .jsonl")
     parser.add_argument("--show", action="store_true", help="a window; default: where nothing is written")
     parser.add_argument("--detector", choices=DETECTORS, default="haar")
-    parser.add_argument("--model", type=Path, help="the ONNX file of yunet")
+    parser.add_argument("--model", type=user_path, help="the ONNX file of yunet")
     parser.add_argument("--min_face", type=int, default=SMALLEST_FACE, help="pixels, for haar (default: %(default)s)")
     parser.add_argument(
         "--detect_every",
@@ -365,6 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--smoothing", type=float, default=0.5, help="seconds (default: %(default)s), 0: none")
     options = parser.parse_args(arguments)
     process.set_up()
+    process.share_gpu()
     # A program of 0.1 s is worth keeping here.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what goes wrong we say ourselves
@@ -376,6 +389,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise UserError(f"--smoothing={options.smoothing:g} must not be negative")
             check(options.align, detector=options.detector, smallest=options.min_face)
             network = load(options.weights)
+            warn_of_alignment(network, options.weights, options.align)
             aligned = options.align != "box"
             detector = make_detector(
                 options.detector, options.model, landmarks=aligned, smallest=options.min_face, equalize=False

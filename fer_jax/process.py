@@ -85,6 +85,11 @@ def ending_signals() -> list[signal.Signals]:
     return [signum for signum in ENDING if signal.getsignal(signum) != signal.SIG_IGN]
 
 
+def share_gpu() -> None:
+    """Takes a GPU's memory as it is needed, before JAX starts: what trains there may need it, too."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
 def keep_freed_memory() -> None:
     """Lets malloc keep what XLA's CPU programs free, where the C library is glibc.
 

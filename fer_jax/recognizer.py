@@ -66,6 +66,7 @@ class Recognizer:
     emotions: tuple[str, ...]
     input_shape: tuple[int, int, int]
     dataset: str = ""  # that it was trained on, where known
+    align: str = ""  # the method by which those faces were aligned as they were prepared, where one was
 
     def predict(self, images: np.ndarray, *, batch_size: int = 256) -> Prediction:
         """The emotions and intensities of faces: uint8 [n, H, W, 1 or 3], of any size, colours as RGB.
@@ -177,4 +178,5 @@ def assemble(variables: dict, metadata: dict, source: Path | str) -> Recognizer:
     except (TypeError, ValueError) as error:
         raise UserError(f"{source}, as {config.model.name}: {error}") from error
     dataset = metadata.get("results", {}).get("dataset", "")
-    return Recognizer(model, head, variables, tuple(metadata["emotions"]), tuple(metadata["input_shape"]), dataset)
+    emotions, input_shape = tuple(metadata["emotions"]), tuple(metadata["input_shape"])
+    return Recognizer(model, head, variables, emotions, input_shape, dataset, metadata.get("align", ""))

@@ -9,7 +9,6 @@ them (index.html); `report_compare.compare` sets several runs side by side.
 
 import argparse
 import io
-import logging
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -18,10 +17,11 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from fer_jax import heads, logs, metrics, report_compare, report_cost, report_figures, statistics
+from fer_jax import heads, logs, metrics, process, report_compare, report_cost, report_figures, statistics
 from fer_jax.data.crops import METHODS
 from fer_jax.data.emotions import expressed
 from fer_jax.errors import UserError
+from fer_jax.files import user_path
 from fer_jax.report_answers import Answers, ask
 from fer_jax.report_page import page
 from fer_jax.scores import classification_scores
@@ -220,16 +220,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend."""
     parser = argparse.ArgumentParser(prog="python -m fer_jax.report", description="Compares runs.")
     command = parser.add_subparsers(required=True).add_parser("compare", help="several runs on the same examples")
-    command.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="directories of finished runs")
+    command.add_argument("runs", nargs="+", type=user_path, metavar="RUN", help="directories of finished runs")
     command.add_argument("--split", choices=("test", "validation", "train"), help="default: the one of results.json")
     command.add_argument("--dataset", help="another data set than the runs' own")
     command.add_argument("--variant", help="of that data set")
     command.add_argument("--align", choices=("", *METHODS), help="of its photographs; default: as in training")
-    command.add_argument("--data_dir", type=Path, help="where the raw data lie")
+    command.add_argument("--data_dir", type=user_path, help="where the raw data lie")
     command.add_argument("--format", choices=("markdown", "csv", "latex"), default="markdown")
-    command.add_argument("--figure", type=Path, metavar="FILE", help="draws accuracies and learning curves there")
+    command.add_argument("--figure", type=user_path, metavar="FILE", help="draws accuracies and learning curves there")
     options = parser.parse_args(arguments)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    process.set_up()
     try:
         if len(options.runs) < 2:
             raise UserError("compare wants two runs or more; for one there is python -m fer_jax.evaluate")

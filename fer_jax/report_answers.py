@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fer_jax import augment, checkpoint, ensemble, recognizer
+from fer_jax import checkpoint, ensemble, recognizer
 from fer_jax import config as config_lib
 from fer_jax.data import prepare
 from fer_jax.data.emotions import expressed, relabel, remap
@@ -18,12 +18,6 @@ from fer_jax.recognizer import Recognizer
 from fer_jax.run import reported_split, trained_on
 
 log = logging.getLogger(__name__)
-
-_VIEW_NAMES = {
-    "flip": "mean over the image and its mirror image",
-    "ten_crop": "mean over ten crops: corners, centre, mirrored",
-    "variants": f"mean over {augment.VARIANTS} variants in brightness (1 ± {ensemble.STRENGTH}) and blur",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +124,7 @@ def ask(
     prediction.require_finite(f"the network of {workdir}")
     order = remap(emotions, net.emotions)
     alternatives = {
-        _VIEW_NAMES[each]: ensemble.predict_views(net, image, each).probabilities[:, order] for each in views
+        ensemble.VIEWS[each].told: ensemble.predict_views(net, image, each).probabilities[:, order] for each in views
     }
     optimistic = {}
     copied = _copied(image, config, results, data, split, transfer=transfer)

@@ -61,7 +61,7 @@ class Experiment:
         return train.hyperparameters(self.config, self.dataset.class_counts["train"])
 
     def sibling(self, config: ConfigDict) -> "Experiment":
-        """The same data and programs under a config that differs in the numbers of `stack.NUMBERS` alone."""
+        """The same data and programs under another config of the same `stack.structure`."""
         order = dataclasses.replace(self.order, seed=config.seed)
         return dataclasses.replace(self, config=config, order=order)
 

@@ -81,7 +81,7 @@ def _time_alone(experiment: Experiment) -> list[float]:
         hyper,
         recipe=experiment.recipe,
         mesh=experiment.mesh,
-        stop=_ROUNDS + 1,
+        stop=(_ROUNDS + 1) * _MEASURED_STEPS,  # programs of so many steps at most
         most=_MEASURED_STEPS,
     )
     return _rounds(lambda: next(steps)[1])

@@ -27,9 +27,8 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
+from fer_jax import command_line, files, process, sweep_table
 from fer_jax import config as config_lib
-from fer_jax import main as command
-from fer_jax import process, sweep_table
 from fer_jax.errors import UserError
 from fer_jax.sweep_members import Member, check, declared, members, read_axis
 from fer_jax.sweep_plan import SAME_IMAGES, Group, differing, plan, stops, unfinished
@@ -300,7 +299,7 @@ def main(_argv: Sequence[str]) -> None:
     smaller, declared_members = declared(Path(path), quick=_QUICK.value)
     given = flags.FLAGS["config"].override_values  # on the command line, which has the last word
     config = config_lib.overridden(
-        flags.FLAGS.config, {field: value for field, value in smaller.items() if field not in given}
+        command_line.CONFIG.value, {field: value for field, value in smaller.items() if field not in given}
     )
     axes = [declared_members, *map(read_axis, _SET.value)]
     if _SEEDS.value:
@@ -313,9 +312,9 @@ def main(_argv: Sequence[str]) -> None:
     if _CLUSTER.value:
         jax.config.update("jax_platforms", "cpu")  # this machine's accelerator, if any, is for a trial
     name = f"sweep-{Path(path).stem}{'-quick' if _QUICK.value else ''}"
-    workdir = Path(flags.FLAGS.workdir or Path("runs") / name)
+    workdir = files.user_path(command_line.WORKDIR.value or Path("runs") / name)
     done = finished(planned, workdir)
-    check(planned, flags.FLAGS.data_dir, halving=_HALVING.value, done=done)
+    check(planned, command_line.DATA_DIR.value, halving=_HALVING.value, done=done)
     train_all = functools.partial(run_members_on_cluster, cpus=_CLUSTER_CPUS.value) if _CLUSTER.value else run_members
     try:
         with (
@@ -327,7 +326,7 @@ def main(_argv: Sequence[str]) -> None:
                 workdir,
                 form=_FORM.value,
                 halving=_HALVING.value,
-                data_dir=flags.FLAGS.data_dir,
+                data_dir=command_line.DATA_DIR.value,
                 only_plan=_PLAN.value,
             )
     except train.Interrupted as interrupted:
@@ -352,7 +351,7 @@ def main(_argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.adopt_module_key_flags(command)  # --help shows them too
+    flags.adopt_module_key_flags(command_line)  # --help shows them too
     _SET = flags.DEFINE_multi_string("set", [], "field=value,value: one more axis of the sweep; may be repeated")
     _SEEDS = flags.DEFINE_integer("seeds", 0, "how often each member is run, with seeds 0, 1, ...", lower_bound=0)
     _FORM = flags.DEFINE_enum(
@@ -373,4 +372,4 @@ if __name__ == "__main__":
         "cluster_cpus", 0, "CPUs that a trial on a cluster takes; 0 = one beside a GPU, else up to four", lower_bound=0
     )
     _PLAN = flags.DEFINE_bool("plan", False, "print the plan, train nothing")
-    command.entry(main, command.parse_flags)
+    command_line.entry(main, command_line.parse_flags)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from fer_jax import figures, statistics
+from fer_jax import figures, files, statistics
 from fer_jax.tables import as_text
 
 REPEATS = ("seed", "data.fold")  # fields whose values are repetitions of one cell
@@ -131,8 +131,9 @@ def write_tables(
     ]
     plain = [{name: None if value != value else value for name, value in row.items()} for row in rows]  # nan
     content = {"split": split, "measure": measure.metric, "rows": plain}
-    (folder / "table.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    with (folder / "table.csv").open("w", newline="") as file:
+    with files.whole(folder / "table.json") as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    with files.whole(folder / "table.csv") as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(plain)

@@ -278,7 +278,7 @@ def training_steps(
 ) -> Iterator[tuple[TrainState, dict]]:
     """The steps in the form that suits the platform, up to `most` as one program; both give the same results.
 
-    From `state.step` on, to step `stop`, which the last epoch of those in one program may pass.
+    From `state.step` on, to step `stop`, which the last program of several steps may pass.
     """
     scanned = isinstance(split, ResidentSplit) and not sharding.on_cpu(mesh)
     step = int(state.step)
@@ -292,6 +292,8 @@ def training_steps(
         for state, metrics in steps:
             yield state, metrics
             step += metrics["loss"].size
+            if step >= stop:
+                return
             if step >= end:
                 break
 

@@ -19,7 +19,6 @@ guided_backpropagation.png, grad_cam.png and dreams.png (from noise).
 """
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ import numpy as np
 from fer_jax import process, recognizer, report_figures
 from fer_jax.data import prepare
 from fer_jax.errors import UserError
-from fer_jax.files import read_image
+from fer_jax.files import read_image, user_path
 from fer_jax.imaging import to_input
 from fer_jax.recognizer import Recognizer
 from fer_jax.report_figures import Faces
@@ -142,22 +141,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--workdir",
         required=True,
-        type=Path,
+        type=user_path,
         nargs="+",
         metavar="RUN",
         help="a run directory, or its weights.safetensors; several to set them side by side",
     )
     faces_from = parser.add_mutually_exclusive_group(required=True)
-    faces_from.add_argument("--image", nargs="+", type=Path, metavar="FILE", help="cropped faces")
+    faces_from.add_argument("--image", nargs="+", type=user_path, metavar="FILE", help="cropped faces")
     faces_from.add_argument("--split", help="of the data set of the run, e.g. validation")
-    parser.add_argument("--data_dir", type=Path, help="where the raw data lie")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="where the pictures go")
+    parser.add_argument("--data_dir", type=user_path, help="where the raw data lie")
+    parser.add_argument("--output", required=True, type=user_path, metavar="DIR", help="where the pictures go")
     parser.add_argument("--layer", nargs="+", default=(), metavar="NAME", help="whose activations are drawn")
     parser.add_argument("--cam_layer", metavar="NAME", help="for Grad-CAM; default: the last that gives maps")
     parser.add_argument("--seed", type=int, default=0, help="of the dreams; default: 0")
     options = parser.parse_args(arguments)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    process.use_compilation_cache()
+    process.set_up()
     try:
         try:
             paths = _one(options) if len(options.workdir) == 1 else _several(options)

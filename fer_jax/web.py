@@ -25,6 +25,7 @@ import numpy as np
 from fer_jax import checkpoint, live, process, recognizer, web_analysis, web_html, web_server, web_uploads
 from fer_jax.data.detect import DETECTORS, make_detector
 from fer_jax.errors import UserError
+from fer_jax.files import user_path
 from fer_jax.web_analysis import Networks, Seen, Session
 
 if TYPE_CHECKING:
@@ -197,7 +198,10 @@ def load_networks(weights: Sequence[str], **options) -> Networks:
             "no network comes with this version of the package: name a run or a weights file, --weights RUN"
         )
     names = web_analysis.short_names(sources)
-    return Networks(dict(zip(names, map(recognizer.load, sources), strict=True)), **options)
+    networks = dict(zip(names, map(recognizer.load, sources), strict=True))
+    for name, network in networks.items():
+        live.warn_of_alignment(network, name, options["align"])
+    return Networks(networks, **options)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -217,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "Gradio's servers; downloads Gradio's tunnel program",
     )
     parser.add_argument("--detector", choices=DETECTORS, default="haar")
-    parser.add_argument("--model", type=Path, help="the ONNX file of yunet")
+    parser.add_argument("--model", type=user_path, help="the ONNX file of yunet")
     parser.add_argument(
         "--min_face", type=int, default=live.SMALLEST_FACE, help="pixels, for haar (default: %(default)s)"
     )
@@ -226,6 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.port is not None and not 1 <= options.port <= 65535:
         parser.error(f"--port={options.port} must lie in 1..65535")
     process.set_up()
+    process.share_gpu()
     # A program of 0.1 s is worth keeping here.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported

@@ -14,6 +14,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import pytest
 
+from fer_jax import process
+
 SHARED = Path(__file__).parents[1].parent / "shared"
 
 
@@ -23,6 +25,14 @@ def shared_data() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip(f"real data is absent: {SHARED / 'data'}")
     return SHARED / "data"
+
+
+@pytest.fixture(autouse=True)
+def own_process(monkeypatch):
+    """Commands set up their process: logging, memory, compiled programs. That of the tests stays as it is."""
+    monkeypatch.setattr(process, "set_up", lambda **_: None)
+    monkeypatch.setattr(process, "set_up_logging", lambda: None)
+    monkeypatch.setattr(process, "share_gpu", lambda: None)
 
 
 @pytest.fixture

@@ -297,6 +297,8 @@ def test_files_that_are_no_images_by_their_names_are_counted(tree, tmp_path, cap
         (source / name).touch()
     align.main([f"--input={source}", f"--output={tmp_path / 'out'}", f"--landmarks={table}"])
     assert "left out, by their names no images: 2 .heic, 1 .gif\n" in capsys.readouterr().out
+    settings = (tmp_path / "out/settings.txt").read_text()
+    assert settings.startswith("--method=landmarks --several=largest --size=128\n")  # unless it is asked for otherwise
 
 
 def test_a_file_of_landmarks_may_begin_with_a_mark_of_its_encoding(tmp_path):
@@ -500,3 +502,25 @@ def test_a_folder_of_pictures_that_is_missing_is_as_each_of_them(tmp_path):
     assert aligned[0].path == tmp_path / "out/landmarks/a/0.png"
     assert aligned[1] == pictures[1]
     assert reasons == [("b/1.png", "unreadable, does not exist")]
+
+
+def test_yunet_is_asked_in_bgr_and_its_eyes_are_the_left_one_first(tmp_path, monkeypatch):
+    seen = []
+
+    class Net:
+        def setInputSize(self, size):  # noqa: N802
+            seen.append(size)
+
+        def detect(self, image):
+            seen.append(image[0, 0].tolist())
+            right, left = (60.0, 30.0), (40.0, 31.0)  # of the person's eyes, as it orders them here
+            return 1, np.array([[20.0, 10, 60, 70, *right, *left, *range(6), 0.9]], np.float32)
+
+    monkeypatch.setattr(cv2.FaceDetectorYN, "create", lambda *_, **__: Net())
+    (tmp_path / "net.onnx").touch()
+    image = np.zeros((100, 120, 3), np.uint8)
+    image[..., 0] = 255  # red
+    (face,) = detect.YuNet(tmp_path / "net.onnx", landmarks=False)(image)
+    assert seen == [(120, 100), [0, 0, 255]]
+    assert face.box == (20, 10, 60, 70)
+    np.testing.assert_array_equal(face.eyes, [(40, 31), (60, 30)])

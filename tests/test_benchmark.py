@@ -36,8 +36,7 @@ OPTIONS = {
 
 @pytest.fixture(autouse=True)
 def _process_as_it_is(monkeypatch):
-    """The command sets up its process; pytest's stays as it is, with its cache of compiled programs."""
-    monkeypatch.setattr(benchmark.process, "set_up", lambda: None)
+    """Compiled programs come from the cache, and the environment is left alone."""
     monkeypatch.setattr(benchmark_models, "compile_anew", lambda lowered: (lowered.compile(), 1.0))
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 

@@ -19,6 +19,7 @@ from tests.faces import write_fer2013
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+RECIPES = sorted((ROOT / "configs/recipes").glob("*.py"))
 
 
 def load(path):
@@ -26,6 +27,15 @@ def load(path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("dataset", ["", "fer2013", "ferplus"])
+def test_every_recipe_is_valid(path, dataset):
+    config = load(path).get_config(dataset)
+    config_lib.validate(config)
+    assert config.is_locked
+    models.create(config.model.name, num_outputs=7, **config_lib.model_options(config))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -56,6 +66,19 @@ def test_every_config_says_where_it_comes_from_and_how_to_run_it(path):
     [
         ("train.batch_size", 0, r"train\.batch_size = 0 must be above 0"),
         ("augment.flip", 1.5, r"augment\.flip = 1\.5 must lie in 0\.\.1"),
+        ("train.epochs", 0, r"train\.epochs = 0 must be above 0"),
+        ("train.log_every", 0, r"train\.log_every = 0 must be above 0"),
+        ("eval.batch_size", 0, r"eval\.batch_size = 0 must be above 0"),
+        ("optim.learning_rate", 0.0, r"optim\.learning_rate = 0\.0 must be above 0"),
+        ("optim.warmup_epochs", -1.0, r"optim\.warmup_epochs = -1\.0 must be 0 or above"),
+        ("optim.clip_norm", -1.0, r"optim\.clip_norm = -1\.0 must be 0 or above"),
+        ("train.keep_every", -1, r"train\.keep_every = -1 must be 0 or above"),
+        ("augment.rotate", -1.0, r"augment\.rotate = -1\.0 must be 0 or above"),
+        ("augment.mixup", -1.0, r"augment\.mixup = -1\.0 must be 0 or above"),
+        ("train.ema_decay", 1.5, r"train\.ema_decay = 1\.5 must lie in 0\.\.1"),
+        ("train.saving_share", -0.5, r"train\.saving_share = -0\.5 must lie in 0\.\.1"),
+        ("eval.variants", 2.0, r"eval\.variants = 2\.0 must lie in 0\.\.1"),
+        ("data.sampling", "even", r"data\.sampling = 'even' is unknown: use one of uniform, balanced"),
         ("augment.scale", 1.0, r"augment\.scale = 1\.0 must lie in 0\.\.1, below 1"),
         ("model.input_shape", ("a", 48, 1), r"model\.input_shape = \('a', 48, 1\) must be \(height, width"),
         ("data.residence", "disk", r"data\.residence = 'disk' is unknown: use one of auto, device, stream"),
@@ -246,8 +269,9 @@ def test_a_wrong_command_line_is_answered_in_a_line_or_two(arguments, message, t
 def test_help_imports_no_jax():
     code = (
         "import sys, fer_jax.main as main\n"
+        "from fer_jax import command_line\n"
         "sys.argv = ['fer_jax.main', '--help']\n"
-        "try: main.entry(main.main, main.parse_flags)\n"
+        "try: command_line.entry(main.main, command_line.parse_flags)\n"
         "except SystemExit: pass\n"
         "assert 'jax' not in sys.modules, 'JAX was imported'\n"
         "assert 'tensorflow_datasets' not in sys.modules\n"

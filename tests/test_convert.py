@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from fer_jax import checkpoint, convert, models
+from fer_jax.data import normalization
 from fer_jax.errors import UserError
 
 
@@ -80,6 +81,24 @@ def test_a_complete_file_fills_every_variable(model):
     filled = {name: variables[name] for name in template}
     assert jax.tree.structure(template) == jax.tree.structure(filled)
     assert set(variables) - set(template) == {"normalizer"}
+
+
+def test_the_normalisation_is_that_of_the_original():
+    mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])  # torchvision's, of 0..1
+    for model in ("resnet18", "vgg16"):
+        normalizer = {name: np.array(value) for name, value in convert.SOURCES[model].normalizer.items()}
+        for image, expected in ((255 * mean, 0), (255 * (mean + deviation), 1)):
+            np.testing.assert_allclose(normalization.apply(image, normalizer), expected, atol=1e-5)
+    normalizer = {name: np.array(value) for name, value in convert.SOURCES["mini_xception"].normalizer.items()}
+    ends = normalization.apply(np.array([[0.0], [255.0]]), normalizer)
+    np.testing.assert_allclose(ends, [[-1], [1]], atol=1e-6)  # (x / 255 - 0.5) * 2
+
+
+def test_the_first_affine_layer_of_vgg16_sees_the_maps_as_they_lie_here():
+    name, transform = convert.SOURCES["vgg16"].mapping()["params/Dense_0/kernel"]
+    assert name == "classifier.0.weight"
+    weights = np.arange(512 * 49.0).reshape(1, -1)  # of one output: 512 maps, each 7 rows of 7
+    np.testing.assert_array_equal(transform(weights)[:, 0], weights.reshape(512, 7, 7).transpose(1, 2, 0).ravel())
 
 
 def test_the_command_writes_what_the_package_reads(tmp_path, capsys):

@@ -162,6 +162,32 @@ def test_pretrained_weights_of_the_other_head_get_a_new_output_layer(data, weigh
     given, _ = checkpoint.load_weights(weights)
     kept = state.params["Conv_0"]["kernel"]
     np.testing.assert_array_equal(kept, given["params"]["Conv_0"]["kernel"])
+    assert not np.array_equal(state.params["Conv_14"]["kernel"], given["params"]["Conv_14"]["kernel"])
+
+
+def test_pretrained_outputs_are_kept_where_they_mean_the_same_emotions_in_the_same_order(data, tmp_path):
+    given, metadata = checkpoint.load_weights("mini_xception_fer2013")
+    for name, emotions in (("same", metadata["emotions"]), ("turned", metadata["emotions"][::-1])):
+        path = tmp_path / f"{name}.safetensors"
+        checkpoint.save_weights(path, given, metadata | {"emotions": emotions})
+        fields = {"model.name": "mini_xception", "model.options": {}, "model.pretrained": str(path)}
+        state, _ = course.fresh_state(run.build(config(**fields), data))
+        kept = np.array_equal(state.params["Conv_14"]["kernel"], given["params"]["Conv_14"]["kernel"])
+        assert kept == (name == "same")
+
+
+def test_the_images_of_an_epochs_later_steps_are_timed(monkeypatch):
+    """The first ones compile as well, and their time is another row."""
+    now = iter([100.0, 103.0, 104.0])
+    monkeypatch.setattr(course.time, "perf_counter", lambda: next(now))
+    clock = course.Clock(started=90.0)
+    assert clock.step(1, 16, {}) == {"step": 1, "seconds_to_first_step": 10.0}
+    for step in (2, 3):
+        assert clock.step(step, 16, {}) is None
+    clock.trained()
+    row = clock.epoch(3)
+    assert (row["train_seconds"], row["other_seconds"]) == (3.0, 1.0)
+    assert row["images_per_second"] == pytest.approx(32 / 3)
 
 
 def saved(experiment, path):

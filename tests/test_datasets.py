@@ -6,7 +6,9 @@ import json
 import lzma
 import os
 import shutil
+import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -255,6 +257,16 @@ def test_unknown_data_sets_and_variants_list_the_valid_ones(raw):
         prepare.load("ferplus", variant="most", data_dir=raw)
 
 
+def test_what_is_shown_of_a_split_is_from_all_over_it(raw):
+    dataset = prepare.load("fer2013", data_dir=raw)
+    labels = dataset.arrays("train")["label"]
+    images, shown, told = dataset.showing("train", dataset.emotions, most=4)
+    places = np.linspace(0, len(labels) - 1, 4).astype(int)
+    np.testing.assert_array_equal(images, dataset.arrays("train")["image"][places])
+    np.testing.assert_array_equal(shown, labels[places])
+    assert told == "fer2013, train split, 4 images"
+
+
 def test_what_was_prepared_is_found_again_without_the_raw_data(raw, tmp_path):
     first = prepare.load("fer2013", data_dir=raw)
     assert prepare.load("fer2013").directory == first.directory
@@ -271,6 +283,13 @@ def test_what_another_version_of_the_builder_prepared_is_not_taken(raw, monkeypa
     monkeypatch.setattr(Fer2013, "VERSION", tfds.core.Version("99.0.0"))
     with pytest.raises(UserError, match="needs --data_dir"):
         prepare.load("fer2013")
+
+
+def test_a_preparation_leaves_nothing_in_the_folder_of_temporary_files(raw, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    prepare.load("fer2013", data_dir=raw)
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_a_preparation_cut_short_leaves_nothing(raw, cache, monkeypatch):
@@ -292,8 +311,38 @@ def test_changed_raw_data_are_prepared_anew(raw):
     assert after.arrays("train")["label"][0] == 3
 
 
-def test_nothing_of_this_imports_tensorflow():
-    assert "tensorflow" not in sys.modules
+def test_all_of_this_does_without_tensorflow_and_pytorch(raw, tmp_path):
+    """Even where they are installed, as PyTorch is for some tests."""
+    code = (
+        "import sys\n"
+        "sys.modules.update(tensorflow=None, torch=None)\n"  # they cannot be imported
+        "from fer_jax.data import prepare\n"
+        f"prepare.load('fer2013', data_dir={str(raw)!r}).arrays('train')\n"
+        "print('done')\n"
+    )
+    environment = os.environ | {"FER_JAX_CACHE": str(tmp_path / "other")}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert result.stdout.endswith("done\n"), result.stderr
+
+
+def test_the_options_of_the_command_are_those_of_what_is_loaded(monkeypatch):
+    asked = {}
+
+    def load(name, **options):
+        asked.update(options, name=name)
+        raise UserError("so far")
+
+    monkeypatch.setattr(prepare, "load", load)
+    with pytest.raises(SystemExit, match="so far"):
+        prepare.main(["kdef", "--variant=all", "--align=rotation", "--data_dir=raw", "--runner=ray", "--workers=3"])
+    assert asked == {
+        "name": "kdef",
+        "variant": "all",
+        "align": "rotation",
+        "data_dir": Path("raw"),
+        "runner": "ray",
+        "workers": 3,
+    }
 
 
 def write_votes(raw, usages, votes):

@@ -1,5 +1,6 @@
 """Two processes train together: the losses of one, each reading its share; stopping, resuming, refusals."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -49,11 +50,11 @@ def alone(data_dir, tmp_path_factory):
 
 def free_port(lowest: int = 1024) -> int:
     while True:
-        with socket.socket() as probe:
+        with socket.socket() as probe, contextlib.suppress(OSError):  # another's
             probe.bind(("localhost", 0 if lowest < 2048 else lowest + time.monotonic_ns() % 4000))
             port = probe.getsockname()[1]
-        if port >= lowest:
-            return port
+            if port >= lowest:
+                return port
 
 
 def start(data_dir, workdir, environment, *extra, number):

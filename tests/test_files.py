@@ -28,6 +28,12 @@ def test_hidden_files_and_folders_are_left_out(tmp_path):
     assert sorted(path.relative_to(tmp_path).as_posix() for path in files.visible(tmp_path)) == ["a.png", "happy/1.png"]
 
 
+def test_a_path_may_begin_at_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.user_path("~/runs") == tmp_path / "runs"
+    assert files.user_path("a/~b") == Path("a/~b")
+
+
 def test_links_are_followed_but_not_in_circles(tmp_path):
     root, elsewhere = tmp_path / "raw", tmp_path / "elsewhere"
     for path in (root / "happy/1.png", elsewhere / "2.png"):

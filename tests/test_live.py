@@ -29,8 +29,7 @@ SHAPE = (48, 48, 1)
 
 @pytest.fixture(autouse=True)
 def bare_process(monkeypatch):
-    """The commands leave this process's logging and memory alone, and find no display."""
-    monkeypatch.setattr(live.process, "set_up", lambda: None)
+    """The commands leave this process's threads alone, and find no display."""
     monkeypatch.setattr(live, "call_directly", lambda: None)
     monkeypatch.setattr(following, "PIXELS_OF_A_FACE", 500)  # these frames are small: they are no crowds
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
@@ -170,6 +169,32 @@ def test_a_picture_of_the_data_set_gets_the_answer_that_evaluation_gives_it(netw
     for what in ("probability", "smoothed_probability"):
         found = [[row[f"{what}_{name}"] for name in BASIC7] for row in rows]
         np.testing.assert_allclose(found, expected.probabilities, atol=1e-5)
+
+
+def test_a_table_has_each_number_under_its_name(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = [rng.random(size).astype(np.float32) for size in (7, 6, 7, 6)]
+    face = recording.TrackedFace(4, (1.0, 2.0, 30.0, 40.0), *arrays)
+    for path in (tmp_path / "t.csv", tmp_path / "t.jsonl"):
+        table = recording.open_table(path, BASIC7)
+        table.write(recording.Scene(video.Frame(3, 0.25, np.zeros((1, 1, 3), np.uint8), "a.png"), [face]), None)
+        table.close()
+    with (tmp_path / "t.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert {name: str(value) for name, value in json.loads((tmp_path / "t.jsonl").read_text()).items()} == row
+    expected = {"frame": "3", "time": "0.25", "file": "a.png", "face": "4", "emotion": BASIC7[arrays[2].argmax()]}
+    assert {name: row[name] for name in expected} == expected
+    assert [float(row[name]) for name in ("x", "y", "width", "height")] == [1, 2, 30, 40]
+    whats = ("probability", "intensity", "smoothed_probability", "smoothed_intensity")
+    for what, values in zip(whats, arrays, strict=True):
+        names = BASIC7 if len(values) == 7 else [name for name in BASIC7 if name != "neutral"]
+        found = [float(row[f"{what}_{name}"]) for name in names]
+        np.testing.assert_allclose(found, values, atol=1e-6, err_msg=what)
+
+
+def test_crops_have_the_side_of_the_pictures_that_were_trained_on(network):
+    assert analyzer(network).side == SHAPE[0]
+    assert analyzer(dataclasses.replace(network, dataset="synthetic")).side == 128
 
 
 def test_crops_are_those_of_the_training_data():
@@ -455,6 +480,24 @@ def wrong_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
     }
 
 
+def test_the_options_reach_what_they_are_for(weights, tmp_path, monkeypatch):
+    asked, real = {}, live.Analyzer
+    monkeypatch.setattr(live, "make_detector", lambda *_, **options: asked.update(options) or bright_patches)
+    monkeypatch.setattr(live, "Analyzer", lambda *some, **options: asked.update(options) or real(*some, **options))
+    monkeypatch.setattr(ShapePredictor, "available", lambda: True)
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((60, 60, 3), np.uint8))
+    arguments = [f"--weights={weights}", f"--source={tmp_path}/a.png", f"--table={tmp_path}/t.csv"]
+    live.main([*arguments, "--align=rotation", "--smoothing=0.2", "--min_face=33", "--detect_every=4"])
+    assert asked == {
+        "landmarks": True,
+        "smallest": 33,
+        "equalize": False,
+        "align": "rotation",
+        "smoothing": 0.2,
+        "detect_every": 4,
+    }
+
+
 def test_wrong_input_is_named(weights, tmp_path):
     for name, (arguments, message) in wrong_inputs(tmp_path).items():
         with pytest.raises(SystemExit) as ended:
@@ -473,6 +516,15 @@ def test_only_a_small_network_is_called_directly(weights, monkeypatch):
     monkeypatch.setattr(live.recognizer, "SMALL", 100)
     live.load(weights)
     assert called == [True]
+
+
+def test_a_network_of_faces_cut_out_otherwise_is_told_of(network, caplog):
+    aligned = dataclasses.replace(network, align="landmarks")
+    for each, align in ((network, "box"), (network, "rotation"), (aligned, "landmarks")):
+        live.warn_of_alignment(each, "mine", align)
+    assert not caplog.text
+    live.warn_of_alignment(aligned, "mine", "box")
+    assert "mine was trained on faces aligned by landmarks: --align=landmarks cuts them out so" in caplog.text
 
 
 def test_alignment_without_landmarks_is_refused_at_once(weights, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from fer_jax import heads, models, ops, sharding
+from fer_jax.config import RATES
 from fer_jax.data import synthetic
 from fer_jax.data.emotions import BASIC7
 from fer_jax.errors import UserError
@@ -305,3 +306,38 @@ def test_dropout_draws_by_the_place_in_the_global_batch():
         masks.append(np.asarray(drop(x)))
     np.testing.assert_array_equal(masks[0], masks[1])
     assert len({row.tobytes() for row in masks[0]}) > 8
+
+
+@pytest.mark.parametrize(
+    ("name", "rates"),
+    [
+        (name, {rate: 0.5} | ({"hidden": (8,)} if name == "baseline5" else {}))  # which has no layer to drop out of
+        for name in models.MODELS
+        for rate in RATES
+        if rate in models.options(name)
+    ]
+    + [("deep", {"dropout": (0.0, 0.5)}), ("deep", {"dropout": (0.5, 0.0)})],
+)
+def test_a_rate_of_dropout_draws_in_training_and_there_alone(name, rates):
+    def draws(rates, *, train):
+        model, variables = variables_of(name, **dict.fromkeys(set(RATES) & set(models.options(name)), 0.0) | rates)
+        images = jnp.zeros((2, *models.MODELS[name].input_shape))
+        options = {"train": train, "mutable": ["batch_stats"], "rngs": {"dropout": jax.random.key(0)}}
+        return str(jax.make_jaxpr(lambda v: model.apply(v, images, **options))(variables)).count("random_bits")
+
+    assert draws(rates, train=True) > 0
+    assert draws(rates, train=False) == draws({}, train=True) == 0
+
+
+def test_mini_xception_with_standard_convolutions_has_the_parameters_of_the_readme():
+    _, variables = variables_of("mini_xception", separable=False)
+    assert count(variables["params"]) == 314_831
+
+
+def test_operations_are_counted_two_for_a_product_that_is_added():
+    """3x3 kernels of four filters on 24x24 pixels of one channel, and an affine layer of 7 on what they give."""
+    net = models.create(
+        "shallow", num_outputs=7, filters=(4,), hidden=(), batch_norm=False, hidden_batch_norm=False, kernels=3, pools=1
+    )
+    by_hand = 2 * (24 * 24 * 9 * 4 + 24 * 24 * 4 * 7)
+    assert models.forward_flops(net, (24, 24, 1)) == pytest.approx(by_hand, rel=0.1)

@@ -166,6 +166,14 @@ def test_the_size_is_that_of_the_model_table(tmp_path, answers):
     assert size["megabytes_file"] == 0.25
 
 
+def test_the_speed_is_the_median_of_the_rounds(monkeypatch):
+    times = {report_cost.BATCH: [2.0, 9.0, 1.0], 1: [1.0, 2.0, 3.0, 4.0]}
+    monkeypatch.setattr(report_cost, "_seconds", lambda net, images: times[len(images)])
+    found = report_cost.speed(None, np.zeros((1, 8, 8, 1), np.uint8))
+    assert found["images_per_second"] == report_cost.BATCH / 2
+    assert (found["latency_p50_ms"], found["latency_p95_ms"]) == pytest.approx((2500, 3850))
+
+
 def test_the_split_that_selected_is_marked_and_so_are_training_images(runs, tmp_path, capsys, quick):
     (workdir, _), raw = runs
     for split, words in (("validation", "Optimistic: the validation split selected"), ("train", "Training images:")):

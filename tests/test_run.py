@@ -15,8 +15,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from fer_jax import checkpoint, course, logs, run, run_directory
-from fer_jax.data import audit, prepare
+from fer_jax import checkpoint, course, logs, report, run, run_directory
+from fer_jax.data import audit, pipeline, prepare
 from fer_jax.errors import UserError
 from tests import tiny_config
 from tests.faces import write_fer2013
@@ -392,5 +392,31 @@ def test_what_an_audit_lists_is_left_out_of_training_and_scored_beside(residence
     assert "without copies and flat images, 22 images" in run.format_results(results)
     assert results["variants"]["metrics"]["count"] == 23 * 28
     assert "on all 28 variants" in run.format_results(results)
+    # And a report of it is of its own data, though these were whole when they were read.
+    assert not report.ask(tmp_path / "run", data_dir=raw).transfer
     with pytest.raises(UserError, match="was written for fer2013 with the fingerprint"):
         run.build(config, write_fer2013(tmp_path / "other", seed=1))
+
+
+def test_balanced_sampling_is_that_of_the_order(tmp_path, cache):
+    config = tiny_config.get_config()
+    with config.unlocked():
+        config.train.batch_size = config.eval.batch_size = 8
+        config.data.sampling = "balanced"
+    order = run.build(config, str(write_fer2013(tmp_path / "raw"))).order
+    assert isinstance(order, pipeline.BalancedOrder)
+
+
+@pytest.mark.parametrize(
+    ("split", "selected_on", "told"),
+    [
+        ("test", "validation", "(selected on validation)"),
+        ("validation", "validation", "(selected on validation: optimistic, the split that selects also reports)"),
+        ("test", None, "(last weights, nothing selected)"),
+    ],
+)
+def test_results_say_what_the_weights_were_selected_on(split, selected_on, told):
+    scores = {"accuracy": 0.5, "balanced_accuracy": 0.4, "macro_f1": 0.3, "loss": 1.0}
+    about = {"model": "deep", "dataset": "fer2013", "synthetic": False, "split": split, "selected_on": selected_on}
+    text = run.format_results(about | {"examples": 3, "step": 8, "metrics": scores, "emotions": []})
+    assert told in text.splitlines()[0]

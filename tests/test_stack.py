@@ -241,6 +241,16 @@ def test_the_fastest_form_is_found_by_measuring(experiment):
         stack_cost.choose(experiment, 3, "group")
 
 
+def test_on_accelerators_every_form_is_measured(experiment, monkeypatch):
+    measured = []
+    monkeypatch.setattr(stack_cost, "measure", lambda _, members, forms: measured.append((members, forms)) or [None])
+    monkeypatch.setattr(stack_cost.sharding, "on_cpu", lambda mesh: False)
+    stack_cost.choose(experiment, 3)
+    stack_cost.choose(experiment, 1)
+    stack_cost.choose(experiment, 3, "columns")
+    assert measured == [(3, stack_cost.FORMS), (1, (stack_cost.SEQUENTIAL,)), (3, ("columns",))]
+
+
 def test_a_stack_larger_than_the_memory_is_split(experiment, monkeypatch):
     monkeypatch.setattr(stack_cost, "_bytes", lambda experiment: (100, 10))
     monkeypatch.setattr(stack_cost, "device_memory", lambda device: room / stack_cost.MEMORY_SHARE)

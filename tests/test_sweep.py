@@ -407,6 +407,10 @@ def test_wrong_sweeps_are_answered_in_a_line_and_leave_nothing(arguments, messag
 
 def test_a_sweep_runs_its_members_as_if_alone_survives_a_failure_and_goes_on(tmp_path):
     data, cache, workdir = write_fer2013(tmp_path / "raw"), tmp_path / "cache", tmp_path / "sweep"
+    plan = execute(workdir, data, cache, "--set=optim.learning_rate=0.05,1e30", "--seeds=2", "--plan")
+    assert plan.returncode == 0, plan.stderr
+    assert "4 members to the end, 4 to train" in plan.stderr
+    assert not list(workdir.rglob("metrics.jsonl"))
     first = execute(workdir, data, cache, "--set=optim.learning_rate=0.05,1e30", "--seeds=2")
     assert first.returncode == 0, first.stderr
     assert "2 at once" not in first.stderr  # a CPU trains them one after another

@@ -499,3 +499,58 @@ def test_what_is_evaluated_is_the_moving_average(one):
     jax.tree.map(np.testing.assert_array_equal, state.variables["params"], state.ema["params"])
     jax.tree.map(np.testing.assert_array_equal, state.variables["batch_stats"], state.ema["batch_stats"])
     assert (state.variables["params"]["Conv_0"]["kernel"] != state.params["Conv_0"]["kernel"]).any()
+
+
+def test_the_dropout_of_a_member_is_that_of_its_own_config(one):
+    """Members of a sweep share a recipe, and with it the first one's model."""
+    recipe, state, hyper = make(small_config(**{"model.options.dropout": 0.5}), one)
+    batch = sharding.split_batch(noise_arrays(16) | {"mask": np.ones(16, bool)}, one)
+    losses = []
+    for rate in (0.5, 0.2):
+        own = hyper | {"dropout": {"dropout": np.float32(rate)}}
+        copied = jax.tree.map(jnp.copy, state)  # the step takes the memory of what it is given
+        _, metrics = train.compile_step(recipe, one)(copied, batch, jax.random.key(1), own)
+        losses.append(float(metrics["loss"]))
+    assert abs(losses[0] - losses[1]) > 1e-3
+
+
+def test_the_numbers_of_the_step_are_those_of_the_config():
+    fields = {"optim.learning_rate": 0.3, "optim.weight_decay": 0.2, "optim.momentum": 0.6, "train.ema_decay": 0.7}
+    fields |= {"head.label_smoothing": 0.1, "augment.rotate": 5.0, "model.options.dropout": 0.4}
+    hyper = train.hyperparameters(small_config(**fields), COUNTS)
+    for name in ("learning_rate", "weight_decay", "ema_decay"):
+        section = "train" if name == "ema_decay" else "optim"
+        assert hyper[name] == np.float32(fields[f"{section}.{name}"]), name
+    assert hyper["label_smoothing"] == np.float32(0.1)
+    assert hyper["augment"]["rotate"] == 5
+    assert hyper["dropout"] == {"dropout": np.float32(0.4)}
+
+
+def test_the_schedule_of_a_run_ends_with_its_last_epoch():
+    data = dataset({"train": 100})
+    object.__setattr__(data, "emotions", EMOTIONS)
+    config = small_config(**{"optim.schedule": "cosine", "train.epochs": 4})
+    schedule = make_recipe(config, data, steps_per_epoch=6).schedule
+    assert [float(schedule(step)) for step in (0, 12, 24)] == pytest.approx([1, 0.5, 0], abs=1e-6)
+
+
+def test_on_an_accelerator_resident_epochs_are_programs_of_many_steps_and_end_where_they_are_to(one, monkeypatch):
+    recipe, state, hyper = make(small_config(), one)
+    split = pipeline.ResidentSplit(noise_arrays(100), one)
+    order = pipeline.TrainOrder(length=100, batch_size=16, seed=0)
+    asked = []
+
+    def scanned(*_, **options):
+        asked.append(options["most"])
+        while True:  # as `scanned_steps`, which goes on as long as it is asked
+            yield "state", {"loss": np.zeros(4)}
+
+    monkeypatch.setattr(train, "scanned_steps", scanned)
+    common = {"recipe": recipe, "mesh": one, "stop": 10, "most": 4}
+    monkeypatch.setattr(sharding, "on_cpu", lambda mesh: False)
+    steps = list(train.training_steps(state, split, order, jax.random.key(1), hyper, **common))
+    assert [metrics["loss"].size for _, metrics in steps] == [4, 4, 4]  # the last of them passes step 10
+    monkeypatch.setattr(sharding, "on_cpu", lambda mesh: True)
+    monkeypatch.setattr(train, "looped_steps", lambda *_, **__: iter(()))
+    assert not list(train.training_steps(state, split, order, jax.random.key(1), hyper, **common))
+    assert asked == [4]

@@ -252,7 +252,6 @@ def test_without_a_network_the_command_says_what_to_do(monkeypatch, tmp_path):
 
 
 def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
-    monkeypatch.setattr(web.process, "set_up", lambda: None)
     monkeypatch.setattr(web.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit, match=r"error: the page needs Gradio: pip install 'fer_jax\[web\]'"):
         web.main([])

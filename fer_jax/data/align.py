@@ -375,17 +375,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m fer_jax.data.align",
         description="Aligns the faces of a folder of photographs to crops, offline.",
     )
-    parser.add_argument("--input", type=Path, required=True, help="folder of images, searched to any depth")
-    parser.add_argument("--output", type=Path, required=True, help="folder of crops, mirrors the input")
+    parser.add_argument("--input", type=files.user_path, required=True, help="folder of images, searched to any depth")
+    parser.add_argument("--output", type=files.user_path, required=True, help="folder of crops, mirrors the input")
     parser.add_argument("--method", choices=crops.METHODS, default="landmarks", help="landmarks (default): Xu et al.")
     parser.add_argument("--detector", choices=DETECTORS, default="dlib")
-    parser.add_argument("--model", type=Path, help="the ONNX file of yunet")
-    parser.add_argument("--landmarks", type=Path, help="folder or CSV of landmarks that come with the data")
+    parser.add_argument("--model", type=files.user_path, help="the ONNX file of yunet")
+    parser.add_argument("--landmarks", type=files.user_path, help="folder or CSV of landmarks that come with the data")
     parser.add_argument("--several", choices=SEVERAL, default="largest", help="what to take of several faces")
     parser.add_argument("--size", type=int, default=128, help="side of the crops in pixels")
     parser.add_argument("--runner", choices=("processes", "ray"), default="processes", help="ray: on a cluster")
     parser.add_argument("--workers", type=int, help="processes, or Ray actors (default: one a core)")
-    parser.add_argument("--preview", type=Path, metavar="FILE", help="draw faces before and after")
+    parser.add_argument("--preview", type=files.user_path, metavar="FILE", help="draw faces before and after")
     options = parser.parse_args(arguments)
     if not 1 <= options.size <= LARGEST:
         parser.error(f"--size={options.size} must lie in 1..{LARGEST} pixels")

@@ -8,7 +8,6 @@ examples to leave out, by the rule of `to_leave_out`; `read_clean` reads it back
 
 import argparse
 import json
-import logging
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from fer_jax import files
+from fer_jax import files, process
 from fer_jax.data import prepare
 from fer_jax.data.audit_page import page, summary
 from fer_jax.data.crops import METHODS
@@ -338,17 +337,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Finds copies, conflicting labels, flat images and subjects in more than one split.",
     )
     parser.add_argument("name", help=", ".join(DATASETS))
-    parser.add_argument("--data_dir", type=Path, help="where the raw data lie")
+    parser.add_argument("--data_dir", type=files.user_path, help="where the raw data lie")
     parser.add_argument("--variant", help="of the data set, e.g. majority of ferplus")
-    parser.add_argument("--align", default="", choices=METHODS, help="align the photographs first, as data.align does")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default runs/audit-NAME")
-    parser.add_argument("--write-clean", type=Path, metavar="FILE", help="list the examples to leave out")
+    parser.add_argument(
+        "--align", default="", choices=("", *METHODS), help="align the photographs first, as data.align does"
+    )
+    parser.add_argument("--output", type=files.user_path, metavar="DIR", help="default runs/audit-NAME")
+    parser.add_argument("--write-clean", type=files.user_path, metavar="FILE", help="list the examples to leave out")
     parser.add_argument(
         "--correlation", type=float, default=CORRELATION, help=f"of near copies; default {CORRELATION:g}"
     )
     options = parser.parse_args(arguments)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("fer_jax").setLevel(logging.INFO)
+    process.set_up_logging()
     try:
         if not 0 < options.correlation <= 1:
             raise UserError(

@@ -211,8 +211,8 @@ def combine(name: str, roles: Mapping[str, Sequence[tuple[Dataset, Sequence[str]
         synthetic=any(part.synthetic for part in parts),
         directory=None,
     )
-    _warn_of_shared_subjects(joined)
     try:
+        _warn_of_shared_subjects(joined)
         _refuse_shared_images(joined)
     except CannotKeep as error:
         log.info("data: the parts of %s are not compared: %s", name, error)

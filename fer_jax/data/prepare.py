@@ -24,7 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fer_jax import files
+from fer_jax import files, process
 from fer_jax.config import cache_directory, completed
 from fer_jax.data import align as align_lib
 from fer_jax.data import combine
@@ -34,7 +34,7 @@ from fer_jax.data.detect import LANDMARK_SUFFIXES
 from fer_jax.errors import UserError, unknown
 from fer_jax.lock import alone
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("fer_jax.data.prepare")  # also where this module is `__main__`
 
 _RECORD = "prepared.json"
 
@@ -437,16 +437,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", help=", ".join(DATASETS))
-    parser.add_argument("--data_dir", type=Path, help="where the raw data lie")
+    parser.add_argument("--data_dir", type=files.user_path, help="where the raw data lie")
     parser.add_argument("--variant", help="of the data set, e.g. majority of ferplus")
-    parser.add_argument("--align", default="", choices=METHODS, help="align the photographs first")
+    parser.add_argument("--align", default="", choices=("", *METHODS), help="align the photographs first")
     parser.add_argument("--runner", choices=("threads", "ray"), default="threads", help="ray: on a cluster")
     parser.add_argument("--workers", type=int, help="threads, or Ray actors (default: one a core)")
-    parser.add_argument("--preview", type=Path, metavar="FILE", help="draw some faces of each emotion")
+    parser.add_argument("--preview", type=files.user_path, metavar="FILE", help="draw some faces of each emotion")
     options = parser.parse_args(arguments)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("fer_jax").setLevel(logging.INFO)
-    log.setLevel(logging.INFO)  # this module is `__main__` here
+    process.set_up_logging()
     try:
         dataset = load(
             options.name,

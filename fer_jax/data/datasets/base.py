@@ -10,7 +10,7 @@ import functools
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -24,15 +24,26 @@ from fer_jax.data.datasets.readings import Reading, Readings, StoredFace
 from fer_jax.data.detect import Box
 from fer_jax.data.emotions import canonical, expressed
 from fer_jax.errors import UserError
-from fer_jax.files import entries, read_image
+from fer_jax.files import entries, read_image, visible
 
 # More unreadable images than this share (and than QUARANTINE_FEW) mean that something else is wrong.
 QUARANTINE_SHARE = 0.01
 QUARANTINE_FEW = 10
 SIDE = 128  # pixels, of pictures that come in other sizes
 KEPT_TOGETHER = 512  # picture files: what a preparation that is cut short may lose, some seconds' work
+# How the folder of a split may be called, in any case.
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev", "publictest", "public_test"),
+    "test": ("test", "testing", "privatetest", "private_test"),
+}
 
 Example = dict[str, Any]
+
+
+class _Info(tfds.core.DatasetInfo):
+    def initialize_from_bucket(self) -> None:
+        """Nothing: no description of these data lies at Google's, and TFDS would leave an empty folder in /tmp."""
 
 
 class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -127,7 +138,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 shape=(len(expressed(self.EMOTIONS)),), dtype=np.float32, encoding="bytes"
             ),
         }
-        return tfds.core.DatasetInfo(
+        return _Info(
             builder=self,
             description=self.__doc__,
             features=tfds.features.FeaturesDict(features | self.extra_features()),
@@ -314,6 +325,28 @@ def emotion_of(folder: Path) -> str:
         return canonical(folder.name)
     except ValueError as error:
         raise UserError(f"{folder}: {error}; give it an emotion's name or move it elsewhere") from None
+
+
+def split_of(folder: str) -> str | None:
+    """The split that a folder's name, or a cell of a table, stands for; None: it is none."""
+    return next((split for split, names in SPLIT_FOLDERS.items() if folder.lower() in names), None)
+
+
+def split_folders(root: Path, endings: Collection[str]) -> list[Path]:
+    """The folders in a tree that are splits, by name; none where the emotions' folders lie in the tree itself.
+
+    Raises:
+      UserError: beside them lies a folder that is none, with files of these endings.
+    """
+    folders = [path for path in entries(root) if path.is_dir()]
+    splits = [folder for folder in folders if split_of(folder.name)]
+    for beside in folders if splits else ():
+        if beside not in splits and any(path.suffix.lower() in endings for path in visible(beside)):
+            raise UserError(
+                f"{beside} lies beside {splits[0]} and is no split ({', '.join(SPLIT_FOLDERS)}): name it as one, put "
+                f"it into one of the splits, or elsewhere"
+            )
+    return splits
 
 
 def missing(name: str, data_dir: Path | None, origin: str) -> UserError:

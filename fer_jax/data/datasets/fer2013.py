@@ -8,7 +8,7 @@ import lzma
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from fer_jax import files
-from fer_jax.data.datasets.base import FaceBuilder, emotion_of, missing
+from fer_jax.data.datasets.base import SPLIT_FOLDERS, FaceBuilder, emotion_of, missing, split_folders, split_of
 from fer_jax.data.emotions import BASIC7
 from fer_jax.errors import UserError
 
@@ -28,11 +28,6 @@ OFFICIAL = {"Training": 28_709, "PublicTest": 3_589, "PrivateTest": 3_589}
 OFFICIAL_CLASSES = {
     "angry": 4_953, "disgust": 547, "fear": 5_121, "happy": 8_989, "sad": 6_077, "surprise": 4_002, "neutral": 6_198
 }  # fmt: skip
-SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev", "publictest", "public_test"),
-    "test": ("test", "testing", "privatetest", "private_test"),
-}
 _CSV_NAMES = ("fer2013.csv", "icml_face_data.csv")
 _PACKINGS = ("", ".gz", ".xz", ".zip")
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
@@ -206,28 +201,6 @@ def check_counts(rows: list[Row], notes: list[str]) -> None:
         for emotion, official in OFFICIAL_CLASSES.items():
             if (count := sum(row.emotion == emotion for row in rows)) != official:
                 notes.append(f"{count:,} rows are {emotion}; the official file has {official:,}")
-
-
-def split_of(folder: str) -> str | None:
-    """The split that a folder's name, or a cell of a table, stands for; None: it is none."""
-    return next((split for split, names in SPLIT_FOLDERS.items() if folder.lower() in names), None)
-
-
-def split_folders(root: Path, endings: Collection[str]) -> list[Path]:
-    """The folders in a tree that are splits, by name; none where the emotions' folders lie in the tree itself.
-
-    Raises:
-      UserError: beside them lies a folder that is none, with files of these endings.
-    """
-    folders = [path for path in files.entries(root) if path.is_dir()]
-    splits = [folder for folder in folders if split_of(folder.name)]
-    for beside in folders if splits else ():
-        if beside not in splits and any(path.suffix.lower() in endings for path in files.visible(beside)):
-            raise UserError(
-                f"{beside} lies beside {splits[0]} and is no split ({', '.join(SPLIT_FOLDERS)}): name it as one, put "
-                f"it into one of the splits, or elsewhere"
-            )
-    return splits
 
 
 def _emotion_of(path: Path) -> str:

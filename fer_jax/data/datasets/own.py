@@ -8,8 +8,16 @@ import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
-from fer_jax.data.datasets.base import Picture, PictureBuilder, Unusable, emotion_of, missing, of_one_colour
-from fer_jax.data.datasets.fer2013 import split_folders, split_of
+from fer_jax.data.datasets.base import (
+    Picture,
+    PictureBuilder,
+    Unusable,
+    emotion_of,
+    missing,
+    of_one_colour,
+    split_folders,
+    split_of,
+)
 from fer_jax.data.datasets.subjects import SPLITS, divide, split_stratified, split_subjects
 from fer_jax.data.emotions import CANONICAL, canonical
 from fer_jax.errors import UserError
