@@ -185,7 +185,7 @@ def test_int8_is_calibrated_on_training_images_and_smaller(trained, tmp_path):
     graph = onnx.load(rows[2].path).graph
     kernels = {str(onnx.numpy_helper.to_array(tensor).dtype) for tensor in graph.initializer if tensor.dims[1:]}
     assert "int8" in kernels
-    with pytest.raises(UserError, match=r"int8 takes its ranges from training images: .*give a run directory"):
+    with pytest.raises(UserError, match=r"int8 takes its ranges from training images: .*give the directory of a run"):
         export.export(workdir / "weights.safetensors", "onnx", ("int8",), output=tmp_path / "none")
     assert not list((tmp_path / "none").iterdir())
 
