@@ -1,5 +1,6 @@
 """The training step: one device equals eight, a scan equals a loop, and the updates are what the papers mean."""
 
+import itertools
 import os
 import re
 import signal
@@ -548,7 +549,8 @@ def test_on_an_accelerator_resident_epochs_are_programs_of_many_steps_and_end_wh
     monkeypatch.setattr(train, "scanned_steps", scanned)
     common = {"recipe": recipe, "mesh": one, "stop": 10, "most": 4}
     monkeypatch.setattr(sharding, "on_cpu", lambda mesh: False)
-    steps = list(train.training_steps(state, split, order, jax.random.key(1), hyper, **common))
+    steps = train.training_steps(state, split, order, jax.random.key(1), hyper, **common)
+    steps = list(itertools.islice(steps, 9))
     assert [metrics["loss"].size for _, metrics in steps] == [4, 4, 4]  # the last of them passes step 10
     monkeypatch.setattr(sharding, "on_cpu", lambda mesh: True)
     monkeypatch.setattr(train, "looped_steps", lambda *_, **__: iter(()))
