@@ -387,7 +387,7 @@ def main() -> None:
     """The command line; exits with 1 and a message on what the user can mend."""
     from absl import flags
 
-    from fer_jax import command_line, process
+    from fer_jax import command_line, files, process
 
     for name in ("config", "data_dir"):  # --help shows them too
         flags.declare_key_flag(name)
@@ -395,7 +395,8 @@ def main() -> None:
 
     def draw(_argv):
         process.set_up()
-        preview(command_line.CONFIG.value, preview_flag.value, data_dir=command_line.DATA_DIR.value)
+        command_line.refuse_unread_data_dir([command_line.CONFIG.value])
+        preview(command_line.CONFIG.value, files.user_path(preview_flag.value), data_dir=command_line.DATA_DIR.value)
         print(f"preview: {preview_flag.value}")
 
     command_line.entry(draw, command_line.parse_flags)

@@ -2,11 +2,11 @@
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from fer_jax import config as config_lib
 from fer_jax.errors import UserError, unknown
@@ -33,10 +33,11 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         rest = flags.FLAGS(list(argv))
     except OSError as error:  # an override of a file that could not be loaded
         raise _not_loaded(argv, error) from error
-    except (AttributeError, KeyError, ValueError, flags.IllegalFlagValueError) as error:
-        raise UserError(_wrong_override(argv, error) or str(error)) from error
     except flags.Error as error:
-        raise UserError(str(error)) from error
+        wrong = _wrong_override(argv, error) if isinstance(error, flags.IllegalFlagValueError) else None
+        raise UserError(wrong or str(error)) from error
+    except (AttributeError, KeyError, ValueError) as error:
+        raise UserError(_wrong_override(argv, error) or f"--config: {error}") from error
     if len(rest) > 1:
         raise UserError(f"unexpected arguments {rest[1:]}: flags begin with --, e.g. --config=configs/vggs_small.py")
     if not flags.FLAGS["config"].present:
@@ -46,6 +47,15 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     except OSError as error:
         raise _not_loaded(argv, error) from error
     return rest
+
+
+def refuse_unread_data_dir(configs: Iterable[ConfigDict]) -> None:
+    """Raises a UserError where raw data are named and all configs are of drawn faces, which would be taken instead."""
+    if DATA_DIR.value and {config.data.name for config in configs} == {"synthetic"}:
+        raise UserError(
+            f"synthetic faces are drawn, so nothing would be read in --data_dir={DATA_DIR.value}: leave it out, or "
+            f"name the data set that lies there, e.g. --config=configs/vggs_small.py:fer2013"
+        )
 
 
 def _not_loaded(argv: Sequence[str], error: OSError) -> UserError:
@@ -75,7 +85,7 @@ def _wrong_override(argv: Sequence[str], error: Exception) -> str | None:
         section, _, last = name.rpartition(".")
         if "-" in name:
             return f"--config.{name} names no field: write _ for -"
-        if section == "model.options":
+        if name == "model.options" or section == "model.options":
             continue  # those of the config's own model, see below
         if inside := [field for field in fields if field.startswith(f"{name}.")]:
             one = f"{name}.name" if f"{name}.name" in inside else inside[0]
@@ -87,6 +97,7 @@ def _wrong_override(argv: Sequence[str], error: Exception) -> str | None:
                 return str(unknown(f"field of config.{section}", last, beside))
             return str(unknown("config field", name, alike or fields))
     options = [name.removeprefix("model.options.") for name in names if name.startswith("model.options.")]
+    options = [option for option in options if re.search(rf"\b{option}\b", str(error))]
     if not options or not isinstance(error, AttributeError | KeyError):
         return None
     if near := re.search(r'Did you mean "(\w+)" instead of "(\w+)"', str(error)):

@@ -198,6 +198,8 @@ def export(
         measured.
       form: a key of PRECISIONS.
       data_dir: where the run's raw data lie; without it they are taken if they were prepared before.
+      output: of a run's files, which may be those of several, it has the name of the run's folder in theirs; by default
+        that of the model.
 
     Returns:
       (a row for each file, after the original in float32; what they were asked for)
@@ -380,7 +382,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="; ".join(f"{form}: {', '.join(known)}" for form, known in PRECISIONS.items()) + " (default: float32)",
     )
     parser.add_argument("--data_dir", type=files.user_path, help="where the raw data lie, to measure the accuracy")
-    parser.add_argument("--output", type=files.user_path, metavar="DIR", help="default: export beside the weights")
+    parser.add_argument(
+        "--output",
+        type=files.user_path,
+        metavar="DIR",
+        help="default: export beside the weights; files there have the model's name, elsewhere the run's",
+    )
     options = parser.parse_args(arguments)
     process.set_up()
     try:

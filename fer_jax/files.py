@@ -35,8 +35,8 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def user_path(text: str) -> Path:
-    """A path that a user gives, `~` being their home: in --output=~/x no shell puts it there."""
-    return Path(text).expanduser()
+    """A path that a user gives, `~/` being their home: in --output=~/x no shell puts it there."""
+    return Path(text).expanduser() if text == "~" or text.startswith("~/") else Path(text)
 
 
 def read_image(path: Path, *, grey: bool = False) -> np.ndarray | None:

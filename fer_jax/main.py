@@ -39,6 +39,7 @@ def main(_argv: Sequence[str]) -> None:
         process.join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     elif (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value) != (None, None, None):
         raise UserError("--coordinator, --processes and --process are for training with --distributed")
+    command_line.refuse_unread_data_dir([command_line.CONFIG.value])
     import jax  # here, so that --help needs no JAX
 
     from fer_jax import run, train

@@ -8,6 +8,7 @@ import csv
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -150,7 +151,8 @@ class Table:
         self._begun = False
 
     def _begin(self) -> None:
-        self._file.truncate(0)
+        if self._file.seekable():  # a pipe is not
+            self._file.truncate(0)
         if self._csv:
             self._csv.writerow(self.columns)
         self._begun = True
@@ -250,11 +252,11 @@ def open_output(path: Path, source: Source) -> VideoFile | PictureFiles:
             raise UserError(f"--output={path}: what is drawn has colours; name it *.png")
         path.parent.mkdir(parents=True, exist_ok=True)
         files, originals = PictureFiles(path, single=single), {original.resolve() for original in source.paths}
-        targets = [files.of(original.name) for original in source.paths]
-        for target in targets:
+        targets = Counter(files.of(original.name) for original in source.paths)
+        for target, count in targets.items():
             if target.resolve() in originals:
                 raise UserError(f"--output={path}: {target}, a picture of the source, would be written over")
-            if targets.count(target) > 1:
+            if count > 1:
                 raise UserError(f"--output={path}: two pictures of the source would be written as {target.name}")
         return files
     except OSError as error:

@@ -209,7 +209,7 @@ def run(config: ConfigDict, workdir: Path, *, data_dir: str | None = None) -> di
     with full_disk_explained(workdir), contextlib.ExitStack() as stack:
         sharding.check_alike("their configs", config.to_dict())
         dtype = models.compute_dtype(config.model.dtype).name
-        sharding.check_alike("their GPUs, which compute in different types (set model.dtype)", dtype)
+        sharding.check_alike("the types that their devices compute in", dtype, "set model.dtype")
         with sharding.in_turn("the run directory is claimed"):
             if jax.process_index() == 0:  # for all processes of the run
                 stack.enter_context(occupied(workdir))

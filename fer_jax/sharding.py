@@ -106,7 +106,7 @@ def least(value: float) -> float:
     return float(multihost_utils.process_allgather(np.float32(value)).min()) if jax.process_count() > 1 else value
 
 
-def check_alike(what: str, content) -> None:
+def check_alike(what: str, content, advice: str = "start all of them with the same command and data") -> None:
     """Refuses JSON content that differs among the processes.
 
     Raises:
@@ -116,7 +116,7 @@ def check_alike(what: str, content) -> None:
         return
     digest = np.frombuffer(hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest(), np.uint8)
     if (multihost_utils.process_allgather(digest) != digest).any():
-        raise UserError(f"the processes differ in {what}: start all of them with the same command and data")
+        raise UserError(f"the processes differ in {what}: {advice}")
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, field: str) -> None:

@@ -305,6 +305,7 @@ def main(_argv: Sequence[str]) -> None:
     if _SEEDS.value:
         axes.append(config_lib.seeds(_SEEDS.value))
     planned = members(config, axes)
+    command_line.refuse_unread_data_dir(member.config for member in planned)
     import jax  # only now: a mistake in the sweep is told without waiting for JAX
 
     from fer_jax import run_directory, train
@@ -344,7 +345,8 @@ def main(_argv: Sequence[str]) -> None:
         raise UserError("no member has a score: all failed, or the data set has no split to evaluate on")
     by = compared_by(planned, outcomes)
     cells = tabulate(planned, outcomes, by)
-    unlike = differing(planned, (*SAME_IMAGES, "data.test"))
+    joined = [f"data.{split}" for split in ("test", "validation") if split in splits]
+    unlike = differing(planned, (*SAME_IMAGES, *joined))
     print(sweep_table.write_tables(cells, "/".join(sorted(filter(None, splits))), workdir, by, unlike=unlike))
     pictures = sweep_table.draw(scores(planned, outcomes, by), workdir, by)
     print(f"tables: {workdir.resolve()}/table.md, .csv, .tex, .json; pictures: {', '.join(pictures) or 'none'}")

@@ -130,7 +130,7 @@ def write_tables(
         for cell in cells
     ]
     plain = [{name: None if value != value else value for name, value in row.items()} for row in rows]  # nan
-    content = {"split": split, "measure": measure.metric, "rows": plain}
+    content = {"split": split, "measure": measure.metric, "unlike": unlike, "rows": plain}
     with files.whole(folder / "table.json") as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
     with files.whole(folder / "table.csv") as temporary, temporary.open("w", newline="") as file:
@@ -146,11 +146,12 @@ def write_tables(
         accuracy = [ACCURACY.text(row["accuracy"]) if row["n"] else ""] if with_accuracy else []
         body.append([row["cell"], count, _score(row, measure), _interval(row, measure), *accuracy])
     bold = {(i, 2) for i, row in enumerate(rows) if row["significantly_best"]}
-    text = as_text((head, body), "markdown", bold=bold)
+    text, latex = (as_text((head, body), form, bold=bold) for form in ("markdown", "latex"))
     if unlike:
-        text += f"\nThe lines are scored on different images ({unlike}), so none is compared with another.\n"
+        note = f"The lines are scored on different images ({unlike}), so none is compared with another.\n"
+        text, latex = f"{text}\n{note}", f"% {note}{latex}"
     (folder / "table.md").write_text(text)
-    (folder / "table.tex").write_text(as_text((head, body), "latex", bold=bold))
+    (folder / "table.tex").write_text(latex)
     return text
 
 

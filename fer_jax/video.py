@@ -10,14 +10,14 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import cv2
 import numpy as np
 
 from fer_jax.data.align import SUFFIXES
 from fer_jax.errors import UserError
-from fer_jax.files import entries, of_other_kinds, opencv_address, read_image
+from fer_jax.files import entries, of_other_kinds, opencv_address, read_image, user_path
 
 log = logging.getLogger(__name__)
 
@@ -163,12 +163,12 @@ def open_source(text: str) -> Source:
     if text.isdecimal():
         return Video(int(text), f"camera {text}")
     if text.startswith("file://"):
-        text = unquote(urlsplit(text).path)
-    path = Path(text)
+        text = unquote(text.removeprefix("file://").removeprefix("localhost"))
+    path = user_path(text)
     if "://" in text:
         return Video(text, text)
     if path.is_dir():
-        found = [file for file in entries(path) if file.is_file()]
+        found = [file for file in entries(path) if not file.is_dir()]
         images = [file for file in found if file.suffix.lower() in SUFFIXES]
         if not images:
             raise UserError(f"{path} has no images in it ({', '.join(SUFFIXES)})")
@@ -177,7 +177,7 @@ def open_source(text: str) -> Source:
         return Pictures(images, text)
     if not path.is_file():
         raise UserError(f"{text} is not there: give a camera's number, a URL, a video, an image or a folder of images")
-    return Pictures([path], text) if path.suffix.lower() in SUFFIXES else Video(text, text)
+    return Pictures([path], text) if path.suffix.lower() in SUFFIXES else Video(str(path), text)
 
 
 class Ahead(Iterator[T]):

@@ -231,6 +231,18 @@ def command(*arguments):
             "the config sets no option 'seperable' of its model: did you mean 'separable'?",
         ),
         (["--config=configs/deep.py", "--config.model.options.separable=True", "--x=1"], "command line flag 'x'"),
+        (
+            ["--config=configs/deep.py", "--config.model.options={}", "--config.train.epochs=abc"],
+            "invalid literal for int() with base 10: 'abc'",
+        ),
+        (
+            [
+                *("--config=configs/deep.py", "--config.model.options.separable=True"),
+                "--config.model.options.kernels=3",
+            ],
+            "--config.model.options.kernels changes only an option that the config file sets",
+        ),
+        (["--config=configs/resnet18.py", "--data_dir=raw"], "nothing would be read in --data_dir=raw: leave it out"),
         (["--config="], "which config? e.g. --config=configs/vggs_small.py"),
         (["--config=shallow"], "unknown config file 'shallow'. Known: configs/shallow.py"),
         (["--config=configs"], "unknown config file 'configs'. Did you mean 'configs/"),

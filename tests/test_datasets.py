@@ -179,11 +179,6 @@ def test_files_of_other_kinds_beside_the_images_are_counted(tree):
     assert any(note.endswith("beside those: 1 .txt, 1 .webp") for note in notes)
 
 
-def test_drawn_faces_take_no_folder(tmp_path):
-    with pytest.raises(UserError, match=r"synthetic faces are drawn, .*leave --data_dir out, or name the data set"):
-        prepare.load("synthetic", variant="small", data_dir=tmp_path)
-
-
 def test_an_absent_split_says_so_when_it_is_asked_for(tmp_path):
     dataset = prepare.load("fer2013", data_dir=write_fer2013(tmp_path / "raw", test=0))
     assert "test" not in dataset.splits

@@ -465,6 +465,7 @@ def wrong_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "over the source": ([source, f"--output={whole}"], "is the source: it would be written over"),
         "over a picture": ([f"--source={folder}/text.png", f"--output={folder}"], "text.png, a picture of the source"),
         "over the source's address": ([f"--source=file://{whole}", f"--output={whole}"], "is the source: it would be"),
+        "nothing at the address": (["--source=file://none.mp4", out], "none.mp4 is not there: give a camera"),
         "kind of picture": ([f"--source={folder}/text.png", f"--output={folder}/o.gif"], ".gif is no kind of picture"),
         "twins": ([f"--source={folder}/twins", f"--output={folder}/two"], "two pictures .* written as a.pgm.png"),
         "name": ([f"--source={odd}", out], "names in UTF-8 only; rename it"),

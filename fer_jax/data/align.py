@@ -155,7 +155,7 @@ def _no_images(settings: Settings) -> list[Path]:
     """The files in the input that are no images by their names, nor landmarks of some."""
     known = (*SUFFIXES, *LANDMARK_SUFFIXES)
     found = (path for path in files.visible(settings.source) if not path.name.lower().endswith(known))
-    return [path for path in found if settings.output not in path.parents]
+    return [path for path in found if settings.output not in path.parents and path != settings.landmarks]
 
 
 def _stem(path: str) -> str:

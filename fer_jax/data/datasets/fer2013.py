@@ -142,8 +142,9 @@ def read_csv(path: Path) -> Iterator[Row]:
                     continue
                 empty = False
                 yield _parse(fields, columns, path, reader.line_num)
-    except (EOFError, RuntimeError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
-        # A RuntimeError is zipfile's of an archive that wants a password.
+    except RuntimeError as error:  # zipfile's, of an archive that wants a password or is packed in another way
+        raise UserError(f"{path} cannot be unpacked here ({error}): unpack it, and give the folder") from error
+    except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged ({error}): download it again") from error
     if empty:
         raise UserError(f"{path} has a header and no rows: download it again")

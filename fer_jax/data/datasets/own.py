@@ -21,7 +21,7 @@ from fer_jax.data.datasets.base import (
 from fer_jax.data.datasets.subjects import SPLITS, divide, split_stratified, split_subjects
 from fer_jax.data.emotions import CANONICAL, canonical
 from fer_jax.errors import UserError
-from fer_jax.files import csv_rows, entries, of_other_kinds, opencv_address, visible
+from fer_jax.files import csv_rows, entries, of_other_kinds, opencv_address, user_path, visible
 
 COLUMNS = ("path", "emotion", "intensity", "subject", "split")  # the first two are needed
 EVERY = 5  # of how many frames of a video one is taken
@@ -142,8 +142,7 @@ def _parse(path: Path, line: int, values: dict[str, str], filled: set[str]) -> R
         emotion = canonical(values["emotion"])
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
-    image = Path(values["path"])
-    image = path.parent / (image.expanduser() if values["path"].startswith("~/") else image)
+    image = path.parent / user_path(values["path"])
     if not values["path"] or not image.is_file():
         raise UserError(f"{where}: there is no file {values['path']!r} in {path.parent}")
     intensity = None

@@ -7,7 +7,6 @@ import tensorflow_datasets as tfds
 from fer_jax.data import synthetic
 from fer_jax.data.datasets.base import FaceBuilder
 from fer_jax.data.emotions import BASIC7
-from fer_jax.errors import UserError
 
 SEED = 0
 PICTURES = 10  # of each subject
@@ -28,12 +27,7 @@ class Synthetic(FaceBuilder):
     ORIGIN = "It is drawn, not downloaded."
 
     @classmethod
-    def find_raw(cls, data_dir):
-        if data_dir is not None:
-            raise UserError(
-                f"synthetic faces are drawn, so there is nothing to read in {data_dir}: leave --data_dir out, or name "
-                f"the data set that lies there, e.g. --config=configs/vggs_small.py:fer2013"
-            )
+    def find_raw(cls, _data_dir):
         return ()
 
     def extra_features(self):
