@@ -486,6 +486,8 @@ def test_a_picture_that_is_missing_is_left_out_and_taken_when_it_is_there(tmp_pa
     gone.write_bytes(content)
     np.savetxt(gone.with_suffix(".txt"), points + (128, 0))
     record = miniatures.record(prepare.load("affectnet", align="none", data_dir=root))
+    with pytest.raises(UserError, match="affectnet needs --data_dir=PATH"):
+        prepare.load("affectnet")  # what was aligned is not what was not
     assert record["quarantined"] == record["unaligned"] == []
 
 

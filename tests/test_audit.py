@@ -135,6 +135,15 @@ def test_intensities_are_counted_in_tenths_without_zero():
     assert audit.intensity_histogram(intensity).tolist() == expected
 
 
+def test_copies_of_an_image_itself_are_none():
+    groups = [[("train", 0), ("validation", 1)], [("train", 2), ("train", 3), ("test", 4)]]
+    assert audit._with_copy(groups, ["train", "validation", "test"]) == {
+        "train": {"train": 2, "validation": 1, "test": 2},
+        "validation": {"train": 1, "validation": 0, "test": 0},
+        "test": {"train": 1, "validation": 0, "test": 0},
+    }
+
+
 def test_what_is_left_out():
     labels = {split: np.zeros(20, int) for split in ("train", "validation", "test")}
     labels["train"][[1, 6]] = 3

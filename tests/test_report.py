@@ -24,6 +24,8 @@ from fer_jax import (
     report,
     report_compare,
     report_cost,
+    report_figures,
+    report_page,
 )
 from fer_jax.data import prepare
 from fer_jax.errors import UserError
@@ -164,6 +166,25 @@ def test_the_size_is_that_of_the_model_table(tmp_path, answers):
     assert f"{size['megabytes_float32']:.2f}" == row["MB float32"]
     assert f"{size['megabytes_bfloat16']:.2f}" == row["MB bf16"]
     assert size["megabytes_file"] == 0.25
+
+
+def test_precision_and_recall_stand_in_their_columns():
+    scores = {"precision": 0.25, "recall": 0.5, "f1": 1 / 3, "support": 8}
+    page = report_page._classes({"classes": {"happy": scores, "sad": scores | {"precision": None}}})
+    heads = re.findall(r"<th[^>]*>(.*?)</th>", page)
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in page.split("<tr>")[2:]]
+    expected = {"emotion": "happy", "precision": "0.250", "recall": "0.500", "F1": "0.333", "images": "8"}
+    assert dict(zip(heads, rows[0], strict=True)) == expected
+    assert dict(zip(heads, rows[1], strict=True))["precision"] == "never predicted"
+
+
+def test_the_surest_face_of_each_emotion_is_shown():
+    probabilities = np.array([[0.6, 0.4], [0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])
+    faces = report_figures.Faces(np.zeros((4, 8, 8, 1)), np.array([0, 0, 1, 1]), probabilities, "four")
+    assert faces.shown().tolist() == [1, 3]
+    unknown = dataclasses.replace(faces, labels=np.full(4, -1))
+    assert unknown.shown().tolist() == [0, 1, 2, 3]
+    assert unknown.targets().tolist() == [0, 0, 0, 1]
 
 
 def test_the_speed_is_the_median_of_the_rounds(monkeypatch):
