@@ -34,8 +34,9 @@ def whole(path: Path) -> Iterator[Path]:
         raise
 
 
-def user_path(text: str) -> Path:
+def user_path(path: str | Path) -> Path:
     """A path that a user gives, `~/` being their home: in --output=~/x no shell puts it there."""
+    text = str(path)
     return Path(text).expanduser() if text == "~" or text.startswith("~/") else Path(text)
 
 

@@ -278,6 +278,19 @@ def test_a_wrong_command_line_is_answered_in_a_line_or_two(arguments, message, t
     assert result.stderr.strip().splitlines()[-1].startswith("error:")
 
 
+@pytest.mark.parametrize("module", ["main", "sweep"])
+def test_a_run_needs_no_name(module, tmp_path, monkeypatch):
+    """It gets as far as its data, in a folder that is named after its config."""
+    monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "cache"))
+    arguments = [sys.executable, "-m", f"fer_jax.{module}", f"--config={ROOT}/configs/shallow.py"]
+    result = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
+    assert "error: fer2013 needs --data_dir=PATH" in result.stderr
+    assert "Traceback" not in result.stderr
+    made = [path.name for path in (tmp_path / "runs").glob("*")]
+    assert all(name.startswith("shallow-") for name in made)
+    assert len(made) == (module == "main")  # a sweep looks at its data first
+
+
 def test_help_imports_no_jax():
     code = (
         "import sys, fer_jax.main as main\n"
