@@ -399,7 +399,7 @@ def main() -> None:
         preview(command_line.CONFIG.value, files.user_path(preview_flag.value), data_dir=command_line.DATA_DIR.value)
         print(f"preview: {preview_flag.value}")
 
-    command_line.entry(draw, command_line.parse_flags)
+    command_line.entry(draw)
 
 
 if __name__ == "__main__":

@@ -165,7 +165,7 @@ def graft(variables: dict, weights: dict, output: frozenset[str] = frozenset()) 
 
 def weights_file(source: Path | str) -> Path:
     """The file that `load_weights` reads, whether it is there or not."""
-    path = files.user_path(str(source))
+    path = files.user_path(source)
     path = path / "weights.safetensors" if path.is_dir() else path
     packaged = PRETRAINED / f"{source}.safetensors"
     return packaged if packaged.exists() and not path.exists() else path

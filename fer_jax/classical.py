@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from fer_jax import process
 from fer_jax.data import prepare
 from fer_jax.errors import UserError
 from fer_jax.files import user_path
@@ -91,6 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--variant", help="of the data set")
     parser.add_argument("--data_dir", type=user_path, help="where the raw data lie")
     options = parser.parse_args(arguments)
+    process.set_up_logging()
     try:
         dataset = prepare.load(options.dataset, variant=options.variant, data_dir=options.data_dir)
         split, accuracy, strength = run(dataset, options.features)

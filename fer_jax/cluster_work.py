@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from fer_jax import process
+from fer_jax import files, process
 from fer_jax.errors import UserError
 from fer_jax.sweep_members import Member
 
@@ -95,7 +95,7 @@ def describe(
         ],
         "workdir": str(workdir.resolve()),
         "log": str(workdir.resolve() / FOLDER / f"trial-{number}.log"),
-        "data_dir": data_dir and str(Path(data_dir).expanduser().resolve()),
+        "data_dir": data_dir and str(files.user_path(data_dir).resolve()),
         "form": form,
         "rungs": rungs,
         "cwd": str(Path.cwd()),

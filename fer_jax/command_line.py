@@ -79,7 +79,7 @@ def _not_loaded(argv: Sequence[str], error: OSError) -> UserError:
 
 def _wrong_override(argv: Sequence[str], error: Exception) -> str | None:
     """What is wrong with the first override that names no single field of a config, in a line; None: nothing."""
-    fields = config_lib.flatten(config_lib.default_config().to_dict())
+    fields = config_lib.default_fields()
     names = [match[1] for argument in argv if (match := re.match(r"--?config\.([^=]*)", argument))]
     for name in names:
         section, _, last = name.rpartition(".")
@@ -108,21 +108,17 @@ def _wrong_override(argv: Sequence[str], error: Exception) -> str | None:
     )
 
 
-def entry(main: Callable[[Sequence[str]], None], parser: Callable[[Sequence[str]], list[str]]) -> None:
-    """`absl.app.run` in which a `UserError` ends in its message and exit code 1, not in a traceback."""
+def entry(main: Callable[[Sequence[str]], None]) -> None:
+    """`absl.app.run` with `parse_flags`, in which a `UserError` ends in its message and exit code 1, no traceback."""
 
-    def guarded(argv: Sequence[str]) -> None:
-        try:
-            main(argv)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
+    def guarded(function: Callable[[Sequence[str]], list[str] | None]) -> Callable:
+        def call(argv: Sequence[str]) -> list[str] | None:
+            try:
+                return function(argv)
+            except UserError as error:
+                print(f"error: {error}", file=sys.stderr)
+                sys.exit(1)
 
-    def guarded_parser(argv: Sequence[str]) -> list[str]:
-        try:
-            return parser(argv)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(1)
+        return call
 
-    app.run(guarded, flags_parser=guarded_parser)
+    app.run(guarded(main), flags_parser=guarded(parse_flags))

@@ -211,13 +211,18 @@ def _hashable(value):
     return tuple(_hashable(item) for item in value) if isinstance(value, list | tuple) else value
 
 
+def default_fields() -> dict:
+    """All fields by their whole names, as `optim.learning_rate`, with their defaults; options of models are none."""
+    return flatten(default_config().to_dict())
+
+
 def validate(config: ConfigDict) -> None:
     """Checks what needs no data and no device, before anything expensive starts.
 
     Raises:
       UserError: a field that does not exist, or a value out of its range, naming the field.
     """
-    known = flatten(default_config().to_dict())
+    known = default_fields()
     for field in flatten(config.to_dict()):
         _require(field, known)
     positive = {

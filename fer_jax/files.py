@@ -35,9 +35,11 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def user_path(path: str | Path) -> Path:
-    """A path that a user gives, `~/` being their home: in --output=~/x no shell puts it there."""
-    text = str(path)
-    return Path(text).expanduser() if text == "~" or text.startswith("~/") else Path(text)
+    """A path that a user gives, `~` being a home: in --output=~/x no shell puts it there. Nobody's is a name."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def read_image(path: Path, *, grey: bool = False) -> np.ndarray | None:

@@ -58,4 +58,4 @@ def main(_argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.entry(main, command_line.parse_flags)
+    command_line.entry(main)

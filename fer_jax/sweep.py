@@ -374,4 +374,4 @@ if __name__ == "__main__":
         "cluster_cpus", 0, "CPUs that a trial on a cluster takes; 0 = one beside a GPU, else up to four", lower_bound=0
     )
     _PLAN = flags.DEFINE_bool("plan", False, "print the plan, train nothing")
-    command_line.entry(main, command_line.parse_flags)
+    command_line.entry(main)

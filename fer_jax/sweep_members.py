@@ -95,7 +95,7 @@ def read_axis(text: str) -> list[dict]:
     field, _, values = text.partition("=")
     if not field or not values:
         raise UserError(f"--set={text}: expected field=value,value, e.g. --set=optim.learning_rate=1e-3,3e-3")
-    if isinstance(config_lib.flatten(config_lib.default_config().to_dict()).get(field), str):
+    if isinstance(config_lib.default_fields().get(field), str):
         # Names: 80_10_10 is no number.
         return [{field: value.strip().strip("'\"")} for value in values.split(",")]
     try:

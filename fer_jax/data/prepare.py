@@ -84,7 +84,7 @@ def load(
     if data_dir is None and (before := _prepared_before(cache, stem, builder_class)):
         return _read(before)
     # Absolute, since Ray's actors work in another folder.
-    raw = builder_class.find_raw(Path(data_dir).expanduser().absolute() if data_dir is not None else None)
+    raw = builder_class.find_raw(files.user_path(data_dir).absolute() if data_dir is not None else None)
     directory = cache / f"{stem}-{_raw_key(builder_class, variant, raw, align)}"
     if not (directory / _RECORD).exists():
         try:
@@ -170,7 +170,7 @@ def load_configured(data: Mapping[str, Any], data_dir: str | Path | None = None)
 
 
 def _load_part(part: dict, data_dir: str | Path | None, align: str) -> tuple[Dataset, Sequence[str]]:
-    folder = Path(data_dir).expanduser() / part["folder"] if data_dir is not None else None
+    folder = files.user_path(data_dir) / part["folder"] if data_dir is not None else None
     dataset = load(part["name"], variant=part["variant"] or None, align=align, data_dir=folder)
     return dataset, part["splits"] or tuple(dataset.splits)
 

@@ -82,8 +82,8 @@ class Fer2013(FaceBuilder):
 
     def _tree_examples(self):
         by_split = {}
-        folders = sorted({path.parent for path in self.raw})
-        if others := files.of_other_kinds(set(itertools.chain(*map(files.visible, folders))).difference(self.raw)):
+        beside = itertools.chain(*map(files.visible, {path.parent for path in self.raw}))
+        if others := files.of_other_kinds(set(beside).difference(self.raw)):
             self.notes.append(f"files that are no images ({', '.join(_IMAGES)}) beside those: {others}")
         for path in self.raw:
             split = split_of(path.parent.parent.name)
