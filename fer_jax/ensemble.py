@@ -17,8 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fer_jax import augment, ops, process, recognizer
-from fer_jax.data import prepare
+from fer_jax import augment, ops, process, recognizer, run_directory, seen
 from fer_jax.data.emotions import remap
 from fer_jax.errors import UserError, unknown
 from fer_jax.files import user_path
@@ -105,18 +104,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", default="test", help="default: test")
     options = parser.parse_args(arguments)
     process.set_up()
-    from fer_jax.report_answers import optimistic_because  # here: it asks ensembles itself
-
     try:
         members = [(recognizer.load(run), run) for run in options.runs]
-        dataset = prepare.load_of_run(options.runs[0], options.data_dir)
+        dataset = run_directory.dataset(options.runs[0], options.data_dir)
         arrays = dataset.arrays(options.split)
         print(f"{dataset.name}, {options.split} split, {len(arrays['label']):,} images")
         each = [probabilities(*member, arrays["image"], dataset.emotions) for member in members]
         for name, answers in zip([*options.runs, f"mean of {len(each)}"], [*each, np.mean(each, 0)], strict=True):
             print(f"  {(answers.argmax(1) == arrays['label']).mean():7.2%}  {name}")
         for run in options.runs:
-            if why := optimistic_because(run, arrays["image"], dataset, options.split, None):
+            if why := seen.optimistic_because(run, arrays["image"], dataset, options.split, None):
                 print(f"optimistic: {why}")
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -14,7 +14,6 @@ import argparse
 import functools
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import flax.linen as nn
 import jax
@@ -26,13 +25,11 @@ from fer_jax import augment, metrics, ops, process, sharding
 from fer_jax.data import normalization
 from fer_jax.data.crops import METHODS
 from fer_jax.data.pipeline import EvalOrder, Split
+from fer_jax.ensemble import VIEWS
 from fer_jax.errors import UserError
 from fer_jax.files import user_path
 from fer_jax.heads import Head
 from fer_jax.imaging import to_input
-
-if TYPE_CHECKING:
-    from fer_jax.report_answers import Answers
 
 
 def eval_step(
@@ -82,21 +79,9 @@ class Evaluator:
         return jax.device_get(total)
 
 
-def report_folder(answers: "Answers", variant: str | None) -> str:
-    """The name of a report's folder: one of another data set, variant or split does not take the place of the first."""
-    from fer_jax.run import reported_split
-
-    parts, usual = ["report"], answers.results["split"]
-    if answers.transfer:
-        parts += [answers.dataset.name, *([variant] if variant else [])]
-        usual = reported_split(answers.dataset.splits)
-    return "_".join(parts if answers.split == usual else [*parts, answers.split])
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend."""
     from fer_jax import report, report_page  # here: a run that evaluates needs no page
-    from fer_jax.ensemble import VIEWS
 
     parser = argparse.ArgumentParser(prog="python -m fer_jax.evaluate", description="Writes the report of a run.")
     parser.add_argument("--workdir", type=user_path, required=True, metavar="RUN", help="directory of a finished run")
@@ -133,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             views=options.tta,
             members=options.ensemble,
         )
-        output = options.output or options.workdir / report_folder(answers, options.variant)
+        output = options.output or options.workdir / report.folder(answers, options.variant)
         print(report_page.summary(report.write(answers, output)))
         print(f"report: {output / 'index.html'}")
     except UserError as error:

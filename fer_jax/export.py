@@ -31,8 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from fer_jax import __version__, checkpoint, export_onnx, files, ops, process, recognizer
-from fer_jax.data import prepare
+from fer_jax import __version__, checkpoint, export_onnx, files, ops, process, recognizer, run_directory
 from fer_jax.errors import UserError, unknown
 from fer_jax.imaging import to_input
 from fer_jax.recognizer import Prediction, Recognizer
@@ -287,7 +286,7 @@ def split_faces(
     Raises:
       UserError: no run directory, no such data or split, or nothing in it that the network knows.
     """
-    images, labels, source = prepare.load_of_run(workdir, data_dir).showing(split, net.emotions, most=most)
+    images, labels, source = run_directory.dataset(workdir, data_dir).showing(split, net.emotions, most=most)
     return Faces(np.concatenate([_at_size(some, net.input_shape) for some in _batches(images)]), labels, source)
 
 

@@ -30,6 +30,15 @@ from fer_jax.tables import as_text
 _FACES = 1000  # that the embedding shows, and that those explained are chosen from
 
 
+def folder(answers: Answers, variant: str | None) -> str:
+    """The name of a report's folder: one of another data set, variant or split does not take the place of the first."""
+    parts, usual = ["report"], answers.results["split"]
+    if answers.transfer:
+        parts += [answers.dataset.name, *([variant] if variant else [])]
+        usual = answers.dataset.reported_split
+    return "_".join(parts if answers.split == usual else [*parts, answers.split])
+
+
 def findings(answers: Answers) -> dict:
     """The content of metrics.json but for the speed: plain numbers, None where undefined."""
     dataset, results, emotions = answers.dataset, answers.results, answers.emotions

@@ -1,21 +1,17 @@
 """What a run's network answers on a split of a data set: its own, or another one whose emotions are matched by name."""
 
 import dataclasses
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from fer_jax import checkpoint, ensemble, recognizer
-from fer_jax import config as config_lib
+from fer_jax import ensemble, recognizer, run_directory, seen
 from fer_jax.data import prepare
 from fer_jax.data.emotions import expressed, relabel, remap
-from fer_jax.data.rows import digests
 from fer_jax.errors import UserError
 from fer_jax.recognizer import Recognizer
-from fer_jax.run import reported_split, trained_on
 
 log = logging.getLogger(__name__)
 
@@ -90,24 +86,19 @@ def ask(
         under the same name, an alignment for them, other emotions, or outputs that are not finite.
     """
     workdir = Path(workdir)
-    config, results = _read_run(workdir)
+    config, results = run_directory.read_finished(workdir)
     data, align = _data(config, dataset, variant, align, data_dir)
-    name, transfer = data.name, not _same_data(config, results, data)
+    name, transfer = data.name, not seen.trained_on(config, results, data)
     if transfer and not (dataset or variant):
         raise UserError(
-            f"{workdir} was trained on {name} with the fingerprint {trained_on(config, results)}, the data at hand "
-            f"have {data.fingerprint}: give the --data_dir that it was trained on, or --dataset={name} to score it on "
-            f"other data than its own"
+            f"{workdir} was trained on {name} with the fingerprint {run_directory.fingerprint(config, results)}, the "
+            f"data at hand have {data.fingerprint}: give the --data_dir that it was trained on, or --dataset={name} to "
+            f"score it on other data than its own"
         )
-    split = split or (reported_split(data.splits) if transfer else results["split"])
+    split = split or (data.reported_split if transfer else results["split"])
     if not split:
         raise UserError(f"{name} has neither a test nor a validation split: name one with --split")
     arrays = data.arrays(split)
-    if not transfer and split == results["split"] and data.splits[split] != results["examples"]:
-        raise UserError(
-            f"{workdir} was evaluated on {results['examples']:,} images of {name} {split}, the data at hand have "
-            f"{data.splits[split]:,}: give the --data_dir that it was trained on"
-        )
     net = recognizer.load(workdir)
     emotions = _match(net, data, workdir, transfer=transfer)
     label = relabel(arrays["label"], data.emotions, emotions)
@@ -127,12 +118,12 @@ def ask(
         ensemble.VIEWS[each].told: ensemble.predict_views(net, image, each).probabilities[:, order] for each in views
     }
     optimistic = {}
-    copied = _copied(image, config, results, data, split, transfer=transfer)
+    copied = seen.copies(image, config, results, data, split, transfer=transfer)
     if members:
         joint = f"ensemble: mean of {len(members) + 1} networks (with {', '.join(map(str, members))})"
         others = [ensemble.probabilities(recognizer.load(each), each, image, emotions) for each in members]
         alternatives[joint] = np.mean([prediction.probabilities[:, order], *others], 0)
-        if reasons := [why for each in members if (why := optimistic_because(each, image, data, split, copied))]:
+        if reasons := [why for each in members if (why := seen.optimistic_because(each, image, data, split, copied))]:
             optimistic[joint] = "; ".join(reasons)
     shared = tuple(emotion for emotion in emotions if emotion in data.emotions)
     return Answers(
@@ -182,29 +173,6 @@ def _alignment(config: dict, name: str) -> str:
     return method
 
 
-def optimistic_because(
-    member: Path, images: np.ndarray, data: prepare.Dataset, split: str, copied: np.ndarray | None
-) -> str | None:
-    """Why the answers of a network of an ensemble on these images of a split say too much of new faces, if they may.
-
-    Args:
-      member: a run directory, or as `recognizer.load` takes it.
-      copied: which of them the first run has seen, where known: those are reported with its own score.
-    """
-    unknown = f"whether {member} was trained on these images is not known"
-    if not (member / "results.json").exists():
-        return f"{unknown}, it is no finished run"
-    config, results = _read_run(member)
-    if _same_data(config, results, data):
-        done = {"train": "trained"} | {results["selected_on"]: "selected"}
-        return f"{member} was {done[split]} on this split" if split in done else None
-    seen = _copied(images, config, results, data, split, transfer=True)
-    if seen is None:
-        return f"{unknown}, its data are not at hand"
-    more = seen if copied is None else seen & ~copied
-    return f"{member} was trained or selected on {more.sum():,} of these images" if more.any() else None
-
-
 def _match(net: Recognizer, data: prepare.Dataset, workdir: Path, *, transfer: bool) -> tuple[str, ...]:
     """The emotions to score."""
     known = f"the network of {workdir} knows {', '.join(net.emotions)}, the data set {data.name} has "
@@ -215,59 +183,3 @@ def _match(net: Recognizer, data: prepare.Dataset, workdir: Path, *, transfer: b
     if not transfer and set(net.emotions) != set(data.emotions):
         raise UserError(f"{known}: these are not the weights that were trained on it; train again")
     return shared + tuple(emotion for emotion in net.emotions if emotion not in shared)
-
-
-def _same_data(config: dict, results: dict, data: prepare.Dataset) -> bool:
-    """Whether a run was trained on this data set; by name alone where its results have no fingerprint."""
-    if fingerprint := trained_on(config, results):
-        return fingerprint == data.fingerprint
-    return (results["dataset"], results["variant"]) == (data.name, data.variant)
-
-
-def _copied(
-    images: np.ndarray, config: dict, results: dict, data: prepare.Dataset, split: str, *, transfer: bool
-) -> np.ndarray | None:
-    """Which of the images are exact copies of some that trained or selected the run: bool [n].
-
-    None where that is not known: its data are not at hand, or it trained without examples that a file lists.
-    """
-    if config["data"]["exclude"]:
-        return None
-    none = np.zeros(len(images), bool)
-    seen = {"train", results["selected_on"]} - {None}
-    if transfer:
-        if results["synthetic"] != data.synthetic:
-            return none
-        try:
-            data = prepare.load_configured(config["data"])
-        except UserError:
-            return None
-        if not _same_data(config, results, data):
-            return None
-    else:
-        seen -= {split}
-    if data.image_shape != images.shape[1:]:
-        return none
-    # Of the images as they are given to the network, which those of joined data are not as they were prepared.
-    known = [digests(data.arrays(each)["image"]) for each in sorted(seen)]
-    return np.isin(digests(images), np.concatenate(known)) if known else none
-
-
-def _read_run(workdir: Path) -> tuple[dict, dict]:
-    """The config, with all of its fields, and the results of a finished run."""
-    return config_lib.completed(_read(workdir / "config.json")), _read(workdir / "results.json")
-
-
-def _read(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        if checkpoint.weights_file(path.parent).is_file() and not path.parent.is_dir():
-            raise UserError(
-                f"{path.parent} is a network without its data, as live, web, visualize --image and export take one; "
-                f"here a run directory is needed, which python -m fer_jax.main makes"
-            ) from error
-        raise UserError(
-            f"{path.parent} is not a finished run: {path.name} is missing or cut short; finish it with "
-            f"python -m fer_jax.main --config=... --workdir={path.parent}"
-        ) from error

@@ -5,15 +5,12 @@
 
 import html
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from fer_jax import charts, html_page, metrics
-
-if TYPE_CHECKING:
-    from fer_jax.report_answers import Answers
+from fer_jax.report_answers import Answers
 
 _CONFUSIONS, _PICTURES, _MISTAKES, _SUBJECTS = 6, 6, 18, 8  # shown
 
@@ -99,7 +96,7 @@ summary { cursor: pointer; font-weight: 600; font-size: 14px; margin-bottom: 4px
 """
 
 
-def page(found: dict, answers: "Answers", pictures: dict[str, bytes | str]) -> str:
+def page(found: dict, answers: Answers, pictures: dict[str, bytes | str]) -> str:
     """The findings as one HTML page that asks for nothing from outside.
 
     Args:
@@ -299,7 +296,7 @@ def _confusions(found: dict, images: dict[int, np.ndarray]) -> str:
     return html_page.row(groups)
 
 
-def _intensity(found: dict, answers: "Answers") -> list[str]:
+def _intensity(found: dict, answers: Answers) -> list[str]:
     if not (scores := found["intensity"]):
         return []
     note = "" if found["head"] == "intensity" else " The head is no intensity head: its probabilities stand in."

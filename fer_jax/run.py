@@ -15,7 +15,6 @@ import dataclasses
 import itertools
 import logging
 import time
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import flax.linen as nn
@@ -102,7 +101,7 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
         name: pipeline.load_split(dataset, name, mesh, residence=residence, workers=config.data.workers)
         for name in dataset.splits
     }
-    reported = reported_split(splits)
+    reported = dataset.reported_split
     if exclude and reported:
         clean = whole.without({reported: exclude[reported]})
         splits[DEDUPLICATED] = pipeline.load_split(
@@ -136,11 +135,6 @@ def _refuse_unknown_names(config: ConfigDict) -> None:
     optim.make_optimizer(config.optim)
     if config.model.pretrained:
         checkpoint.load_weights(config.model.pretrained)
-
-
-def reported_split(splits: Iterable[str]) -> str | None:
-    """The split that results are given on: test where there is one, else validation, else none."""
-    return next((name for name in ("test", "validation") if name in splits), None)
 
 
 def make_recipe(config: ConfigDict, dataset: prepare.Dataset, steps_per_epoch: int) -> train.Recipe:
@@ -306,8 +300,8 @@ def finish(course: Course, state: train.TrainState) -> dict:
         if (restored := course.best.restore(state, step=course.best_step)) is None:
             raise UserError(f"{course.best.directory} is gone, and with it the weights to report: delete {workdir}")
         state, _ = restored
-    split = reported_split(experiment.splits)
     dataset, config = experiment.dataset, experiment.config
+    split = dataset.reported_split
     results = {
         "dataset": dataset.name,
         "variant": dataset.variant,
@@ -383,13 +377,6 @@ def format_results(results: dict) -> str:
         shown = "no images" if recall is None else f"accuracy {recall:7.2%}   F1 {f1 or 0:.3f}"
         lines.append(f"  {emotion:<10} {shown}")
     return "\n".join(lines)
-
-
-def trained_on(config: Mapping, results: Mapping) -> str:
-    """The fingerprint of all the data of a finished run, by its config.json and results.json; empty in old results."""
-    recorded = results.get("fingerprint", "")
-    # Data without what a file lists have a fingerprint of their own, after that of the whole (`Dataset.without`).
-    return recorded.rpartition("-")[0] if config["data"]["exclude"] else recorded
 
 
 def _announce(dataset: prepare.Dataset, mesh: Mesh) -> None:

@@ -1,15 +1,16 @@
-"""The directory of a run: claimed for one config and one process at a time, and what its disk refuses."""
+"""The directory of a run: claimed for one config and one process at a time, what its disk refuses, what it tells."""
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
+from fer_jax import checkpoint, files, logs
 from fer_jax import config as config_lib
-from fer_jax import files, logs
+from fer_jax.data import prepare
 from fer_jax.errors import UserError
 from fer_jax.lock import alone
 
@@ -90,3 +91,43 @@ def full_disk_explained(workdir: Path) -> Iterator[None]:
                 f"with --workdir={workdir}; it resumes from the last checkpoint"
             ) from error
         raise
+
+
+def read_finished(workdir: Path) -> tuple[dict, dict]:
+    """The config, with all of its fields, and the results of a finished run.
+
+    Raises:
+      UserError: it is none; says what is missing.
+    """
+    return config_lib.completed(_read(workdir / "config.json")), _read(workdir / "results.json")
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        if checkpoint.weights_file(path.parent).is_file() and not path.parent.is_dir():
+            raise UserError(
+                f"{path.parent} is a network without its data, as live, web, visualize --image and export take one; "
+                f"here a run directory is needed, which python -m fer_jax.main makes"
+            ) from error
+        raise UserError(
+            f"{path.parent} is not a finished run: {path.name} is missing or cut short; finish it with "
+            f"python -m fer_jax.main --config=... --workdir={path.parent}"
+        ) from error
+
+
+def fingerprint(config: Mapping, results: Mapping) -> str:
+    """The fingerprint of all the data of a finished run, by its config.json and results.json."""
+    recorded = results["fingerprint"]
+    # Data without what a file lists have a fingerprint of their own, after that of the whole (`Dataset.without`).
+    return recorded.rpartition("-")[0] if config["data"]["exclude"] else recorded
+
+
+def dataset(workdir: Path, data_dir: str | Path | None = None) -> prepare.Dataset:
+    """The data set that a run was trained on, or is; `data_dir` as of `prepare.load_configured`.
+
+    Raises:
+      UserError: it is no run directory, or as `prepare.load_configured`.
+    """
+    return prepare.load_configured(config_lib.completed(_read(workdir / "config.json"))["data"], data_dir)

@@ -149,7 +149,7 @@ def check(
     Raises:
       UserError: of one of them, as `run.build`; members of one config that were trained on different data.
     """
-    from fer_jax import run, stack
+    from fer_jax import run, run_directory, stack
     from fer_jax.data import pipeline, prepare
 
     datasets = {}
@@ -161,7 +161,7 @@ def check(
             datasets[asked] = prepare.load_configured(data, data_dir)
         dataset = datasets[asked]
         dataset.require("train")
-        if run.reported_split(dataset.splits) is None:
+        if dataset.reported_split is None:
             raise UserError(
                 f"{member.name}: a sweep compares its members on a test or a validation split, and {dataset.name} has "
                 f'neither; data.folds=5 with data.fold_by="image" makes one of its training split'
@@ -178,7 +178,8 @@ def check(
     fingerprints = {asked: (dataset.fingerprint, "the data at hand") for asked, dataset in datasets.items()}
     for member in planned:
         config = member.config.to_dict()
-        if member.name in done and (found := run.trained_on(config, done[member.name])):
+        if member.name in done:
+            found = run_directory.fingerprint(config, done[member.name])
             other, where = fingerprints.setdefault(json.dumps(config["data"]), (found, member.name))
             if found != other:
                 raise UserError(

@@ -27,8 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fer_jax import process, recognizer, report_figures
-from fer_jax.data import prepare
+from fer_jax import process, recognizer, report_figures, run_directory
 from fer_jax.errors import UserError
 from fer_jax.files import read_image, user_path
 from fer_jax.imaging import to_input
@@ -104,7 +103,7 @@ def visualize_several(
     names = names if len(set(names)) == len(names) else [str(workdir) for workdir in workdirs]
     nets = dict(zip(names, map(recognizer.load, workdirs), strict=True))
     shared = [name for name in nets[names[0]].emotions if all(name in net.emotions for net in nets.values())]
-    dataset = prepare.load_of_run(workdirs[0], data_dir)
+    dataset = run_directory.dataset(workdirs[0], data_dir)
     images, labels, source = dataset.showing(split, shared, most=MOST_FACES)
     sure = np.zeros(len(images))
     for net in nets.values():
@@ -175,7 +174,7 @@ def _one(options: argparse.Namespace) -> list[Path]:
     elif not workdir.is_dir():
         raise UserError(f"{workdir} is no run directory, as --split wants one: for a weights file give --image instead")
     else:
-        dataset = prepare.load_of_run(workdir, options.data_dir)
+        dataset = run_directory.dataset(workdir, options.data_dir)
         faces = Faces.of_images(net, *dataset.showing(options.split, net.emotions, most=MOST_FACES))
     options.output.mkdir(parents=True, exist_ok=True)
     if len(faces.images) < 3:

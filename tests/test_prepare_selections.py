@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from fer_jax import config as config_lib
-from fer_jax import run, sharding
+from fer_jax import run, run_directory, sharding
 from fer_jax.data import combine, pipeline, prepare
 from fer_jax.data.dataset import Selection
 from fer_jax.data.emotions import BASIC7, CANONICAL, expressed
@@ -159,7 +159,7 @@ def test_a_config_asks_for_a_fold(jaffe, data_dir, tmp_path):
     assert folded.fingerprint == combine.fold(jaffe, 5, 4).fingerprint
     before_folds = {"data": {"name": "jaffe", "variant": ""}}  # of an older run
     (tmp_path / "config.json").write_text(json.dumps(before_folds))
-    assert prepare.load_of_run(tmp_path, data_dir / "jaffe").fingerprint == jaffe.fingerprint
+    assert run_directory.dataset(tmp_path, data_dir / "jaffe").fingerprint == jaffe.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_an_experiment_on_a_fold_trains_on_the_others(jaffe, data_dir):
     experiment = run.build(config, str(data_dir / "jaffe"))
     lengths = {name: split.length for name, split in experiment.splits.items()}
     assert lengths == {"train": 35, "validation": 35}
-    assert run.reported_split(experiment.splits) == "validation"
+    assert experiment.dataset.reported_split == "validation"
     np.testing.assert_array_equal(
         experiment.splits["validation"].arrays["label"], combine.fold(jaffe, 2, 1).labels("validation")
     )

@@ -90,7 +90,7 @@ def test_the_command_prints_a_row_for_each_member_and_one_for_the_mean(runs, cap
     assert f"{right:7.2%}  mean of 2" in printed
     with pytest.raises(SystemExit, match=r"error: there are no weights at .*nowhere"):
         ensemble.main(["nowhere"])
-    with pytest.raises(SystemExit, match=r"error: mini_xception_fer2013/config.json, which says what data to take"):
+    with pytest.raises(SystemExit, match=r"error: mini_xception_fer2013 is a network without its data"):
         ensemble.main(["mini_xception_fer2013"])
 
 

@@ -56,6 +56,11 @@ class Dataset:
     class_counts: dict[str, tuple[int, ...]]  # split -> examples of each emotion
     fingerprint: str  # of the content: two data sets with the same one hold the same examples
 
+    @property
+    def reported_split(self) -> str | None:
+        """The split that results are given on: test where there is one, else validation, else none."""
+        return next((name for name in ("test", "validation") if name in self.splits), None)
+
     def require(self, split: str) -> None:
         """Raises a UserError unless there is such a split."""
         if split not in self.splits:

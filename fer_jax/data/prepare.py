@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 
 from fer_jax import files, process
-from fer_jax.config import cache_directory, completed
+from fer_jax.config import cache_directory
 from fer_jax.data import align as align_lib
 from fer_jax.data import combine
 from fer_jax.data.crops import METHODS
@@ -112,23 +112,6 @@ def of_photographs(name: str) -> bool:
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
     return issubclass(DATASETS[name], PictureBuilder)
-
-
-def load_of_run(workdir: Path, data_dir: str | Path | None = None) -> Dataset:
-    """The data set that a run was trained on; `data_dir` as of `load_configured`.
-
-    Raises:
-      UserError: it is no run directory, or as `load_configured`.
-    """
-    path = workdir / "config.json"
-    try:
-        data = completed({"data": json.loads(path.read_text())["data"]})["data"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{path}, which says what data to take, is missing or damaged: give the directory of a run, not a network "
-            f"alone"
-        ) from error
-    return load_configured(data, data_dir)
 
 
 def load_configured(data: Mapping[str, Any], data_dir: str | Path | None = None) -> Dataset:
