@@ -19,13 +19,12 @@ by round with the faster of its forms: above 1 = ours are faster. Compile times 
 import argparse
 import importlib
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
-from fer_jax import process
-from fer_jax.errors import UserError
+from fer_jax import files, process
+from fer_jax.errors import UserError, exits_with_message
 from fer_jax.files import user_path
 
 SUITES = ("train", "infer", "input", "end_to_end", "scaling")
@@ -34,16 +33,13 @@ DTYPES = ("float32", "bfloat16")
 COUNTERPARTS = {"torch": "tests.benchmarks.torch_side"}
 
 
+@exits_with_message
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend."""
-    # Leaves memory to PyTorch and to the processes of end_to_end; JAX would otherwise take most of a GPU's for itself.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     options = parse(arguments)
     process.set_up()
-    try:
-        run(options)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    process.share_gpu()  # with PyTorch and the processes of end_to_end
+    run(options)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -132,7 +128,7 @@ def run(options: argparse.Namespace) -> list[dict]:
                 chosen = {
                     name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()
                 }
-                logs.write_json(options.output, {"environment": environment, "options": chosen, "rows": rows})
+                files.write_json(options.output, {"environment": environment, "options": chosen, "rows": rows})
     if options.figure:
         benchmark_scaling.draw([row for row in rows if row["suite"] == "scaling"], options.figure)
     return rows

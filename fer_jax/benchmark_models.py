@@ -103,7 +103,7 @@ def random_experiment(config: ConfigDict, *, images: int) -> Experiment:
     order = train_order(images, config.train.batch_size, config.seed)
     recipe = run.make_recipe(config, dataset, order.steps_per_epoch)
     normalizer = normalization.compute(config.data.normalization, split, recipe.input_shape, devices=mesh.size)
-    evaluator = Evaluator(recipe.model, recipe.head, recipe.input_shape, mesh, batch_size=config.eval.batch_size)
+    evaluator = Evaluator(recipe, mesh, batch_size=config.eval.batch_size)
     return Experiment(config, dataset, mesh, {"train": split}, order, recipe, normalizer, evaluator)
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from fer_jax import config as config_lib
-from fer_jax import logs, models, run
+from fer_jax import files, models, run
 from fer_jax.benchmark_input import LEAD
-from fer_jax.benchmark_measure import alternate, spread
+from fer_jax.benchmark_measure import alternate, ratios, speeds
 from fer_jax.benchmark_models import CONFIGS, Settings, Step, Training, config_of
 from fer_jax.course import fresh_state
 from fer_jax.data import prepare
@@ -84,9 +84,9 @@ def _row(experiment: Experiment, what: str, step: list[float], seconds: list[flo
         "dataset": experiment.dataset.name,
         "images": experiment.order.length,
         "what": what,
-        "images_per_second": spread([batch / each for each in seconds]),
-        "step_images_per_second": spread([batch / each for each in step]),
-        "share_of_step": spread([bare / each for bare, each in zip(step, seconds, strict=True)]),
+        "images_per_second": speeds(seconds, batch),
+        "step_images_per_second": speeds(step, batch),
+        "share_of_step": ratios(seconds, step),
     }
 
 
@@ -104,7 +104,7 @@ def _runs(experiment: Experiment, step: Step, variables: dict, settings: Setting
         with tempfile.TemporaryDirectory() as folder:
             workdir = Path(folder)
             run.fit(experiment, workdir, started=time.perf_counter())
-            rows = [row for row in logs.read_rows(workdir / "timing.jsonl") if "images_per_second" in row]
+            rows = [row for row in files.read_rows(workdir / "timing.jsonl") if "images_per_second" in row]
         # From the end of the first steps, which compile and count nowhere (on accelerators they are an epoch, whose
         # row has no images then), to the last checkpoint.
         images = sum(row["images_per_second"] * row["train_seconds"] for row in rows)
@@ -150,7 +150,7 @@ def _first_step(name: str, experiment: Experiment, settings: Settings, folder: P
         child = subprocess.Popen(command, env=os.environ | own, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
         try:
             timing = workdir / "timing.jsonl"
-            while not (timing.exists() and (rows := logs.read_rows(timing))):
+            while not (timing.exists() and (rows := files.read_rows(timing))):
                 seconds = time.perf_counter() - started
                 if child.poll() is not None or seconds > DEADLINE:
                     last = (log.read_text().strip().splitlines() or ["no output"])[-1]

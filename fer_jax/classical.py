@@ -7,7 +7,6 @@ SVM's C on validation where there is a test split to report on, and prints the a
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 import cv2
@@ -15,7 +14,7 @@ import numpy as np
 
 from fer_jax import process
 from fer_jax.data import prepare
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, exits_with_message
 from fer_jax.files import user_path
 
 SIDE = 48  # pixels
@@ -84,6 +83,7 @@ def run(dataset: prepare.Dataset, features: str) -> tuple[str, float, float]:
     return split, fit(*data["train"], strength).score(*data[split]), strength
 
 
+@exits_with_message
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend."""
     parser = argparse.ArgumentParser(prog="python -m fer_jax.classical", description=__doc__.splitlines()[0])
@@ -97,9 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         dataset = prepare.load(options.dataset, variant=options.variant, data_dir=options.data_dir)
         split, accuracy, strength = run(dataset, options.features)
     except ImportError as error:
-        sys.exit(f"error: {error.name} is missing: pip install 'fer_jax[classical]'")
-    except UserError as error:
-        sys.exit(f"error: {error}")
+        raise UserError(f"{error.name} is missing: pip install 'fer_jax[classical]'") from error
     count = dataset.splits[split]
     print(f"{options.features} + SVM (C = {strength}) on {dataset.name}, {split}, {count:,} images: {accuracy:.2%}")
 

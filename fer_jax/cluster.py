@@ -21,6 +21,7 @@ import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
+from fer_jax import files
 from fer_jax.cluster_work import FOLDER, Work, counted, cut, describe, share
 from fer_jax.data.runners import joined_ray
 from fer_jax.sweep_members import Member
@@ -73,8 +74,6 @@ class Halving(ASHAScheduler):
 
     def on_trial_result(self, tune_controller, trial, result: dict) -> str:
         """Tune's decision on a trial's member, CONTINUE or STOP."""
-        from fer_jax import logs  # here, since the trials, which import this module, set up their process before JAX
-
         action = super().on_trial_result(tune_controller, trial, result)
         part = trial.config["part"]
         name = part["members"][0]["name"]
@@ -82,7 +81,7 @@ class Halving(ASHAScheduler):
             row = {"member": name, **{key: result[key] for key in ("rung", "epoch", "score")}}
             row["goes_on"] = action != TrialScheduler.STOP
             self._rows[name, result["rung"]] = row
-            logs.write_json(self._path, list(self._rows.values()))
+            files.write_json(self._path, list(self._rows.values()))
             decided = "goes on" if row["goes_on"] else "stopped"
             _say(part, f"{name}: scores {row['score']:.4f} at epoch {row['epoch']}: {decided}")
         return action
@@ -142,11 +141,9 @@ class Reporter(tune.Callback):
 
     def _progress(self, part: dict, changed: Sequence[str]) -> str:
         """Of the member that is being trained, among those with new rows."""
-        from fer_jax import logs
-
         done = sum(self._finished(member["name"]) for member in part["members"])
         name = next((name for name in changed if not self._finished(name)), changed[-1])
-        rows = logs.read_rows(self._workdir / name / "metrics.jsonl")
+        rows = files.read_rows(self._workdir / name / "metrics.jsonl")
         scores = [row["accuracy"] for row in rows if row["split"] == "validation"]
         shown = f", validation accuracy {scores[-1]:.1%}" if scores else ""
         epochs = part["members"][0]["config"]["train"]["epochs"]

@@ -1,7 +1,6 @@
 """The flags that training, sweeps and previews of the augmentation share, and what is said of wrong ones. No JAX."""
 
 import re
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from fer_jax import config as config_lib
-from fer_jax.errors import UserError, unknown
+from fer_jax.errors import UserError, exits_with_message, unknown
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="config file, e.g. configs/mini_xception.py:fer2013")
 WORKDIR = flags.DEFINE_string(
@@ -109,16 +108,5 @@ def _wrong_override(argv: Sequence[str], error: Exception) -> str | None:
 
 
 def entry(main: Callable[[Sequence[str]], None]) -> None:
-    """`absl.app.run` with `parse_flags`, in which a `UserError` ends in its message and exit code 1, no traceback."""
-
-    def guarded(function: Callable[[Sequence[str]], list[str] | None]) -> Callable:
-        def call(argv: Sequence[str]) -> list[str] | None:
-            try:
-                return function(argv)
-            except UserError as error:
-                print(f"error: {error}", file=sys.stderr)
-                sys.exit(1)
-
-        return call
-
-    app.run(guarded(main), flags_parser=guarded(parse_flags))
+    """`absl.app.run` of a command with these flags."""
+    app.run(exits_with_message(main), flags_parser=exits_with_message(parse_flags))

@@ -7,8 +7,9 @@ result from `get_config`. Any field can be overridden on the command line: `--co
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -216,48 +217,43 @@ def default_fields() -> dict:
     return flatten(default_config().to_dict())
 
 
+_ABOVE_ZERO = ("train.batch_size", "train.epochs", "train.log_every", "eval.batch_size", "optim.learning_rate")
+_LEAST_ZERO = (
+    *("augment.rotate", "augment.gamma", "augment.noise", "augment.mixup", "augment.cutmix"),
+    *("optim.warmup_epochs", "optim.weight_decay", "optim.clip_norm", "head.class_weight_power"),
+    *("train.keep_every", "data.workers"),
+)
+_FRACTIONS = ("train.ema_decay", "train.saving_share", "head.label_share", "head.label_smoothing", "eval.variants")
+_CHOICES = {
+    "data.residence": ("auto", "device", "stream"),
+    "data.sampling": ("uniform", "balanced"),
+    "data.fold_by": ("subject", "image"),
+    "data.align": ("", "none", "rotation", "landmarks"),
+    "data.normalization": NORMALIZATIONS,
+    "head.class_weights": CLASS_WEIGHTS,
+    "model.dtype": ("auto", "float32", "bfloat16"),
+}
+
+
 def validate(config: ConfigDict) -> None:
     """Checks what needs no data and no device, before anything expensive starts.
 
     Raises:
       UserError: a field that does not exist, or a value out of its range, naming the field.
     """
-    known = default_fields()
-    for field in flatten(config.to_dict()):
+    known, values = default_fields(), flatten(config.to_dict())
+    for field in values:
         _require(field, known)
-    positive = {
-        "train.batch_size": config.train.batch_size,
-        "train.epochs": config.train.epochs,
-        "train.log_every": config.train.log_every,
-        "eval.batch_size": config.eval.batch_size,
-        "optim.learning_rate": config.optim.learning_rate,
-    }
-    for field, value in positive.items():
-        if not value > 0:
-            raise UserError(f"{field} = {value} must be above 0 (--config.{field}=...)")
-    above_one = ("rotate", "gamma", "noise", "mixup", "cutmix")
-    least_zero = {f"augment.{name}": config.augment[name] for name in above_one} | {
-        "train.keep_every": config.train.keep_every,
-        "data.workers": config.data.workers,
-        "optim.warmup_epochs": config.optim.warmup_epochs,
-        "optim.weight_decay": config.optim.weight_decay,
-        "optim.clip_norm": config.optim.clip_norm,
-        "head.class_weight_power": config.head.class_weight_power,
-    }
-    for field, value in least_zero.items():
-        if not value >= 0:
-            raise UserError(f"{field} = {value} must be 0 or above (--config.{field}=...)")
-    fractions = {
-        "train.ema_decay": config.train.ema_decay,
-        "train.saving_share": config.train.saving_share,
-        "head.label_share": config.head.label_share,
-        "head.label_smoothing": config.head.label_smoothing,
-        "eval.variants": config.eval.variants,
-    }
-    fractions |= {f"augment.{name}": config.augment[name] for name in config.augment if name not in above_one}
-    for field, value in fractions.items():
-        if not 0 <= value <= 1:
-            raise UserError(f"{field} = {value} must lie in 0..1 (--config.{field}=...)")
+
+    def require(fields: Iterable[str], holds: Callable[[Any], bool], must: str) -> None:
+        for field in fields:
+            if not holds(values[field]):
+                raise UserError(f"{field} = {values[field]} must {must} (--config.{field}=...)")
+
+    augment = {f"augment.{name}" for name in config.augment}
+    require(_ABOVE_ZERO, lambda value: value > 0, "be above 0")
+    require(_LEAST_ZERO, lambda value: value >= 0, "be 0 or above")
+    require((*_FRACTIONS, *sorted(augment.difference(_LEAST_ZERO))), lambda value: 0 <= value <= 1, "lie in 0..1")
     below_one = {"optim.momentum": config.optim.momentum, "augment.scale": config.augment.scale}
     for field, value in (*below_one.items(), *_dropout_rates(config)):
         if not isinstance(value, int | float) or not 0 <= value < 1:
@@ -272,18 +268,10 @@ def validate(config: ConfigDict) -> None:
         raise UserError("optim.schedule = 'step' wants optim.decay_epochs, e.g. --config.optim.decay_epochs='(15, 25)'")
     if not all(isinstance(epoch, int | float) for epoch in config.optim.decay_epochs):
         raise UserError(f"optim.decay_epochs = {config.optim.decay_epochs} must be numbers, e.g. (15, 25)")
-    for field, value, choices in (
-        ("data.residence", config.data.residence, ("auto", "device", "stream")),
-        ("data.sampling", config.data.sampling, ("uniform", "balanced")),
-        ("data.fold_by", config.data.fold_by, ("subject", "image")),
-        ("data.align", config.data.align, ("", "none", "rotation", "landmarks")),
-        ("data.normalization", config.data.normalization, NORMALIZATIONS),
-        ("head.class_weights", config.head.class_weights, CLASS_WEIGHTS),
-        ("model.dtype", config.model.dtype, ("auto", "float32", "bfloat16")),
-    ):
-        if value not in choices:
-            known = ", ".join(choice or "''" for choice in choices)
-            raise UserError(f"{field} = {value!r} is unknown: use one of {known}")
+    for field, choices in _CHOICES.items():
+        if values[field] not in choices:
+            listed = ", ".join(choice or "''" for choice in choices)
+            raise UserError(f"{field} = {values[field]!r} is unknown: use one of {listed}")
     _validate_data(config.data)
     shape = config.model.input_shape
     if len(shape) != 3 or not all(isinstance(side, int) for side in shape) or shape[2] not in (1, 3):
@@ -349,16 +337,11 @@ def completed(fields: dict, defaults: dict | None = None) -> dict:
     return defaults | fields | {name: completed(fields[name], defaults[name]) for name in both}
 
 
-def difference(before: dict, after: dict, prefix: str = "") -> list[str]:
+def difference(before: dict, after: dict) -> list[str]:
     """The fields in which two configs differ, one line each: `optim.learning_rate: 0.1 -> 0.01`."""
-    lines = []
-    for key in sorted(before.keys() | after.keys()):
-        old, new = before.get(key, "(absent)"), after.get(key, "(absent)")
-        if isinstance(old, dict) and isinstance(new, dict):
-            lines += difference(old, new, f"{prefix}{key}.")
-        elif old != new:
-            lines.append(f"{prefix}{key}: {old} -> {new}")
-    return lines
+    before, after = flatten(before), flatten(after)
+    values = {field: [fields.get(field, "(absent)") for fields in (before, after)] for field in before | after}
+    return [f"{field}: {old} -> {new}" for field, (old, new) in sorted(values.items()) if old != new]
 
 
 def cache_directory() -> Path:

@@ -11,7 +11,6 @@ HDF5 needs the extra `convert`, `.pth` needs PyTorch.
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from safetensors.numpy import load_file
 
 from fer_jax import checkpoint, models
 from fer_jax.data.emotions import BASIC7
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, exits_with_message
 from fer_jax.files import user_path
 
 _IMAGENET_MEAN, _IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -239,6 +238,7 @@ def convert(model: str, tensors: dict[str, np.ndarray]) -> tuple[dict, dict]:
     return variables, metadata
 
 
+@exits_with_message
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend."""
     parser = argparse.ArgumentParser(
@@ -248,15 +248,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--input", required=True, type=user_path, help=".hdf5, .safetensors or .pth")
     parser.add_argument("--output", required=True, type=user_path, help="the .safetensors to write")
     options = parser.parse_args(arguments)
+    variables, metadata = convert(options.model, read_tensors(options.input))
     try:
-        variables, metadata = convert(options.model, read_tensors(options.input))
-        try:
-            options.output.parent.mkdir(parents=True, exist_ok=True)
-            checkpoint.save_weights(options.output, variables, metadata | {"source": options.input.name})
-        except OSError as error:
-            raise UserError(f"--output={options.output} cannot be written: {error}") from error
-    except UserError as error:
-        sys.exit(f"error: {error}")
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.save_weights(options.output, variables, metadata | {"source": options.input.name})
+    except OSError as error:
+        raise UserError(f"--output={options.output} cannot be written: {error}") from error
     count = sum(leaf.size for name in ("params", "batch_stats") for leaf in jax.tree.leaves(variables.get(name, {})))
     print(f"{options.output}: {options.model}, {count:,} numbers")
 

@@ -15,10 +15,10 @@ import jax
 import numpy as np
 from flax import traverse_util
 from jax.experimental import multihost_utils
-from ml_collections import ConfigDict
 
 from fer_jax import __version__, checkpoint, logs, models, sharding, train
 from fer_jax.errors import UserError
+from fer_jax.scores import selection_score
 
 if TYPE_CHECKING:
     from fer_jax.run import Experiment
@@ -138,13 +138,6 @@ def weights_metadata(experiment: "Experiment") -> dict:
         "normalization": "pretrained" if config.model.pretrained else config.data.normalization,
         "align": config.data.align,
     }
-
-
-def selection_score(config: ConfigDict, summary: dict) -> float:
-    """What weights are selected by, higher is better: the accuracy, of an intensity head the RMSE if there is one."""
-    if config.head.name == "intensity" and "rmse" in summary:
-        return -summary["rmse"]
-    return summary["accuracy"]
 
 
 def fresh_state(experiment: "Experiment") -> tuple[train.TrainState, jax.Array]:

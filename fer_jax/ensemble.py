@@ -8,7 +8,6 @@ data set is the one in the first run's config.
 
 import argparse
 import functools
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +18,7 @@ import numpy as np
 
 from fer_jax import augment, ops, process, recognizer, run_directory, seen
 from fer_jax.data.emotions import remap
-from fer_jax.errors import UserError, unknown
+from fer_jax.errors import UserError, exits_with_message, unknown
 from fer_jax.files import user_path
 from fer_jax.recognizer import Prediction, Recognizer
 
@@ -96,6 +95,7 @@ def probabilities(net: Recognizer, run: Path, images: np.ndarray, emotions: tupl
     return prediction.probabilities[:, remap(emotions, net.emotions)]
 
 
+@exits_with_message
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend."""
     parser = argparse.ArgumentParser(prog="python -m fer_jax.ensemble", description=__doc__.splitlines()[0])
@@ -104,19 +104,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", default="test", help="default: test")
     options = parser.parse_args(arguments)
     process.set_up()
-    try:
-        members = [(recognizer.load(run), run) for run in options.runs]
-        dataset = run_directory.dataset(options.runs[0], options.data_dir)
-        arrays = dataset.arrays(options.split)
-        print(f"{dataset.name}, {options.split} split, {len(arrays['label']):,} images")
-        each = [probabilities(*member, arrays["image"], dataset.emotions) for member in members]
-        for name, answers in zip([*options.runs, f"mean of {len(each)}"], [*each, np.mean(each, 0)], strict=True):
-            print(f"  {(answers.argmax(1) == arrays['label']).mean():7.2%}  {name}")
-        for run in options.runs:
-            if why := seen.optimistic_because(run, arrays["image"], dataset, options.split, None):
-                print(f"optimistic: {why}")
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    members = [(recognizer.load(run), run) for run in options.runs]
+    dataset = run_directory.dataset(options.runs[0], options.data_dir)
+    arrays = dataset.arrays(options.split)
+    print(f"{dataset.name}, {options.split} split, {len(arrays['label']):,} images")
+    each = [probabilities(*member, arrays["image"], dataset.emotions) for member in members]
+    for name, answers in zip([*options.runs, f"mean of {len(each)}"], [*each, np.mean(each, 0)], strict=True):
+        print(f"  {(answers.argmax(1) == arrays['label']).mean():7.2%}  {name}")
+    for run in options.runs:
+        if why := seen.optimistic_because(run, arrays["image"], dataset, options.split, None):
+            print(f"optimistic: {why}")
 
 
 if __name__ == "__main__":

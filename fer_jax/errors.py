@@ -1,11 +1,26 @@
 """The one kind of error that is a message to the person at the keyboard, not a bug."""
 
 import difflib
-from collections.abc import Iterable
+import functools
+import sys
+from collections.abc import Callable, Iterable
 
 
 class UserError(ValueError):
-    """Something the user can mend: says what is wrong, where, and what to do. `main` prints it without traceback."""
+    """Something the user can mend: says what is wrong, where, and what to do."""
+
+
+def exits_with_message(main: Callable) -> Callable:
+    """`main`, in which a `UserError` ends in its message and exit code 1, without traceback."""
+
+    @functools.wraps(main)
+    def guarded(*arguments):
+        try:
+            return main(*arguments)
+        except UserError as error:
+            sys.exit(f"error: {error}")
+
+    return guarded
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UserError:

@@ -12,38 +12,32 @@ beside the network itself, never in its place.
 
 import argparse
 import functools
-import sys
 from collections.abc import Sequence
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh
 
-from fer_jax import augment, metrics, ops, process, sharding
+from fer_jax import augment, metrics, ops, process, sharding, train
 from fer_jax.data import normalization
 from fer_jax.data.crops import METHODS
 from fer_jax.data.pipeline import EvalOrder, Split
-from fer_jax.ensemble import VIEWS
-from fer_jax.errors import UserError
+from fer_jax.errors import exits_with_message
 from fer_jax.files import user_path
-from fer_jax.heads import Head
 from fer_jax.imaging import to_input
 
 
-def eval_step(
-    variables: dict, batch: dict, *, model: nn.Module, head: Head, input_shape: tuple, variants: float
-) -> dict:
+def eval_step(variables: dict, batch: dict, *, recipe: train.Recipe, variants: float) -> dict:
     """The metric sums of this device's share of a batch, summed over the mesh; runs inside shard_map."""
     if variants:
         enumerated = jax.vmap(functools.partial(augment.variants, strength=variants))(batch["image"])
         batch = {name: jnp.repeat(array, enumerated.shape[1], axis=0) for name, array in batch.items()}
         batch["image"] = enumerated.reshape(-1, *enumerated.shape[2:])
-    inputs = normalization.apply(to_input(batch["image"], input_shape), variables["normalizer"])
-    logits = model.apply(variables, inputs, train=False)
-    losses = head.loss(logits, batch)
-    return lax.psum(metrics.batch_sums(head, logits, batch, losses), sharding.AXIS)
+    inputs = normalization.apply(to_input(batch["image"], recipe.input_shape), variables["normalizer"])
+    logits = recipe.model.apply(variables, inputs, train=False)
+    losses = recipe.head.loss(logits, batch)
+    return lax.psum(metrics.batch_sums(recipe.head, logits, batch, losses), sharding.AXIS)
 
 
 class Evaluator:
@@ -52,17 +46,8 @@ class Evaluator:
     With `variants` above 0 every image counts 28 times, as each of `augment.variants` at that strength.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        head: Head,
-        input_shape: tuple,
-        mesh: Mesh,
-        *,
-        batch_size: int,
-        variants: float = 0.0,
-    ):
-        step = functools.partial(eval_step, model=model, head=head, input_shape=input_shape, variants=variants)
+    def __init__(self, recipe: train.Recipe, mesh: Mesh, *, batch_size: int, variants: float = 0.0):
+        step = functools.partial(eval_step, recipe=recipe, variants=variants)
         specs = (sharding.REPLICATED, sharding.SPLIT)
         self._step = ops.jit(
             jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=sharding.REPLICATED, check_vma=False)
@@ -72,16 +57,14 @@ class Evaluator:
     def sums(self, variables: dict, split: Split) -> dict:
         """The merged sums (`metrics.batch_sums`) of a split, on the host."""
         order = EvalOrder(split.length, self._batch_size)
-        total = None
-        for batch in split.batches(order, 0, order.steps):
-            sums = self._step(variables, batch)
-            total = sums if total is None else metrics.merge(total, sums)
-        return jax.device_get(total)
+        return metrics.summed(self._step(variables, batch) for batch in split.batches(order, 0, order.steps))
 
 
+@exits_with_message
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend."""
     from fer_jax import report, report_page  # here: a run that evaluates needs no page
+    from fer_jax.ensemble import VIEWS
 
     parser = argparse.ArgumentParser(prog="python -m fer_jax.evaluate", description="Writes the report of a run.")
     parser.add_argument("--workdir", type=user_path, required=True, metavar="RUN", help="directory of a finished run")
@@ -107,22 +90,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     process.set_up()
-    try:
-        answers = report.ask(
-            options.workdir,
-            split=options.split,
-            dataset=options.dataset,
-            variant=options.variant,
-            align=options.align,
-            data_dir=options.data_dir,
-            views=options.tta,
-            members=options.ensemble,
-        )
-        output = options.output or options.workdir / report.folder(answers, options.variant)
-        print(report_page.summary(report.write(answers, output)))
-        print(f"report: {output / 'index.html'}")
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    answers = report.ask(
+        options.workdir,
+        split=options.split,
+        dataset=options.dataset,
+        variant=options.variant,
+        align=options.align,
+        data_dir=options.data_dir,
+        views=options.tta,
+        members=options.ensemble,
+    )
+    output = options.output or options.workdir / report.folder(answers, options.variant)
+    print(report_page.summary(report.write(answers, output)))
+    print(f"report: {output / 'index.html'}")
 
 
 if __name__ == "__main__":

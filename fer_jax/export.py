@@ -21,7 +21,6 @@ data are at hand, and then the accuracy is printed as measured; otherwise for no
 import argparse
 import dataclasses
 import json
-import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,7 +31,7 @@ import numpy as np
 from flax import traverse_util
 
 from fer_jax import __version__, checkpoint, export_onnx, files, ops, process, recognizer, run_directory
-from fer_jax.errors import UserError, unknown
+from fer_jax.errors import UserError, exits_with_message, unknown
 from fer_jax.imaging import to_input
 from fer_jax.recognizer import Prediction, Recognizer
 
@@ -287,15 +286,11 @@ def split_faces(
       UserError: no run directory, no such data or split, or nothing in it that the network knows.
     """
     images, labels, source = run_directory.dataset(workdir, data_dir).showing(split, net.emotions, most=most)
-    return Faces(np.concatenate([_at_size(some, net.input_shape) for some in _batches(images)]), labels, source)
 
+    def at_size(some: np.ndarray) -> jax.Array:
+        return jnp.round(to_input(jnp.asarray(some), net.input_shape)).astype(jnp.uint8)
 
-def _batches(array):
-    return [array[start : start + _BATCH] for start in range(0, len(array), _BATCH)]
-
-
-def _at_size(images, input_shape):
-    return np.asarray(jnp.round(to_input(jnp.asarray(images), input_shape)), np.uint8)
+    return Faces(recognizer.in_batches(at_size, images, _BATCH), labels, source)
 
 
 def _write(path, form, precision, net, metadata, workdir, data_dir):
@@ -361,6 +356,7 @@ def _size(path):
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} KB"
 
 
+@exits_with_message
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend."""
     parser = argparse.ArgumentParser(
@@ -394,13 +390,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options.workdir, options.format, options.precision, data_dir=options.data_dir, output=options.output
         )
         print(table(rows, asked))
-    except UserError as error:
-        sys.exit(f"error: {error}")
     except OSError as error:
         if not (reason := files.refusal(error)):
             raise
         where = error.filename or options.output or "the export"
-        sys.exit(f"error: {where} cannot be written ({reason}): name another --output")
+        raise UserError(f"{where} cannot be written ({reason}): name another --output") from error
 
 
 if __name__ == "__main__":

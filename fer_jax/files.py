@@ -1,8 +1,9 @@
-"""Files: written whole or not at all, found in folders, read as images and CSV, and what a disk refuses. No JAX."""
+"""Files: written whole or not at all, found in folders, read as images, CSV, JSON; what a disk refuses. No JAX."""
 
 import contextlib
 import csv
 import errno
+import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -32,6 +33,23 @@ def whole(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, content: dict | list) -> None:
+    """Writes JSON, readable and all or nothing."""
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, default=list) + "\n")
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a JSONL file; a last line cut short by a kill is left out."""
+    rows = []
+    for line in Path(path).read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
 
 
 def user_path(path: str | Path) -> Path:

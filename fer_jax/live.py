@@ -31,7 +31,7 @@ from fer_jax.data.datasets import DATASETS
 from fer_jax.data.datasets.base import square
 from fer_jax.data.detect import DETECTORS, Detector, Face, ShapePredictor, make_detector
 from fer_jax.data.emotions import expressed
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, exits_with_message
 from fer_jax.files import user_path
 from fer_jax.following import EVERY, Follower
 from fer_jax.recognizer import Recognizer
@@ -343,6 +343,25 @@ def open_outputs(options: argparse.Namespace, source: Source, emotions: Sequence
     return outputs
 
 
+def set_up() -> None:
+    """What live recognition, here and as a page, wants of a process that has not used JAX, FFmpeg or OpenCV yet."""
+    process.set_up()
+    process.share_gpu()
+    # A program of 0.1 s is worth keeping here.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what goes wrong we say ourselves
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+def add_face_options(parser: argparse.ArgumentParser) -> None:
+    """How faces are found and cut out."""
+    parser.add_argument("--detector", choices=DETECTORS, default="haar")
+    parser.add_argument("--model", type=user_path, help="the ONNX file of yunet")
+    parser.add_argument("--min_face", type=int, default=SMALLEST_FACE, help="pixels, for haar (default: %(default)s)")
+    parser.add_argument("--align", choices=ALIGNMENTS, default="box", help="how faces are cut out (default: box)")
+
+
+@exits_with_message
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend, 128 + signal when interrupted."""
     parser = argparse.ArgumentParser(
@@ -363,9 +382,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--table", type=user_path, help="a row a face and frame: .csv or .jsonl")
     parser.add_argument("--show", action="store_true", help="a window; default: where nothing is written")
-    parser.add_argument("--detector", choices=DETECTORS, default="haar")
-    parser.add_argument("--model", type=user_path, help="the ONNX file of yunet")
-    parser.add_argument("--min_face", type=int, default=SMALLEST_FACE, help="pixels, for haar (default: %(default)s)")
+    add_face_options(parser)
     parser.add_argument(
         "--detect_every",
         type=int,
@@ -373,15 +390,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="search the whole of every N-th frame, of those between only the places of known faces, unless one is "
         f"lost; 1: of every frame (default: {EVERY}; of yunet 1)",
     )
-    parser.add_argument("--align", choices=ALIGNMENTS, default="box", help="how faces are cut out (default: box)")
     parser.add_argument("--smoothing", type=float, default=0.5, help="seconds (default: %(default)s), 0: none")
     options = parser.parse_args(arguments)
-    process.set_up()
-    process.share_gpu()
-    # A program of 0.1 s is worth keeping here.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what goes wrong we say ourselves
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    set_up()
     tally = Tally()
     try:
         with stoppable():
@@ -407,12 +418,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Stopped as stopped:
         print(tally)
         sys.exit(128 + stopped.signum)
-    except UserError as error:
+    except UserError:
         if tally.frames:
             print(tally)
-        sys.exit(f"error: {error}")
+        raise
     except OSError as error:
-        sys.exit(f"error: {error.filename or 'the results'} cannot be written: {error.strerror or error}")
+        where = error.filename or "the results"
+        raise UserError(f"{where} cannot be written: {error.strerror or error}") from error
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class RunLog:
         self._folder, self._step = workdir / "tensorboard", step
         for path in (self._path, self._timing):
             if path.exists():
-                kept = [row for row in read_rows(path) if row["step"] <= step]
+                kept = [row for row in files.read_rows(path) if row["step"] <= step]
                 with files.whole(path) as temporary:
                     temporary.write_text("".join(map(_line, kept)))
 
@@ -57,17 +57,6 @@ class RunLog:
     def close(self) -> None:
         if "_board" in self.__dict__:
             self._board.close()
-
-
-def read_rows(path: Path) -> list[dict]:
-    """The rows of a JSONL file; a last line cut short by a kill is left out."""
-    rows = []
-    for line in Path(path).read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
 
 
 def environment() -> dict:
@@ -97,13 +86,13 @@ def record_environment(path: Path, *, step: int) -> None:
     """
     now = json.loads(json.dumps(environment()))
     if step == 0 or not path.exists():
-        write_json(path, now)
+        files.write_json(path, now)
         return
     first = json.loads(path.read_text())
     earlier = first.get("resumed", [])
     latest = earlier[-1] if earlier else first
     if any(latest.get(name) != value for name, value in now.items() if name != "command"):
-        write_json(path, first | {"resumed": [*earlier, {"step": step} | now]})
+        files.write_json(path, first | {"resumed": [*earlier, {"step": step} | now]})
 
 
 class ProgressBar:
@@ -139,12 +128,6 @@ class ProgressBar:
         if validation_accuracy is not None:
             self._figures["val acc"] = f"{validation_accuracy:.1%}"
         self._bar.set_postfix(self._figures, refresh=validation_accuracy is not None)
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Writes JSON, readable and all or nothing."""
-    with files.whole(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, default=list) + "\n")
 
 
 def _line(row: dict) -> str:

@@ -3,15 +3,17 @@
 Counts are integers and therefore exact at any batch size and device count. Definitions are scikit-learn's.
 """
 
+import functools
+import operator
+from collections.abc import Iterable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fer_jax.data.emotions import expressed
 from fer_jax.heads import IGNORE, Head
-from fer_jax.scores import classification_scores, ratio
-
-CALIBRATION_BINS = 15  # Guo et al. 2017, "On Calibration of Modern Neural Networks"
+from fer_jax.scores import CALIBRATION_BINS, classification_scores, ratio
 
 
 def batch_sums(head: Head, logits: jax.Array, batch: dict, losses: jax.Array) -> dict[str, jax.Array]:
@@ -46,9 +48,9 @@ def batch_sums(head: Head, logits: jax.Array, batch: dict, losses: jax.Array) ->
     }
 
 
-def merge(first: dict, second: dict) -> dict:
-    """The sums of two sets of examples together."""
-    return jax.tree.map(lambda a, b: a + b, first, second)
+def summed(parts: Iterable[dict]) -> dict:
+    """The sums of several sets of examples together, on the host."""
+    return functools.reduce(lambda a, b: jax.tree.map(operator.add, a, b), jax.device_get(list(parts)))
 
 
 def summarize(sums: dict, emotions: tuple[str, ...], *, has_intensity: bool) -> dict[str, float | None]:

@@ -9,7 +9,6 @@ them (index.html); `report_compare.compare` sets several runs side by side.
 
 import argparse
 import io
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +16,10 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from fer_jax import heads, logs, metrics, process, report_compare, report_cost, report_figures, statistics
+from fer_jax import files, heads, process, report_compare, report_cost, report_figures, statistics
 from fer_jax.data.crops import METHODS
 from fer_jax.data.emotions import expressed
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, exits_with_message
 from fer_jax.files import user_path
 from fer_jax.report_answers import Answers, ask
 from fer_jax.report_page import page
@@ -82,7 +81,7 @@ def findings(answers: Answers) -> dict:
             split: dict(zip(dataset.emotions, counts, strict=True)) for split, counts in dataset.class_counts.items()
         },
         "confusion": _confusion(answers.predicted, answers.label, len(emotions)),
-        "calibration": statistics.calibration(confidence, answers.correct, bins=metrics.CALIBRATION_BINS),
+        "calibration": statistics.calibration(confidence, answers.correct),
         "mistakes": [
             {
                 "index": int(answers.index[i]),
@@ -125,7 +124,7 @@ def _alternative(answers: Answers, name: str) -> dict:
     """The scores of an ensemble or of several views, and how they differ from the network's own on the same images."""
     probabilities = answers.alternatives[name]
     scores, correct = _scores(probabilities, answers.label), probabilities.argmax(1) == answers.label
-    reliability = statistics.calibration(probabilities.max(1), correct, bins=metrics.CALIBRATION_BINS)
+    reliability = statistics.calibration(probabilities.max(1), correct)
     return {
         "name": name,
         **{key: scores[key] for key in ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1")},
@@ -183,7 +182,7 @@ def write(answers: Answers, output: Path) -> dict:
     found = findings(answers) | {"speed": report_cost.speed(answers.net, answers.image)}
     try:
         output.mkdir(parents=True, exist_ok=True)
-        logs.write_json(output / "metrics.json", found)
+        files.write_json(output / "metrics.json", found)
         (output / "index.html").write_text(page(found, answers, pictures(answers)), encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write the report to {output}: {error.strerror}; choose another --output") from error
@@ -225,6 +224,7 @@ def _plain(value):
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
+@exits_with_message
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend."""
     parser = argparse.ArgumentParser(prog="python -m fer_jax.report", description="Compares runs.")
@@ -239,18 +239,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("--figure", type=user_path, metavar="FILE", help="draws accuracies and learning curves there")
     options = parser.parse_args(arguments)
     process.set_up()
-    try:
-        if len(options.runs) < 2:
-            raise UserError("compare wants two runs or more; for one there is python -m fer_jax.evaluate")
-        where = {name: getattr(options, name) for name in ("dataset", "variant", "align", "data_dir")}
-        runs = [ask(run, split=options.split, **where) for run in options.runs]
-        found = [findings(run) for run in runs]
-        tables = report_compare.compare(runs, found)
-        print("\n".join(as_text(table, options.format) for table in tables), end="")
-        if options.figure:
-            report_compare.draw(runs, found, options.figure)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    if len(options.runs) < 2:
+        raise UserError("compare wants two runs or more; for one there is python -m fer_jax.evaluate")
+    where = {name: getattr(options, name) for name in ("dataset", "variant", "align", "data_dir")}
+    runs = [ask(run, split=options.split, **where) for run in options.runs]
+    found = [findings(run) for run in runs]
+    tables = report_compare.compare(runs, found)
+    print("\n".join(as_text(table, options.format) for table in tables), end="")
+    if options.figure:
+        report_compare.draw(runs, found, options.figure)
 
 
 if __name__ == "__main__":

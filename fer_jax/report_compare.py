@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from fer_jax import logs, statistics
+from fer_jax import files, statistics
 from fer_jax.errors import UserError
 from fer_jax.report_answers import Answers
 from fer_jax.report_page import seen_elsewhere
@@ -166,4 +166,4 @@ def draw(runs: Sequence[Answers], found: Sequence[dict], path: Path) -> None:
 
 def _rows(workdir: Path) -> list[dict]:
     path = workdir / "metrics.jsonl"
-    return logs.read_rows(path) if path.exists() else []
+    return files.read_rows(path) if path.exists() else []

@@ -9,8 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fer_jax import charts, html_page, metrics
+from fer_jax import charts, html_page
 from fer_jax.report_answers import Answers
+from fer_jax.scores import CALIBRATION_BINS
 
 _CONFUSIONS, _PICTURES, _MISTAKES, _SUBJECTS = 6, 6, 18, 8  # shown
 
@@ -125,7 +126,7 @@ def page(found: dict, answers: Answers, pictures: dict[str, bytes | str]) -> str
         else "<p>None: every image is classified rightly.</p>",
         "<h2>Calibration</h2>",
         f"<p>The expected calibration error is {found['calibration']['ece']:.3f}: how far confidence and accuracy are "
-        f"apart, on average over the images, in {metrics.CALIBRATION_BINS} bins (Guo et al. 2017). Bars below the "
+        f"apart, on average over the images, in {CALIBRATION_BINS} bins (Guo et al. 2017). Bars below the "
         "diagonal are overconfident; the grey ones show how many images a bin has.</p>",
         charts.reliability(found["calibration"]),
         *_intensity(found, answers),

@@ -22,7 +22,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from fer_jax import augment, checkpoint, heads, logs, metrics, models, optim, sharding, train
+from fer_jax import augment, checkpoint, files, heads, logs, metrics, models, optim, sharding, train
 from fer_jax import config as config_lib
 from fer_jax.course import Clock, Course, SavingPace, weights_metadata
 from fer_jax.data import audit, normalization, pipeline, prepare
@@ -110,7 +110,7 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
     normalizer = normalization.compute(
         config.data.normalization, splits["train"], recipe.input_shape, devices=mesh.size
     )
-    evaluator = Evaluator(recipe.model, recipe.head, recipe.input_shape, mesh, batch_size=config.eval.batch_size)
+    evaluator = Evaluator(recipe, mesh, batch_size=config.eval.batch_size)
     return Experiment(config, dataset, mesh, splits, order, recipe, normalizer, evaluator)
 
 
@@ -261,7 +261,7 @@ def fit(
             bar.advance(images)
             epoch_ends = course.step % order.steps_per_epoch == 0
             single = results["loss"].ndim == 0  # else the steps of a program, whose rows are written with their epoch
-            row_ends = epoch_ends or (single and len(course.window) >= config.train.log_every)
+            row_ends = epoch_ends or (single and len(course.window) % config.train.log_every == 0)
             if row_ends:
                 bar.show(loss=course.write())
             if epoch_ends:
@@ -322,11 +322,9 @@ def finish(course: Course, state: train.TrainState) -> dict:
         results |= {"metrics": summary, "confusion": sums["confusion"].tolist()}
         figures.confusion_matrix(sums["confusion"], dataset.emotions, workdir / "confusion.png")
     if split and config.eval.variants:
-        recipe, mesh = experiment.recipe, experiment.mesh
+        mesh = experiment.mesh
         evaluator = Evaluator(
-            recipe.model,
-            recipe.head,
-            recipe.input_shape,
+            experiment.recipe,
             mesh,
             batch_size=mesh.size * max(1, config.eval.batch_size // augment.VARIANTS // mesh.size),
             variants=config.eval.variants,
@@ -338,11 +336,11 @@ def finish(course: Course, state: train.TrainState) -> dict:
         results[DEDUPLICATED] = {"examples": experiment.splits[DEDUPLICATED].length, "metrics": summary}
     if jax.process_index() > 0:
         return results  # written by the first process
-    figures.learning_curves(logs.read_rows(workdir / "metrics.jsonl"), workdir / "learning_curves.png")
+    figures.learning_curves(files.read_rows(workdir / "metrics.jsonl"), workdir / "learning_curves.png")
     told = {key: results[key] for key in ("dataset", "split", "selected_on", "examples", "step")}
     metadata = weights_metadata(experiment) | {"results": told}
     checkpoint.save_weights(workdir / "weights.safetensors", jax.device_get(state.variables), metadata)
-    logs.write_json(workdir / "results.json", results)
+    files.write_json(workdir / "results.json", results)
     return results
 
 

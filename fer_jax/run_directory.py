@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from fer_jax import checkpoint, files, logs
+from fer_jax import checkpoint, files
 from fer_jax import config as config_lib
 from fer_jax.data import prepare
 from fer_jax.errors import UserError
@@ -41,7 +41,7 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     with _unwritable_explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         if jax.process_index() == 0 and not (_begun(workdir) and path.exists()):
-            logs.write_json(path, config.to_dict())
+            files.write_json(path, config.to_dict())
         if not path.exists():
             raise UserError(f"{path} is not there for all processes: --workdir must lie on a disk that they share")
         refuse_other_config(workdir, config)

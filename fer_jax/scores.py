@@ -1,6 +1,9 @@
 """The scores of a confusion matrix, in numpy, as scikit-learn defines them over the classes that occur."""
 
 import numpy as np
+from ml_collections import ConfigDict
+
+CALIBRATION_BINS = 15  # Guo et al. 2017, "On Calibration of Modern Neural Networks"
 
 
 def classification_scores(confusion: np.ndarray) -> dict[str, float | np.ndarray]:
@@ -26,6 +29,13 @@ def classification_scores(confusion: np.ndarray) -> dict[str, float | np.ndarray
         "f1": f1,
         "support": true,
     }
+
+
+def selection_score(config: ConfigDict, summary: dict) -> float:
+    """What weights are selected by, higher is better: the accuracy, of an intensity head the RMSE if there is one."""
+    if config.head.name == "intensity" and "rmse" in summary:
+        return -summary["rmse"]
+    return summary["accuracy"]
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

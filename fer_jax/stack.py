@@ -91,11 +91,7 @@ class Stack:
         """The scores of every member on a split."""
         data, dataset = self._experiment.splits[split], self._experiment.dataset
         order = EvalOrder(data.length, self._experiment.config.eval.batch_size)
-        total = None
-        for batch in data.batches(order, 0, order.steps):
-            sums = self._sums(variables, batch)
-            total = sums if total is None else metrics.merge(total, sums)
-        total = jax.device_get(total)
+        total = metrics.summed(self._sums(variables, batch) for batch in data.batches(order, 0, order.steps))
         parts = [jax.tree.map(lambda leaf, k=k: leaf[k], total) for k in range(len(self._orders))]
         return [metrics.summarize(sums, dataset.emotions, has_intensity=dataset.has_intensity) for sums in parts]
 
@@ -130,9 +126,7 @@ def compile_steps(recipe: train.Recipe, mesh: Mesh, form: str):
 @functools.lru_cache(maxsize=4)
 def compile_sums(recipe: train.Recipe, mesh: Mesh, form: str):
     """(variables [M], batch) -> the metric sums of every member."""
-    evaluate = functools.partial(
-        eval_step, model=recipe.model, head=recipe.head, input_shape=recipe.input_shape, variants=0.0
-    )
+    evaluate = functools.partial(eval_step, recipe=recipe, variants=0.0)
 
     def sums(variables, batch):
         with ops.convolutions(form):
@@ -246,6 +240,7 @@ def fit(courses: Sequence[Course], form: str, *, started: float, until: int | No
     keys = stack.join([course.key for course in courses])
     crew = _Crew(courses, stack, state)
     clock, pace = Clock(started), SavingPace(experiment.config.train.saving_share)
+    most = 1 if sharding.on_cpu(experiment.mesh) else train.most_steps(experiment.recipe, images_a_step // experiment.mesh.size)
     saved = None  # the step of the last checkpoints
     with (
         contextlib.closing(crew),
@@ -253,11 +248,9 @@ def fit(courses: Sequence[Course], form: str, *, started: float, until: int | No
         logs.ProgressBar(total=stop * images_a_step, done=step * images_a_step) as bar,
     ):
         while step < stop and crew.going():
-            most = (
-                1 if sharding.on_cpu(experiment.mesh) else train.steps_at_once(steps_per_epoch, step % steps_per_epoch)
-            )
-            state, results = stack.take(state, keys, step, most)
-            if most > 1:
+            count = train.steps_at_once(steps_per_epoch, step % steps_per_epoch, most)
+            state, results = stack.take(state, keys, step, count)
+            if count > 1:
                 jax.block_until_ready(results)  # as in `train.scanned_steps`
             crew.add(results)
             images = len(results["loss"]) * images_a_step

@@ -6,13 +6,15 @@ What is undefined (the correlation of a constant) is NaN, never 0; no examples a
 import numpy as np
 from scipy import stats
 
-from fer_jax.scores import ratio
+from fer_jax.scores import CALIBRATION_BINS, ratio
 
+LEVEL = 0.95  # of every interval; 1 - LEVEL is where a difference counts as significant
 MOST_LEVELS = 6  # of intensity in a box plot: that of most scales, 0 to 5
+REPEATS = 2000  # of the bootstrap
 _BOX = (5, 25, 50, 75, 95)  # per cent
 
 
-def accuracy_interval(correct: np.ndarray, *, level: float = 0.95) -> tuple[float, float]:
+def accuracy_interval(correct: np.ndarray) -> tuple[float, float]:
     """Wilson's interval of an accuracy (Wilson 1927; Brown, Cai and DasGupta 2001, section 3.1.1).
 
     With many examples it agrees with the percentile bootstrap's, which is too narrow with few: for 21 examples and a
@@ -20,7 +22,6 @@ def accuracy_interval(correct: np.ndarray, *, level: float = 0.95) -> tuple[floa
 
     Args:
       correct: bool [n], whether each example was answered rightly.
-      level: of the interval, 0.95 for 95 %.
 
     Returns:
       (low, high), both in 0..1.
@@ -29,17 +30,17 @@ def accuracy_interval(correct: np.ndarray, *, level: float = 0.95) -> tuple[floa
       ValueError: no examples.
     """
     correct = _answers(correct)
-    low, high = stats.binomtest(int(correct.sum()), len(correct)).proportion_ci(level, method="wilson")
+    low, high = stats.binomtest(int(correct.sum()), len(correct)).proportion_ci(LEVEL, method="wilson")
     return float(low), float(high)
 
 
-def mean_half_width(scores: np.ndarray, level: float) -> float:
+def mean_half_width(scores: np.ndarray) -> float:
     """Half of Student's interval of the mean of scores [n]; NaN for fewer than two."""
     n = len(scores)
-    return float(stats.t.ppf((1 + level) / 2, n - 1) * np.std(scores, ddof=1) / n**0.5) if n > 1 else float("nan")
+    return float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * np.std(scores, ddof=1) / n**0.5) if n > 1 else float("nan")
 
 
-def cluster_interval(correct: np.ndarray, groups: np.ndarray, *, level: float = 0.95) -> tuple[float, float]:
+def cluster_interval(correct: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
     """The interval of an accuracy whose examples come in groups, such as the pictures of one person.
 
     Pictures of one person are alike, so that the interval over single examples is too narrow for people that are new.
@@ -50,7 +51,6 @@ def cluster_interval(correct: np.ndarray, groups: np.ndarray, *, level: float = 
     Args:
       correct: bool [n].
       groups: [n], the name of each example's group.
-      level: of the interval.
 
     Returns:
       (low, high), both in 0..1; NaN for a single group, which says nothing of others.
@@ -66,12 +66,14 @@ def cluster_interval(correct: np.ndarray, groups: np.ndarray, *, level: float = 
         return float("nan"), float("nan")
     accuracy = right.sum() / size.sum()
     variance = count / (count - 1) * ((right - accuracy * size) ** 2).sum() / size.sum() ** 2
-    half = stats.t.ppf((1 + level) / 2, count - 1) * variance**0.5
-    low, high = accuracy_interval(correct, level=level)
+    half = stats.t.ppf((1 + LEVEL) / 2, count - 1) * variance**0.5
+    low, high = accuracy_interval(correct)
     return float(max(0.0, min(low, accuracy - half))), float(min(1.0, max(high, accuracy + half)))
 
 
-def calibration(confidence: np.ndarray, correct: np.ndarray, *, bins: int = 15) -> dict[str, float | np.ndarray]:
+def calibration(
+    confidence: np.ndarray, correct: np.ndarray, *, bins: int = CALIBRATION_BINS
+) -> dict[str, float | np.ndarray]:
     """The reliability diagram and its expected calibration error (Guo et al. 2017, equations 1 to 3).
 
     Args:
@@ -159,17 +161,11 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> dict[str, int | flo
     a, b = _pair(correct_a, correct_b)
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     total = only_a + only_b
-    # Whole numbers of any size: the tail is exact also where 2**total is no float.
-    term = tail = 1
-    for k in range(min(only_a, only_b)):
-        term = term * (total - k) // (k + 1)
-        tail += term
-    return {"only_a": only_a, "only_b": only_b, "p": min(1.0, 2 * tail / 2**total)}
+    p = float(stats.binomtest(min(only_a, only_b), total).pvalue) if total else 1.0
+    return {"only_a": only_a, "only_b": only_b, "p": p}
 
 
-def paired_bootstrap(
-    correct_a: np.ndarray, correct_b: np.ndarray, *, repeats: int = 2000, seed: int = 0, level: float = 0.95
-) -> dict[str, float]:
+def paired_bootstrap(correct_a: np.ndarray, correct_b: np.ndarray) -> dict[str, float]:
     """The bootstrap of the difference in accuracy of two models on the same examples.
 
     Examples are drawn with both answers (Efron and Tibshirani 1993, chapters 13 and 15).
@@ -187,15 +183,15 @@ def paired_bootstrap(
     a, b = _pair(correct_a, correct_b)
     shares = np.array([(a & ~b).mean(), (b & ~a).mean(), (a == b).mean()])
     # An example counts +1, -1 or 0, so a resample is a multinomial draw of how often each occurs.
-    drawn = np.random.default_rng(seed).multinomial(len(a), shares / shares.sum(), repeats)
+    drawn = np.random.default_rng(0).multinomial(len(a), shares / shares.sum(), REPEATS)
     differences = (drawn[:, 0] - drawn[:, 1]) / len(a)
-    low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(differences, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     rarer = min((differences <= 0).sum(), (differences >= 0).sum())
     return {
         "difference": float(shares[0] - shares[1]),
         "low": float(low),
         "high": float(high),
-        "p": float(min(1.0, 2 * (rarer + 1) / (repeats + 1))),
+        "p": float(min(1.0, 2 * (rarer + 1) / (REPEATS + 1))),
     }
 
 

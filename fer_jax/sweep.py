@@ -27,9 +27,10 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
-from fer_jax import command_line, files, process, sweep_table
+from fer_jax import command_line, files, process, sweep_figures, sweep_table
 from fer_jax import config as config_lib
 from fer_jax.errors import UserError
+from fer_jax.scores import selection_score
 from fer_jax.sweep_members import Member, check, declared, members, read_axis
 from fer_jax.sweep_plan import SAME_IMAGES, Group, differing, plan, stops, unfinished
 
@@ -222,33 +223,28 @@ def run_members_on_cluster(
 
 def best_until(folder: Path, config: ConfigDict, epochs: int) -> float:
     """The best validation score of a run in its first epochs."""
-    from fer_jax import logs
-    from fer_jax.course import selection_score
-
-    rows = [row for row in logs.read_rows(folder / "metrics.jsonl") if row["split"] == "validation"]
+    rows = [row for row in files.read_rows(folder / "metrics.jsonl") if row["split"] == "validation"]
     return max(selection_score(config, row) for row in rows if row["epoch"] <= epochs)
 
 
-def compared_by(planned: Sequence[Member], outcomes: dict[str, Outcome]) -> sweep_table.Measure:
+def compared_by(planned: Sequence[Member], outcomes: dict[str, Outcome]) -> sweep_figures.Measure:
     """By what the members are compared: what all their runs were selected by if it is the RMSE, else the accuracy."""
-    from fer_jax.course import selection_score
-
     scored = [(member.config, outcomes[member.name]) for member in planned if member.name in outcomes]
     scored = [(config, outcome["metrics"]) for config, outcome in scored if isinstance(outcome, dict)]
     if all(selection_score(config, metrics) == -metrics.get("rmse", float("nan")) for config, metrics in scored):
-        return sweep_table.RMSE
-    return sweep_table.ACCURACY
+        return sweep_figures.RMSE
+    return sweep_figures.ACCURACY
 
 
 def tabulate(
-    planned: Sequence[Member], outcomes: dict[str, Outcome], by: sweep_table.Measure
+    planned: Sequence[Member], outcomes: dict[str, Outcome], by: sweep_figures.Measure
 ) -> list[sweep_table.Cell]:
     """The cells in the order of the plan, with the `scores` of their members."""
     cells: dict[str, list[Member]] = {}
     for member in planned:
         cells.setdefault(member.cell, []).append(member)
 
-    def values(some: Sequence[Member], measure: sweep_table.Measure) -> tuple[float, ...]:
+    def values(some: Sequence[Member], measure: sweep_figures.Measure) -> tuple[float, ...]:
         return tuple(score for _, score in scores(some, outcomes, measure))
 
     return [
@@ -258,14 +254,14 @@ def tabulate(
             failed=sum(isinstance(outcomes[member.name], Failed) for member in some),
             stopped=sum(isinstance(outcomes[member.name], Stopped) for member in some),
             lacks_folds=any("data.fold" in m.overrides and isinstance(outcomes[m.name], Failed) for m in some),
-            accuracies=values(some, sweep_table.ACCURACY),
+            accuracies=values(some, sweep_figures.ACCURACY),
         )
         for name, some in cells.items()
     ]
 
 
 def scores(
-    planned: Sequence[Member], outcomes: dict[str, Outcome], by: sweep_table.Measure
+    planned: Sequence[Member], outcomes: dict[str, Outcome], by: sweep_figures.Measure
 ) -> list[tuple[dict, float]]:
     """The overrides and the score of each finished member.
 

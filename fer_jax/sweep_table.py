@@ -14,36 +14,11 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from fer_jax import figures, files, statistics
+from fer_jax import files, statistics, sweep_figures
+from fer_jax.sweep_figures import ACCURACY, Measure
 from fer_jax.tables import as_text
 
 REPEATS = ("seed", "data.fold")  # fields whose values are repetitions of one cell
-LEVEL = 0.95  # of the intervals, and 1 - LEVEL is where a difference counts as significant
-
-
-@dataclasses.dataclass(frozen=True)
-class Measure:
-    """By what members are compared."""
-
-    metric: str  # its key in results.json
-    heading: str
-    unit: str  # in brackets after the heading
-    scale: float  # from results.json to the table
-    decimals: int
-    higher_is_better: bool
-
-    @property
-    def title(self) -> str:
-        """Of a column or an axis."""
-        return f"{self.heading} ({self.unit})" if self.unit else self.heading
-
-    def text(self, score: float) -> str:
-        """As the table shows it, without its unit."""
-        return f"{self.scale * score:.{self.decimals}f}"
-
-
-ACCURACY = Measure("accuracy", "accuracy", "%", 100, 2, higher_is_better=True)
-RMSE = Measure("rmse", "RMSE", "", 1, 4, higher_is_better=False)  # of intensities, in 0..1
 
 
 def cell_name(overrides: dict) -> str:
@@ -74,7 +49,7 @@ class Cell:
     @property
     def half_width(self) -> float:
         """Of the interval of the mean by Student's t, nan for fewer than two scores."""
-        return statistics.mean_half_width(np.array(self.scores), LEVEL)
+        return statistics.mean_half_width(np.array(self.scores))
 
 
 def significantly_best(cells: Sequence[Cell], measure: Measure = ACCURACY) -> Cell | None:
@@ -91,7 +66,7 @@ def significantly_best(cells: Sequence[Cell], measure: Measure = ACCURACY) -> Ce
     if best.failed or any(cell.lacks_folds for cell in ranked):
         return None
     chances = sorted(_chance(sign * np.array(best.scores), sign * np.array(other.scores)) for other in others)
-    return best if all(p < (1 - LEVEL) / (len(chances) - i) for i, p in enumerate(chances)) else None
+    return best if all(p < (1 - statistics.LEVEL) / (len(chances) - i) for i, p in enumerate(chances)) else None
 
 
 def _chance(best: np.ndarray, other: np.ndarray) -> float:
@@ -191,23 +166,22 @@ def draw(runs: Sequence[tuple[dict, float]], folder: Path, measure: Measure = AC
     if not alike or not complete:
         names = [cell_name(overrides) for overrides, _ in runs]
         of_cells = {name: scores[[other == name for other in names]] for name in dict.fromkeys(names)}
-        figures.cell_scores(of_cells, LEVEL, folder / "cells.png", measure)
+        sweep_figures.cell_scores(of_cells, folder / "cells.png", measure)
         return ["cells.png"]
     if not factors:
         return []
-    figures.factor_effects(
+    sweep_figures.factor_effects(
         {
             field: [(value, scores[[overrides[field] == value for overrides, _ in runs]]) for value in values]
             for field, values in factors.items()
         },
-        LEVEL,
         folder / "effects.png",
         measure,
     )
     if len(factors) < 2:
         return ["effects.png"]
     places = [[values.index(overrides[field]) for field, values in factors.items()] for overrides, _ in runs]
-    figures.parallel_coordinates(factors, np.array(places), scores, folder / "parallel.png", measure)
+    sweep_figures.parallel_coordinates(factors, np.array(places), scores, folder / "parallel.png", measure)
     return ["effects.png", "parallel.png"]
 
 

@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from fer_jax import augment, imaging, ops, process, sharding
+from fer_jax import augment, imaging, models, ops, process, sharding
 from fer_jax.config import RATES
 from fer_jax.data import normalization
 from fer_jax.data.pipeline import ResidentSplit, Split, TrainOrder, gather
@@ -33,7 +33,9 @@ DIVERGED = (  # what to do then
     "try a lower --config.optim.learning_rate, or --config.optim.clip_norm=1, in another --workdir; the last good "
     "checkpoint, if there was one, is kept here"
 )
-MOST_STEPS = 512  # of one program: seconds even for large networks; an epoch of FER2013 in batches of 64 has 448
+# Of one program: an epoch of FER2013 in batches of 64 has 448 steps. The floating-point operations are a quarter of a
+# minute's on a T4, and long enough for an H100 that the time between two programs is nothing beside it.
+MOST_STEPS, MOST_OPERATIONS = 512, 5e13
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -237,10 +239,22 @@ def compile_epoch(recipe: Recipe, mesh: Mesh):
     return ops.jit(program, donate_argnums=0)
 
 
-def steps_at_once(epoch: int, start: int, most: int = MOST_STEPS) -> int:
+def most_steps(recipe: Recipe, images: int) -> int:
+    """How many steps one program takes at most, with so many images a step on a device.
+
+    A signal is heeded and the progress shown between two programs alone, which therefore take seconds.
+    """
+    try:
+        operations = 3 * images * models.forward_flops(recipe.model, recipe.input_shape)
+    except UserError:  # JAX has been told to do without CPUs, which count
+        return MOST_STEPS // 8
+    return int(np.clip(MOST_OPERATIONS / operations, 1, MOST_STEPS))
+
+
+def steps_at_once(epoch: int, start: int, most: int) -> int:
     """How many steps one program takes from step `start` of an epoch on: to its end, or to that of a part of it.
 
-    In between a signal is heeded and the progress shown. Parts of one size, which is at most `most` and not less than
+    Parts of one size, which is at most `most` and not less than
     half of it, are one compilation; an epoch of a length that has none ends in a smaller one.
     """
     sizes = [epoch] if epoch <= most else [size for size in range(most, most // 2, -1) if epoch % size == 0]
@@ -286,7 +300,8 @@ def training_steps(
         if step >= end:
             continue
         if scanned:
-            steps = scanned_steps(state, split, order, key, hyper, recipe=stage, mesh=mesh, most=most)
+            some = min(most, most_steps(stage, order.batch_size // mesh.size))
+            steps = scanned_steps(state, split, order, key, hyper, recipe=stage, mesh=mesh, most=some)
         else:
             steps = looped_steps(state, split, order, key, hyper, recipe=stage, mesh=mesh, stop=min(stop, end))
         for state, metrics in steps:

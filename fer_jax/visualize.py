@@ -19,7 +19,6 @@ guided_backpropagation.png, grad_cam.png and dreams.png (from noise).
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fer_jax import process, recognizer, report_figures, run_directory
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, exits_with_message
 from fer_jax.files import read_image, user_path
 from fer_jax.imaging import to_input
 from fer_jax.recognizer import Recognizer
@@ -128,6 +127,7 @@ def _save(figures: dict, output: Path) -> list[Path]:
     return paths
 
 
+@exits_with_message
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend."""
     head, _, details = __doc__.partition("\n")
@@ -156,14 +156,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     process.set_up()
     try:
-        try:
-            paths = _one(options) if len(options.workdir) == 1 else _several(options)
-        except OSError as error:
-            raise UserError(f"cannot write to {options.output}: {error.strerror or error}; choose another") from error
-        for path in paths:
-            print(path)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+        paths = _one(options) if len(options.workdir) == 1 else _several(options)
+    except OSError as error:
+        raise UserError(f"cannot write to {options.output}: {error.strerror or error}; choose another") from error
+    for path in paths:
+        print(path)
 
 
 def _one(options: argparse.Namespace) -> list[Path]:

@@ -18,14 +18,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import cv2
-import jax
 import numpy as np
 
-from fer_jax import checkpoint, live, process, recognizer, web_analysis, web_html, web_server, web_uploads
-from fer_jax.data.detect import DETECTORS, make_detector
-from fer_jax.errors import UserError
-from fer_jax.files import user_path
+from fer_jax import checkpoint, live, recognizer, web_analysis, web_html, web_server, web_uploads
+from fer_jax.data.detect import make_detector
+from fer_jax.errors import UserError, exits_with_message
 from fer_jax.web_analysis import Networks, Seen, Session
 
 if TYPE_CHECKING:
@@ -204,6 +201,7 @@ def load_networks(weights: Sequence[str], **options) -> Networks:
     return Networks(networks, **options)
 
 
+@exits_with_message
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend, 128 + signal when ended by one."""
     parser = argparse.ArgumentParser(
@@ -220,22 +218,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="makes the page PUBLIC for up to a week: whoever has the link can use it, and all pictures pass through "
         "Gradio's servers; downloads Gradio's tunnel program",
     )
-    parser.add_argument("--detector", choices=DETECTORS, default="haar")
-    parser.add_argument("--model", type=user_path, help="the ONNX file of yunet")
-    parser.add_argument(
-        "--min_face", type=int, default=live.SMALLEST_FACE, help="pixels, for haar (default: %(default)s)"
-    )
-    parser.add_argument("--align", choices=live.ALIGNMENTS, default="box", help="how faces are cut out (default: box)")
+    live.add_face_options(parser)
     options = parser.parse_args(arguments)
     if options.port is not None and not 1 <= options.port <= 65535:
         parser.error(f"--port={options.port} must lie in 1..65535")
-    process.set_up()
-    process.share_gpu()
-    # A program of 0.1 s is worth keeping here.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    live.set_up()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio is imported
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what goes wrong we say ourselves
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         with live.stoppable():
             if importlib.util.find_spec("gradio") is None:
@@ -256,8 +244,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 threading.Event().wait()
     except live.Stopped as stopped:
         sys.exit(128 + stopped.signum)
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

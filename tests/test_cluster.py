@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 from ml_collections import ConfigDict
 
-from fer_jax import cluster_work, logs, sweep, sweep_members, train
+from fer_jax import cluster_work, files, sweep, sweep_members, train
 from fer_jax import config as config_lib
 from fer_jax.errors import UserError
 from tests import tiny_config
@@ -180,7 +180,7 @@ def wait_for(condition, seconds=300):
 
 def epochs_of(folder):
     path = folder / "metrics.jsonl"
-    return {row["epoch"] for row in logs.read_rows(path) if row["split"] == "validation"} if path.exists() else set()
+    return {row["epoch"] for row in files.read_rows(path) if row["split"] == "validation"} if path.exists() else set()
 
 
 def same_runs(planned, folder, other):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from fer_jax import checkpoint, course, logs, run, train
+from fer_jax import checkpoint, course, files, logs, run, train
 from fer_jax.errors import UserError
 from tests import tiny_config
 from tests.faces import write_fer2013
@@ -37,8 +37,8 @@ def killed(config, workdir, data):
         run.run(config, workdir, data_dir=data)
 
 
-def scanned(state, split, order, key, hyper, *, recipe, mesh, stop, most=train.MOST_STEPS):
-    return train.scanned_steps(state, split, order, key, hyper, recipe=recipe, mesh=mesh, most=most)
+def scanned(state, split, order, key, hyper, *, recipe, mesh, stop):
+    return train.scanned_steps(state, split, order, key, hyper, recipe=recipe, mesh=mesh, most=train.MOST_STEPS)
 
 
 def test_programs_of_many_steps_leave_each_row_once_though_killed_epochs_after_the_last_checkpoint(
@@ -55,10 +55,10 @@ def test_programs_of_many_steps_leave_each_row_once_though_killed_epochs_after_t
     with monkeypatch.context() as patch:
         patch.setattr(course.Course, "keep_weights", keep_weights)
         killed(rare, tmp_path / "run", data)
-    assert logs.read_rows(tmp_path / "run/metrics.jsonl")[-1]["step"] == 24
+    assert files.read_rows(tmp_path / "run/metrics.jsonl")[-1]["step"] == 24
     run.run(rare, tmp_path / "run", data_dir=data)
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == (tmp_path / "whole/metrics.jsonl").read_bytes()
-    epochs = [row["step"] for row in logs.read_rows(tmp_path / "run/timing.jsonl") if "train_seconds" in row]
+    epochs = [row["step"] for row in files.read_rows(tmp_path / "run/timing.jsonl") if "train_seconds" in row]
     assert epochs == sorted(set(epochs))  # those of the epochs that were lost are gone
 
 

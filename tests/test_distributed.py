@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from fer_jax import checkpoint, config, logs, process, run, sharding
+from fer_jax import checkpoint, config, files, process, run, sharding
 from fer_jax.data import pipeline
 from tests import tiny_config
 from tests.faces import noise_arrays, write_fer2013
@@ -84,7 +84,7 @@ def finish(processes):
 
 
 def assert_same_run(one, other):
-    rows, others = (logs.read_rows(folder / "metrics.jsonl") for folder in (one, other))
+    rows, others = (files.read_rows(folder / "metrics.jsonl") for folder in (one, other))
     assert [(row["step"], row["split"]) for row in rows] == [(row["step"], row["split"]) for row in others]
     for row, another in zip(rows, others, strict=True):
         assert row["loss"] == pytest.approx(another["loss"], abs=2e-5)

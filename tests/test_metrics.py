@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from fer_jax import augment, evaluate, heads, metrics, sharding
+from fer_jax import augment, evaluate, heads, metrics, sharding, train
 from fer_jax.data import pipeline
 from fer_jax.data.emotions import BASIC7
 from fer_jax.data.normalization import compute
@@ -116,14 +116,18 @@ class Lookup:
         return jnp.stack([inputs[:, row, :4].sum((1, 2)) for row in range(7)], -1)
 
 
+def lookup() -> train.Recipe:
+    head = heads.make_head("classification", SEVEN)
+    return train.Recipe(Lookup(), head, optimizer=None, schedule=None, input_shape=(48, 48, 1))
+
+
 @pytest.mark.parametrize("batch_size", [8, 64, 104, 512])
 def test_an_evaluation_is_exact_at_any_batch_size_and_device_count(batch_size):
     arrays = noise_arrays(101)
-    head = heads.make_head("classification", SEVEN)
     variables = {"normalizer": compute("unit", None, (48, 48, 1), devices=1)}
     results = []
     for mesh in (sharding.make_mesh(), sharding.make_mesh(jax.devices()[:1])):
-        evaluator = evaluate.Evaluator(Lookup(), head, (48, 48, 1), mesh, batch_size=batch_size)
+        evaluator = evaluate.Evaluator(lookup(), mesh, batch_size=batch_size)
         results.append(evaluator.sums(variables, pipeline.ResidentSplit(arrays, mesh)))
     logits = arrays["image"][:, :7, :4, 0].astype(np.float32).sum(2) / 255
     expected = reference.confusion_matrix(arrays["label"], logits.argmax(1), labels=range(7))
@@ -135,11 +139,8 @@ def test_an_evaluation_is_exact_at_any_batch_size_and_device_count(batch_size):
 @pytest.mark.parametrize("batch_size", [8, 64])
 def test_every_image_counts_as_each_of_its_28_variants(batch_size):
     arrays = noise_arrays(19)
-    head = heads.make_head("classification", SEVEN)
     variables = {"normalizer": compute("unit", None, (48, 48, 1), devices=1)}
-    evaluator = evaluate.Evaluator(
-        Lookup(), head, (48, 48, 1), sharding.make_mesh(), batch_size=batch_size, variants=0.6
-    )
+    evaluator = evaluate.Evaluator(lookup(), sharding.make_mesh(), batch_size=batch_size, variants=0.6)
     sums = evaluator.sums(variables, pipeline.ResidentSplit(arrays, sharding.make_mesh()))
     variants = np.stack([augment.variants(image, strength=0.6) for image in arrays["image"]]).reshape(-1, 48, 48, 1)
     predicted = variants[:, :7, :4, 0].sum(2).argmax(1)

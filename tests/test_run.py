@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from fer_jax import checkpoint, course, logs, report, run, run_directory
+from fer_jax import checkpoint, course, files, report, run, run_directory
 from fer_jax.data import audit, pipeline, prepare
 from fer_jax.errors import UserError
 from tests import tiny_config
@@ -118,7 +118,7 @@ def test_the_run_directory_holds_what_it_promises(uninterrupted):
     assert results["examples"] == np.sum(results["confusion"]) == 21
     assert results["metrics"]["accuracy"] == np.trace(results["confusion"]) / 21
     assert str(workdir) in result.stdout
-    rows = logs.read_rows(workdir / "metrics.jsonl")
+    rows = files.read_rows(workdir / "metrics.jsonl")
     assert [row["step"] for row in rows if row["split"] == "validation"] == [8, 16, 24, 32]
     assert [row["step"] for row in rows if row["split"] == "train"][:4] == [3, 6, 8, 11]
     environment = json.loads((workdir / "environment.json").read_text())
@@ -297,7 +297,7 @@ def test_an_intensity_head_trains_on_eight_devices_and_reports_its_rmse(tmp_path
     assert 0 < results["metrics"]["rmse"] < 0.5
     assert set(results["metrics"]) >= {"rmse/angry", "rmse/surprise", "accuracy/neutral"}
     assert "rmse/neutral" not in results["metrics"]
-    rows = [row for row in logs.read_rows(tmp_path / "run/metrics.jsonl") if row["split"] == "validation"]
+    rows = [row for row in files.read_rows(tmp_path / "run/metrics.jsonl") if row["split"] == "validation"]
     best = min(rows, key=lambda row: row["rmse"])  # selected by RMSE, not by accuracy
     assert results["step"] == best["step"]
     assert "SYNTHETIC" in run.format_results(results)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fer_jax.data.datasets import base
-from fer_jax.data.datasets.subjects import divide, folds, split_stratified, split_subjects
+from fer_jax.data.subjects import divide, folds, split_stratified, split_subjects
 from fer_jax.errors import UserError
 from tests.miniatures import face
 

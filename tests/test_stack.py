@@ -14,7 +14,7 @@ import pytest
 
 from fer_jax import config as config_lib
 from fer_jax import (
-    logs,
+    files,
     ops,
     recognizer,
     run,
@@ -77,7 +77,7 @@ def open_courses(experiment, folder, overrides):
 
 
 def losses(folder, split="train"):
-    return np.array([row["loss"] for row in logs.read_rows(folder / "metrics.jsonl") if row["split"] == split])
+    return np.array([row["loss"] for row in files.read_rows(folder / "metrics.jsonl") if row["split"] == split])
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +119,9 @@ def test_where_an_epoch_is_several_programs_the_rows_are_those_of_a_run_alone(ex
     run_directory.claim_workdir(tmp_path / "alone", config)
     run.fit(experiment.sibling(config), tmp_path / "alone", started=0.0, until=8)
     monkeypatch.setattr(stack.sharding, "on_cpu", lambda mesh: False)
-    monkeypatch.setattr(stack.train, "steps_at_once", lambda epoch, start: 4)
+    monkeypatch.setattr(stack.train, "most_steps", lambda recipe, images: 4)
     stack.fit(open_courses(experiment, tmp_path, members), "grouped", started=0.0, until=8)
-    alone, stacked = (logs.read_rows(tmp_path / name / "metrics.jsonl") for name in ("alone", "0"))
+    alone, stacked = (files.read_rows(tmp_path / name / "metrics.jsonl") for name in ("alone", "0"))
     assert [row["step"] for row in stacked if row["split"] == "train"] == [3, 6, 8]
     assert [row["step"] for row in alone] == [row["step"] for row in stacked]
 

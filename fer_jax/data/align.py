@@ -17,7 +17,6 @@ import dataclasses
 import functools
 import json
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ from tqdm import tqdm
 from fer_jax import files
 from fer_jax.data import crops, detections, runners
 from fer_jax.data.detect import DETECTORS, LANDMARK_SUFFIXES, Box, Detector, Supplied, make_detector
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, exits_with_message
 
 if TYPE_CHECKING:
     from fer_jax.data.datasets.base import Picture
@@ -369,6 +368,7 @@ def _holds_centre(box: Box, face: Box) -> bool:
     return 0 <= across <= box[2] and 0 <= down <= box[3]
 
 
+@exits_with_message
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend."""
     parser = argparse.ArgumentParser(
@@ -414,15 +414,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             preview(settings, rows, options.preview)
             print(f"preview: {options.preview}")
-    except UserError as error:
-        sys.exit(f"error: {error}")
     except OSError as error:
         if not (reason := files.refusal(error)):
             raise
-        sys.exit(
-            f"error: cannot write to {error.filename or settings.output} ({reason}): make room, or choose an --output "
-            f"that you can write to, and repeat the command, which goes on where it was"
-        )
+        raise UserError(
+            f"cannot write to {error.filename or settings.output} ({reason}): make room, or choose an --output that "
+            f"you can write to, and repeat the command, which goes on where it was"
+        ) from error
 
 
 if __name__ == "__main__":

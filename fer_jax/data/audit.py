@@ -8,7 +8,6 @@ examples to leave out, by the rule of `to_leave_out`; `read_clean` reads it back
 
 import argparse
 import json
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from fer_jax.data.audit_page import page, summary
 from fer_jax.data.crops import METHODS
 from fer_jax.data.emotions import expressed
 from fer_jax.data.rows import digests
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, exits_with_message
 
 # Of two images of which one is taken for an altered copy of the other. On FER2013 all of 48 pairs looked at between
 # 0.95 and 0.96 look like one photograph; 0.98 finds 221 of the 780 pairs that 0.95 does.
@@ -328,6 +327,7 @@ def _with_copy(groups: list[list[Place]], splits: list[str]) -> dict[str, dict[s
     return table
 
 
+@exits_with_message
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend."""
     from fer_jax.data.datasets import DATASETS
@@ -349,31 +349,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     process.set_up_logging()
+    if not 0 < options.correlation <= 1:
+        raise UserError(f"--correlation={options.correlation:g} must be above 0 and at most 1, e.g. {CORRELATION:g}")
+    asked = {"variant": options.variant, "align": options.align, "data_dir": options.data_dir}
+    dataset = prepare.load(options.name, **asked)
+    found = audit(dataset, options.correlation)
+    output = options.output or Path("runs") / f"audit-{options.name}"
     try:
-        if not 0 < options.correlation <= 1:
-            raise UserError(
-                f"--correlation={options.correlation:g} must be above 0 and at most 1, e.g. {CORRELATION:g}"
-            )
-        asked = {"variant": options.variant, "align": options.align, "data_dir": options.data_dir}
-        dataset = prepare.load(options.name, **asked)
-        found = audit(dataset, options.correlation)
-        output = options.output or Path("runs") / f"audit-{options.name}"
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-            images = {split: dataset.arrays(split)["image"] for split in dataset.splits}
-            written = {"audit.json": json.dumps(found, indent=1, allow_nan=False) + "\n"}
-            written["audit.html"] = page(found, images)
-            for name, text in written.items():
-                with files.whole(output / name) as temporary:
-                    temporary.write_text(text, encoding="utf-8")
-            if options.write_clean:
-                write_clean(options.write_clean, dataset, found["leave_out"])
-        except OSError as error:
-            raise UserError(
-                f"cannot write {error.filename or output} ({error.strerror}): choose another place"
-            ) from error
-    except UserError as error:
-        sys.exit(f"error: {error}")
+        output.mkdir(parents=True, exist_ok=True)
+        images = {split: dataset.arrays(split)["image"] for split in dataset.splits}
+        written = {"audit.json": json.dumps(found, indent=1, allow_nan=False) + "\n"}
+        written["audit.html"] = page(found, images)
+        for name, text in written.items():
+            with files.whole(output / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        if options.write_clean:
+            write_clean(options.write_clean, dataset, found["leave_out"])
+    except OSError as error:
+        raise UserError(f"cannot write {error.filename or output} ({error.strerror}): choose another place") from error
     print(summary(found))
     print(f"page: {output / 'audit.html'}")
     if options.write_clean:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from fer_jax.data import subjects
 from fer_jax.data.dataset import CannotKeep, Dataset, Pick, Selection, select
 from fer_jax.data.emotions import CANONICAL
 from fer_jax.errors import UserError, unknown
@@ -40,8 +41,6 @@ def fold(dataset: Dataset, folds: int, held_out: int) -> Selection:
     Raises:
       UserError: the data set does not know its subjects, or there are fewer than folds.
     """
-    from fer_jax.data.datasets import subjects
-
     named = {split: dataset.subjects(split) for split in dataset.splits}
     if any((names == "").any() for names in named.values()):
         raise UserError(
@@ -68,8 +67,6 @@ def fold_images(dataset: Dataset, folds: int, held_out: int) -> Selection:
     Raises:
       UserError: no training split, or an emotion has fewer images than there are folds.
     """
-    from fer_jax.data.datasets import subjects
-
     if (dataset.subjects("train") != "").any():
         log.warning(
             "data: folds by image of %s have people in training and validation, scores will be too high; "

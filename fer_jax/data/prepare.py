@@ -31,7 +31,7 @@ from fer_jax.data import combine
 from fer_jax.data.crops import METHODS
 from fer_jax.data.dataset import Dataset
 from fer_jax.data.detect import LANDMARK_SUFFIXES
-from fer_jax.errors import UserError, unknown
+from fer_jax.errors import UserError, exits_with_message, unknown
 from fer_jax.lock import alone
 
 log = logging.getLogger("fer_jax.data.prepare")  # also where this module is `__main__`
@@ -408,6 +408,7 @@ def preview(dataset: Dataset, path: Path, rows: int = 4) -> None:
     figures.contact_sheet(columns, path)
 
 
+@exits_with_message
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend."""
     from fer_jax.data.datasets import DATASETS
@@ -428,21 +429,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--preview", type=files.user_path, metavar="FILE", help="draw some faces of each emotion")
     options = parser.parse_args(arguments)
     process.set_up_logging()
-    try:
-        dataset = load(
-            options.name,
-            variant=options.variant,
-            align=options.align,
-            data_dir=options.data_dir,
-            runner=options.runner,
-            workers=options.workers,
-        )
-        print(describe(dataset))
-        if options.preview:
-            preview(dataset, options.preview)
-            print(f"preview: {options.preview}")
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    dataset = load(
+        options.name,
+        variant=options.variant,
+        align=options.align,
+        data_dir=options.data_dir,
+        runner=options.runner,
+        workers=options.workers,
+    )
+    print(describe(dataset))
+    if options.preview:
+        preview(dataset, options.preview)
+        print(f"preview: {options.preview}")
 
 
 if __name__ == "__main__":

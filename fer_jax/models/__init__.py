@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from fer_jax.errors import UserError, unknown
 from fer_jax.models import conv_affine
 from fer_jax.models.classic import L2SVM, VGG16, AlexNet, DeepEmotion
-from fer_jax.models.conv_affine import ConvAffine
 from fer_jax.models.fcn import FullyConvolutional
 from fer_jax.models.inception import InceptionV3, Xception
+from fer_jax.models.layers import Net
 from fer_jax.models.mini_xception import MiniXception
 from fer_jax.models.resnet import ResNet18
 from fer_jax.models.vggs import VGGS, VGGSSmall
@@ -28,11 +28,14 @@ from fer_jax.models.vggs import VGGS, VGGSSmall
 class ModelEntry:
     """One architecture: how to make it, and what its tests hold it to."""
 
-    make: Callable[..., nn.Module]  # takes num_outputs, dtype, axis_name and the options of `module`
-    module: type[nn.Module]
+    make: Callable[..., Net]  # a module, or a `functools.partial` of one
     paper: str
     input_shape: tuple[int, int, int]
     parameters: int  # trainable, for 7 outputs at `input_shape`
+
+    @property
+    def module(self) -> type[Net]:
+        return getattr(self.make, "func", self.make)
 
 
 _XU = "Xu et al. (Purdue/HP)"
@@ -43,40 +46,32 @@ _COMPARED = "for comparison"
 _GREY, _RGB = (48, 48, 1), (224, 224, 3)
 
 MODELS: dict[str, ModelEntry] = {
-    "vggs": ModelEntry(VGGS, VGGS, f"{_XU}; Chatfield et al. 2014, table 1, CNN-S", _RGB, 98_840_199),
-    "vggs_small": ModelEntry(VGGSSmall, VGGSSmall, f"{_XU}: 12.1 MB", (128, 128, 3), 3_026_293),
-    "shallow": ModelEntry(conv_affine.shallow, ConvAffine, _STANFORD, _GREY, 18_897_895),
-    "deep": ModelEntry(conv_affine.deep, ConvAffine, _STANFORD, _GREY, 4_472_775),
-    "deep5": ModelEntry(conv_affine.deep5, ConvAffine, _STANFORD, _GREY, 6_833_095),
-    "deep6": ModelEntry(conv_affine.deep6, ConvAffine, _STANFORD, _GREY, 9_193_415),
-    "shallow_hog": ModelEntry(conv_affine.shallow_hog, ConvAffine, f"{_STANFORD}: hybrid", _GREY, 19_307_495),
-    "deep_hog": ModelEntry(conv_affine.deep_hog, ConvAffine, f"{_STANFORD}: hybrid", _GREY, 4_677_575),
-    "fcn_gap": ModelEntry(FullyConvolutional, FullyConvolutional, _KASKUN, _GREY, 628_151),
-    "mini_xception": ModelEntry(
-        MiniXception, MiniXception, f"{_KASKUN}; Arriaga et al. 2017, section 3", _GREY, 56_951
-    ),
-    "baseline5": ModelEntry(conv_affine.baseline5, ConvAffine, _DIKSHIT, _RGB, 480_423),
-    "resnet18": ModelEntry(ResNet18, ResNet18, f"{_DIKSHIT}; He et al. 2016, table 1", _RGB, 11_180_103),
-    "l2svm": ModelEntry(L2SVM, L2SVM, f"{_COMPARED}: Tang 2013, section 3.1", (42, 42, 1), 5_008_295),
-    "alexnet": ModelEntry(AlexNet, AlexNet, f"{_COMPARED}: Krizhevsky 2014", _RGB, 57_032_519),
-    "vgg8": ModelEntry(conv_affine.vgg8, ConvAffine, f"{_COMPARED}: Khaireddin & Chen 2021", _GREY, 40_374_599),
-    "vgg16": ModelEntry(VGG16, VGG16, f"{_COMPARED}: Simonyan & Zisserman 2015, table 1", _RGB, 134_289_223),
-    "inception_v3": ModelEntry(
-        InceptionV3, InceptionV3, f"{_COMPARED}: Szegedy et al. 2016, table 1", (299, 299, 3), 21_799_911
-    ),
-    "xception": ModelEntry(Xception, Xception, f"{_COMPARED}: Chollet 2017, figure 5", (299, 299, 3), 20_821_295),
-    "deep_emotion": ModelEntry(
-        DeepEmotion, DeepEmotion, f"{_COMPARED}: Minaee & Abdolrashidi 2019, figure 2", _GREY, 66_877
-    ),
+    "vggs": ModelEntry(VGGS, f"{_XU}; Chatfield et al. 2014, table 1, CNN-S", _RGB, 98_840_199),
+    "vggs_small": ModelEntry(VGGSSmall, f"{_XU}: 12.1 MB", (128, 128, 3), 3_026_293),
+    "shallow": ModelEntry(conv_affine.shallow, _STANFORD, _GREY, 18_897_895),
+    "deep": ModelEntry(conv_affine.deep, _STANFORD, _GREY, 4_472_775),
+    "deep5": ModelEntry(conv_affine.deep5, _STANFORD, _GREY, 6_833_095),
+    "deep6": ModelEntry(conv_affine.deep6, _STANFORD, _GREY, 9_193_415),
+    "shallow_hog": ModelEntry(conv_affine.shallow_hog, f"{_STANFORD}: hybrid", _GREY, 19_307_495),
+    "deep_hog": ModelEntry(conv_affine.deep_hog, f"{_STANFORD}: hybrid", _GREY, 4_677_575),
+    "fcn_gap": ModelEntry(FullyConvolutional, _KASKUN, _GREY, 628_151),
+    "mini_xception": ModelEntry(MiniXception, f"{_KASKUN}; Arriaga et al. 2017, section 3", _GREY, 56_951),
+    "baseline5": ModelEntry(conv_affine.baseline5, _DIKSHIT, _RGB, 480_423),
+    "resnet18": ModelEntry(ResNet18, f"{_DIKSHIT}; He et al. 2016, table 1", _RGB, 11_180_103),
+    "l2svm": ModelEntry(L2SVM, f"{_COMPARED}: Tang 2013, section 3.1", (42, 42, 1), 5_008_295),
+    "alexnet": ModelEntry(AlexNet, f"{_COMPARED}: Krizhevsky 2014", _RGB, 57_032_519),
+    "vgg8": ModelEntry(conv_affine.vgg8, f"{_COMPARED}: Khaireddin & Chen 2021", _GREY, 40_374_599),
+    "vgg16": ModelEntry(VGG16, f"{_COMPARED}: Simonyan & Zisserman 2015, table 1", _RGB, 134_289_223),
+    "inception_v3": ModelEntry(InceptionV3, f"{_COMPARED}: Szegedy et al. 2016, table 1", (299, 299, 3), 21_799_911),
+    "xception": ModelEntry(Xception, f"{_COMPARED}: Chollet 2017, figure 5", (299, 299, 3), 20_821_295),
+    "deep_emotion": ModelEntry(DeepEmotion, f"{_COMPARED}: Minaee & Abdolrashidi 2019, figure 2", _GREY, 66_877),
 }
-
-_OWN_FIELDS = ("num_outputs", "dtype", "axis_name", "parent", "name")
 
 
 def options(name: str) -> list[str]:
     """The options that `create` takes for a registered model."""
-    fields = dataclasses.fields(MODELS[name].module)
-    return [field.name for field in fields if field.name not in _OWN_FIELDS]
+    every = {field.name for field in dataclasses.fields(Net)}
+    return [field.name for field in dataclasses.fields(MODELS[name].module) if field.name not in every]
 
 
 def compute_dtype(name: str) -> jnp.dtype:

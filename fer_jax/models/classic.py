@@ -8,21 +8,18 @@ import jax
 import jax.numpy as jnp
 
 from fer_jax import ops
-from fer_jax.models.layers import BatchNorm, Conv, Dropout, affine_classifier, ceil_pool, logits, sample_affine
+from fer_jax.models.layers import BatchNorm, Conv, Dropout, Net, affine_classifier, ceil_pool, logits, sample_affine
 
 _VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
-class L2SVM(nn.Module):
+class L2SVM(Net):
     """Tang 2013, "Deep Learning using Linear Support Vector Machines" (arXiv:1306.0239), section 3.1.
 
     Three convolutions with overlapping 3x3 pooling and one affine layer of 3072 on 42x42 crops, about five million
     parameters; to be trained with `head.loss=squared_hinge`. The widths are those of the usual reconstructions.
     """
 
-    num_outputs: int
-    dtype: jnp.dtype = jnp.float32
-    axis_name: str | None = None
     dropout: float = 0.2
 
     @nn.compact
@@ -34,12 +31,9 @@ class L2SVM(nn.Module):
         return affine_classifier(self, x, (3072,), train=train)
 
 
-class AlexNet(nn.Module):
+class AlexNet(Net):
     """Krizhevsky 2014, "One weird trick" (arXiv:1404.5997), as torchvision's `alexnet`; 224x224x3."""
 
-    num_outputs: int
-    dtype: jnp.dtype = jnp.float32
-    axis_name: str | None = None
     dropout: float = 0.5
 
     @nn.compact
@@ -59,12 +53,9 @@ class AlexNet(nn.Module):
         return logits(self, x)
 
 
-class VGG16(nn.Module):
+class VGG16(Net):
     """Simonyan & Zisserman 2015 (arXiv:1409.1556), table 1, column D; 224x224x3, as torchvision's `vgg16`."""
 
-    num_outputs: int
-    dtype: jnp.dtype = jnp.float32
-    axis_name: str | None = None
     dropout: float = 0.5
 
     @nn.compact
@@ -77,16 +68,13 @@ class VGG16(nn.Module):
         return affine_classifier(self, x, (4096, 4096), train=train)  # of (B, 7, 7, 512)
 
 
-class DeepEmotion(nn.Module):
+class DeepEmotion(Net):
     """Minaee & Abdolrashidi 2019, "Deep-Emotion" (arXiv:1902.01019), figure 2: attention by a spatial transformer.
 
     Four convolutions of ten filters and two affine layers; in parallel a localisation net of two convolutions and
     two affine layers gives the affine map by which the features are sampled (Jaderberg et al. 2015). 48x48x1.
     """
 
-    num_outputs: int
-    dtype: jnp.dtype = jnp.float32
-    axis_name: str | None = None
     dropout: float = 0.5
 
     @nn.compact

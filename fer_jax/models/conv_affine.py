@@ -8,6 +8,7 @@ not those of evaluation (Li et al. 2019, arXiv:1801.05134; measured on `deep` af
 everywhere: 29 % of PublicTest's first 1,024 with the running statistics, 45 % with those of the batch; no log is kept).
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -17,15 +18,12 @@ import jax.numpy as jnp
 from fer_jax import ops
 from fer_jax.errors import UserError
 from fer_jax.models.hog import hog
-from fer_jax.models.layers import BatchNorm, Conv, DepthwiseConv, Dropout, logits
+from fer_jax.models.layers import BatchNorm, Conv, DepthwiseConv, Dropout, Net, logits
 
 
-class ConvAffine(nn.Module):
+class ConvAffine(Net):
     """M convolutions and N affine layers; every option of a layer is one value for all or a tuple with one for each."""
 
-    num_outputs: int
-    dtype: jnp.dtype = jnp.float32
-    axis_name: str | None = None
     # The convolutions, as many as `filters` has.
     filters: tuple[int, ...] = (32, 64)
     kernels: int | tuple[int, ...] = 3
@@ -88,46 +86,35 @@ class ConvAffine(nn.Module):
         return list(zip(*columns, strict=True))
 
 
-def shallow(**options) -> ConvAffine:
-    """Two convolutions 3x3, of 32 and 64 filters, pooling after the second only, one affine layer of 512."""
-    return ConvAffine(**({"filters": (32, 64), "pools": (1, 2), "hidden": (512,)} | options))
-
-
-def deep(**options) -> ConvAffine:
-    """64 filters 3x3, 128 5x5, 512 3x3, 512 3x3, each with pooling; affine layers of 256 and 512."""
-    layers = {"filters": (64, 128, 512, 512), "kernels": (3, 5, 3, 3), "hidden": (256, 512)}
-    return ConvAffine(**(layers | {"pools": 2, "dropout": (0.0, 0.5)} | options))
-
-
-def deep5(**options) -> ConvAffine:
-    """`deep` with a fifth convolution, 512 3x3."""
-    layers = {"filters": (64, 128, 512, 512, 512), "kernels": (3, 5, 3, 3, 3), "pools": (2, 2, 2, 2, 1)}
-    return deep(**(layers | options))
-
-
-def deep6(**options) -> ConvAffine:
-    """`deep` with a fifth and a sixth convolution, 512 3x3."""
-    layers = {"filters": (64, 128, 512, 512, 512, 512), "kernels": (3, 5, 3, 3, 3, 3), "pools": (2, 2, 2, 2, 1, 1)}
-    return deep(**(layers | options))
-
-
-def shallow_hog(**options) -> ConvAffine:
-    """`shallow` whose affine layer also sees HOG features."""
-    return shallow(**({"use_hog": True} | options))
-
-
-def deep_hog(**options) -> ConvAffine:
-    """`deep` whose affine layers also see HOG features."""
-    return deep(**({"use_hog": True} | options))
-
-
-def vgg8(**options) -> ConvAffine:
-    """Khaireddin & Chen 2021 (arXiv:2105.03588): four stages of two convolutions and a pooling, two affine layers."""
-    layers = {"filters": (64, 64, 128, 128, 256, 256, 512, 512), "pools": (1, 2) * 4, "hidden": (4096, 4096)}
-    return ConvAffine(**(layers | {"hidden_batch_norm": False} | options))
-
-
-def baseline5(**options) -> ConvAffine:
-    """Dikshit et al. (CMU), section 4: five convolutions 3x3, each with ReLU and max-pooling, and one linear layer."""
-    layers = {"filters": (16, 32, 64, 128, 256), "pools": 2, "batch_norm": False, "hidden": (), "dropout": 0.0}
-    return ConvAffine(**(layers | {"hidden_batch_norm": False} | options))
+# Two convolutions 3x3, of 32 and 64 filters, pooling after the second only, one affine layer of 512.
+shallow = functools.partial(ConvAffine, filters=(32, 64), pools=(1, 2), hidden=(512,))
+# 64 filters 3x3, 128 5x5, 512 3x3, 512 3x3, each with pooling; affine layers of 256 and 512.
+deep = functools.partial(
+    ConvAffine, filters=(64, 128, 512, 512), kernels=(3, 5, 3, 3), pools=2, hidden=(256, 512), dropout=(0.0, 0.5)
+)
+# With a fifth convolution, 512 3x3, and with a sixth.
+deep5 = functools.partial(deep, filters=(64, 128, 512, 512, 512), kernels=(3, 5, 3, 3, 3), pools=(2, 2, 2, 2, 1))
+deep6 = functools.partial(
+    deep, filters=(64, 128, 512, 512, 512, 512), kernels=(3, 5, 3, 3, 3, 3), pools=(2, 2, 2, 2, 1, 1)
+)
+# Those whose affine layers also see HOG features.
+shallow_hog = functools.partial(shallow, use_hog=True)
+deep_hog = functools.partial(deep, use_hog=True)
+# Khaireddin & Chen 2021 (arXiv:2105.03588): four stages of two convolutions and a pooling, two affine layers.
+vgg8 = functools.partial(
+    ConvAffine,
+    filters=(64, 64, 128, 128, 256, 256, 512, 512),
+    pools=(1, 2) * 4,
+    hidden=(4096, 4096),
+    hidden_batch_norm=False,
+)
+# Dikshit et al. (CMU), section 4: five convolutions 3x3, each with ReLU and max-pooling, and one linear layer.
+baseline5 = functools.partial(
+    ConvAffine,
+    filters=(16, 32, 64, 128, 256),
+    pools=2,
+    batch_norm=False,
+    hidden=(),
+    hidden_batch_norm=False,
+    dropout=0.0,
+)

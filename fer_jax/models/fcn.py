@@ -10,15 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from fer_jax import ops
-from fer_jax.models.layers import BatchNorm, Conv, Dropout, output_init
+from fer_jax.models.layers import BatchNorm, Conv, Dropout, Net, output_init
 
 
-class FullyConvolutional(nn.Module):
+class FullyConvolutional(Net):
     """`fcn_gap`; a stage is the filters of its convolutions; between stages are average pooling and dropout."""
 
-    num_outputs: int
-    dtype: jnp.dtype = jnp.float32
-    axis_name: str | None = None
     stages: tuple[tuple[int, ...], ...] = ((16,), (32, 32), (64, 64), (128, 128), (256,))
     kernels: tuple[int, ...] = (7, 5, 3, 3, 3)  # of each stage
     dropout: float = 0.2

@@ -5,15 +5,12 @@ import jax
 import jax.numpy as jnp
 
 from fer_jax import ops
-from fer_jax.models.layers import BatchNorm, Conv, DepthwiseConv, Dropout, logits
+from fer_jax.models.layers import BatchNorm, Conv, DepthwiseConv, Dropout, Net, logits
 
 
-class InceptionV3(nn.Module):
+class InceptionV3(Net):
     """Szegedy et al. 2016 (arXiv:1512.00567), table 1, as torchvision's `inception_v3` without the auxiliary head."""
 
-    num_outputs: int
-    dtype: jnp.dtype = jnp.float32
-    axis_name: str | None = None
     dropout: float = 0.5
 
     @nn.compact
@@ -80,12 +77,9 @@ class InceptionV3(nn.Module):
         return logits(self, x)
 
 
-class Xception(nn.Module):
+class Xception(Net):
     """Chollet 2017 (arXiv:1610.02357), figure 5, as Keras's `Xception`; 299x299x3."""
 
-    num_outputs: int
-    dtype: jnp.dtype = jnp.float32
-    axis_name: str | None = None
     dropout: float = 0.0
 
     @nn.compact

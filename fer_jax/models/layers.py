@@ -18,6 +18,14 @@ output_init = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal
 Conv = functools.partial(nn.Conv, conv_general_dilated=ops.conv)
 
 
+class Net(nn.Module):
+    """What every network is told: its outputs, the type to compute in, and the mesh axis."""
+
+    num_outputs: int
+    dtype: jnp.dtype = jnp.float32
+    axis_name: str | None = None
+
+
 class BatchNorm(nn.Module):
     """Batch normalisation whose statistics are those of the whole batch, over all devices of `axis_name`.
 

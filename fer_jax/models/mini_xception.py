@@ -10,15 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from fer_jax import ops
-from fer_jax.models.layers import BatchNorm, Conv, DepthwiseConv, output_init
+from fer_jax.models.layers import BatchNorm, Conv, DepthwiseConv, Net, output_init
 
 
-class MiniXception(nn.Module):
+class MiniXception(Net):
     """mini-Xception for 48x48x1 and 64x64x1."""
 
-    num_outputs: int
-    dtype: jnp.dtype = jnp.float32
-    axis_name: str | None = None
     stem: tuple[int, int] = (8, 8)
     filters: tuple[int, ...] = (16, 32, 64, 128)
     separable: bool = True  # False: standard 3x3 convolutions in the residual modules, the papers' comparison

@@ -5,18 +5,14 @@ Layer by layer torchvision's `resnet18`, so that its ImageNet weights fit (conve
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from fer_jax import ops
-from fer_jax.models.layers import BatchNorm, Conv, logits
+from fer_jax.models.layers import BatchNorm, Conv, Net, logits
 
 
-class ResNet18(nn.Module):
+class ResNet18(Net):
     """ResNet18 for 224x224 RGB; with `small_stem` for 48x48: a 3x3 convolution of stride 1 and no first pooling."""
 
-    num_outputs: int
-    dtype: jnp.dtype = jnp.float32
-    axis_name: str | None = None
     small_stem: bool = False
 
     @nn.compact

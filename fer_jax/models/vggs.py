@@ -10,18 +10,14 @@ which small batches train slowly.
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from fer_jax import ops
-from fer_jax.models.layers import BatchNorm, Conv, affine_classifier, ceil_pool, local_response_norm
+from fer_jax.models.layers import BatchNorm, Conv, Net, affine_classifier, ceil_pool, local_response_norm
 
 
-class VGGS(nn.Module):
+class VGGS(Net):
     """CNN-S of Chatfield et al. 2014, table 1: 224x224x3, local response normalisation, 4096-wide affine layers."""
 
-    num_outputs: int
-    dtype: jnp.dtype = jnp.float32
-    axis_name: str | None = None
     dropout: float = 0.5
 
     @nn.compact
@@ -41,12 +37,9 @@ class VGGS(nn.Module):
         return affine_classifier(self, x, (4096, 4096), train=train)
 
 
-class VGGSSmall(nn.Module):
+class VGGSSmall(Net):
     """Small VGG-S: 128x128x3, 3.0 million parameters."""
 
-    num_outputs: int
-    dtype: jnp.dtype = jnp.float32
-    axis_name: str | None = None
     filters: tuple[int, int, int, int, int] = (48, 96, 192, 192, 192)
     hidden: tuple[int, ...] = (813, 813)
     batch_norm: bool = True

@@ -10,9 +10,9 @@ import numpy as np
 
 from fer_jax import files
 from fer_jax.data.datasets.base import Picture, PictureBuilder, missing
-from fer_jax.data.datasets.subjects import divide, split_stratified
 from fer_jax.data.detect import Box
 from fer_jax.data.emotions import CANONICAL
+from fer_jax.data.subjects import divide, split_stratified
 from fer_jax.errors import UserError
 
 CODES = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "angry", "contempt")

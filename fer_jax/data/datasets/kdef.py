@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from fer_jax.data.datasets.base import Picture, PictureBuilder, missing
-from fer_jax.data.datasets.subjects import divide, split_subjects
 from fer_jax.data.emotions import BASIC7
+from fer_jax.data.subjects import divide, split_subjects
 from fer_jax.errors import UserError
 from fer_jax.files import entries
 

@@ -7,9 +7,9 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from fer_jax.data.datasets.base import Picture, PictureBuilder, emotion_of, missing
-from fer_jax.data.datasets.subjects import divide, split_subjects
 from fer_jax.data.detect import read_landmarks
 from fer_jax.data.emotions import BASIC7
+from fer_jax.data.subjects import divide, split_subjects
 from fer_jax.errors import UserError
 from fer_jax.files import entries
 

@@ -18,8 +18,8 @@ from fer_jax.data.datasets.base import (
     split_folders,
     split_of,
 )
-from fer_jax.data.datasets.subjects import SPLITS, divide, split_stratified, split_subjects
 from fer_jax.data.emotions import CANONICAL, canonical
+from fer_jax.data.subjects import SPLITS, divide, split_stratified, split_subjects
 from fer_jax.errors import UserError
 from fer_jax.files import csv_rows, entries, of_other_kinds, opencv_address, user_path, visible
 
