@@ -357,10 +357,10 @@ def preview(config, path, *, data_dir=None, images: int = 8, draws: int = 9) -> 
     """
     from fer_jax import config as config_lib
     from fer_jax import figures, sharding
-    from fer_jax.data import prepare
+    from fer_jax.data import combine
 
     config_lib.validate(config)
-    dataset = prepare.load_configured(config.data, data_dir)
+    dataset = combine.load(config.data, data_dir)
     stored = dataset.arrays("train")["image"]
     chosen = np.asarray(stored[np.linspace(0, len(stored) - 1, images).astype(int)])
     of_images, of_pairs = split_options(strengths(config.augment))

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from fer_jax import augment, sharding
 from fer_jax.benchmark_measure import Work, alternate, speeds
 from fer_jax.benchmark_models import FOREVER, Settings, config_of, random_experiment
-from fer_jax.data import prepare
+from fer_jax.data import combine
 from fer_jax.data.pipeline import ResidentSplit, StreamedSplit, train_order
 
 BATCH = 64
@@ -25,7 +25,7 @@ LEAD = 12  # batches: more than are read ahead, so that a stream is measured at 
 def input_suite(settings: Settings) -> Iterator[dict]:
     """A row for each way that batches come to the device, for the decoding alone, and for each model's augmentation."""
     config = config_of(settings.models[0], settings)
-    dataset = prepare.load_configured(config.data, settings.data_dir)
+    dataset = combine.load(config.data, settings.data_dir)
     batch = settings.batch or BATCH
     mesh = sharding.make_mesh()
     sharding.check_batch_size(batch, mesh, "train.batch_size")

@@ -16,6 +16,7 @@ import numpy as np
 from fer_jax.errors import UserError
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".webp")  # endings, in any case
 # Full, not the user's to write, or a file where a folder is to be.
 UNWRITABLE = FULL | {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
@@ -58,6 +59,11 @@ def user_path(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is an image by its ending, one of IMAGES."""
+    return path.suffix.lower() in IMAGES
 
 
 def read_image(path: Path, *, grey: bool = False) -> np.ndarray | None:
@@ -136,7 +142,7 @@ def _inside(folder: Path) -> list[Path]:
     try:
         paths = [path for path in folder.iterdir() if not path.name.startswith(".")]
         if paths:
-            paths[0].exists()  # a folder may be listed, and yet let nobody in
+            paths[0].lstat()  # a folder may be listed, and yet let nobody in
     except OSError as error:
         raise UserError(f"{folder} cannot be read ({error.strerror}): make it readable, or move it away") from error
     return sorted(paths)

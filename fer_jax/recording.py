@@ -16,11 +16,10 @@ from typing import NamedTuple, Protocol
 import cv2
 import numpy as np
 
-from fer_jax.data.align import SUFFIXES
 from fer_jax.data.detect import Box
 from fer_jax.data.emotions import expressed
 from fer_jax.errors import UserError
-from fer_jax.files import opencv_address, whole
+from fer_jax.files import IMAGES, opencv_address, whole
 from fer_jax.video import USUAL_FPS, Frame, Pictures, Source
 
 CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
@@ -240,12 +239,12 @@ def open_output(path: Path, source: Source) -> VideoFile | PictureFiles:
             return VideoFile(path, fps=source.fps or USUAL_FPS)
         if suffix in CODECS:
             raise UserError(f"--output={path}: pictures are written to a folder, not as video")
-        if suffix and suffix not in SUFFIXES and not path.is_dir():
+        if suffix and suffix not in IMAGES and not path.is_dir():
             raise UserError(
-                f"--output={path}: {suffix} is no kind of picture ({', '.join(SUFFIXES)}); a folder of that name has "
+                f"--output={path}: {suffix} is no kind of picture ({', '.join(IMAGES)}); a folder of that name has "
                 f"to be there already"
             )
-        single = suffix in SUFFIXES and not path.is_dir()
+        single = suffix in IMAGES and not path.is_dir()
         if single and len(source.paths) > 1:
             raise UserError(f"--output={path}: {len(source.paths)} pictures need a folder")
         if single and suffix == GREY_ONLY:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fer_jax import ensemble, recognizer, run_directory, seen
-from fer_jax.data import prepare
+from fer_jax.data import combine, prepare
 from fer_jax.data.emotions import expressed, relabel, remap
 from fer_jax.errors import UserError
 from fer_jax.recognizer import Recognizer
@@ -161,7 +161,7 @@ def _data(
         raise UserError(
             "--align is for the photographs of another data set: name it by --dataset, or leave --align out"
         )
-    return prepare.load_configured(config["data"], data_dir), config["data"]["align"]
+    return combine.load(config["data"], data_dir), config["data"]["align"]
 
 
 def _alignment(config: dict, name: str) -> str:

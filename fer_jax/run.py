@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from fer_jax import augment, checkpoint, files, heads, logs, metrics, models, optim, sharding, train
 from fer_jax import config as config_lib
 from fer_jax.course import Clock, Course, SavingPace, weights_metadata
-from fer_jax.data import audit, normalization, pipeline, prepare
+from fer_jax.data import audit, combine, normalization, pipeline, prepare
 from fer_jax.data.emotions import BASIC7
 from fer_jax.errors import UserError
 from fer_jax.evaluate import Evaluator
@@ -83,7 +83,7 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
     sharding.check_batch_size(config.eval.batch_size, mesh, "eval.batch_size")
     _refuse_unknown_names(config)
     with sharding.in_turn("the data are prepared"):
-        dataset = prepare.load_configured(config.data, data_dir)
+        dataset = combine.load(config.data, data_dir)
     sharding.check_alike("their data", dataset.fingerprint)
     _announce(dataset, mesh)
     if "train" not in dataset.splits:

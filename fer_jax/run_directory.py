@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from fer_jax import checkpoint, files
 from fer_jax import config as config_lib
-from fer_jax.data import prepare
+from fer_jax.data import combine, prepare
 from fer_jax.errors import UserError
 from fer_jax.lock import alone
 
@@ -125,9 +125,9 @@ def fingerprint(config: Mapping, results: Mapping) -> str:
 
 
 def dataset(workdir: Path, data_dir: str | Path | None = None) -> prepare.Dataset:
-    """The data set that a run was trained on, or is; `data_dir` as of `prepare.load_configured`.
+    """The data set that a run was trained on, or is; `data_dir` as of `combine.load`.
 
     Raises:
-      UserError: it is no run directory, or as `prepare.load_configured`.
+      UserError: it is no run directory, or as `combine.load`.
     """
-    return prepare.load_configured(config_lib.completed(_read(workdir / "config.json"))["data"], data_dir)
+    return combine.load(config_lib.completed(_read(workdir / "config.json"))["data"], data_dir)

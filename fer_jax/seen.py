@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from fer_jax import run_directory
-from fer_jax.data import prepare
+from fer_jax.data import combine, prepare
 from fer_jax.data.rows import digests
 from fer_jax.errors import UserError
 
@@ -34,7 +34,7 @@ def copies(
         if results["synthetic"] != data.synthetic:
             return none
         try:
-            data = prepare.load_configured(config["data"])
+            data = combine.load(config["data"])
         except UserError:
             return None
         if not trained_on(config, results, data):

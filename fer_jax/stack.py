@@ -240,7 +240,8 @@ def fit(courses: Sequence[Course], form: str, *, started: float, until: int | No
     keys = stack.join([course.key for course in courses])
     crew = _Crew(courses, stack, state)
     clock, pace = Clock(started), SavingPace(experiment.config.train.saving_share)
-    most = 1 if sharding.on_cpu(experiment.mesh) else train.most_steps(experiment.recipe, images_a_step // experiment.mesh.size)
+    on_device = images_a_step // experiment.mesh.size
+    most = 1 if sharding.on_cpu(experiment.mesh) else train.most_steps(experiment.recipe, on_device)
     saved = None  # the step of the last checkpoints
     with (
         contextlib.closing(crew),

@@ -150,7 +150,7 @@ def check(
       UserError: of one of them, as `run.build`; members of one config that were trained on different data.
     """
     from fer_jax import run, run_directory, stack
-    from fer_jax.data import pipeline, prepare
+    from fer_jax.data import combine, pipeline
 
     datasets = {}
     to_train = [member for member in planned if member.name not in done]
@@ -158,7 +158,7 @@ def check(
         config, data = member.config, member.config.data
         asked = json.dumps(data.to_dict())
         if asked not in datasets:
-            datasets[asked] = prepare.load_configured(data, data_dir)
+            datasets[asked] = combine.load(data, data_dir)
         dataset = datasets[asked]
         dataset.require("train")
         if dataset.reported_split is None:

@@ -15,9 +15,8 @@ from urllib.parse import unquote
 import cv2
 import numpy as np
 
-from fer_jax.data.align import SUFFIXES
 from fer_jax.errors import UserError
-from fer_jax.files import entries, of_other_kinds, opencv_address, read_image, user_path
+from fer_jax.files import IMAGES, entries, is_image, of_other_kinds, opencv_address, read_image, user_path
 
 log = logging.getLogger(__name__)
 
@@ -169,15 +168,15 @@ def open_source(text: str) -> Source:
         return Video(text, text)
     if path.is_dir():
         found = [file for file in entries(path) if not file.is_dir()]
-        images = [file for file in found if file.suffix.lower() in SUFFIXES]
+        images = [file for file in found if is_image(file)]
         if not images:
-            raise UserError(f"{path} has no images in it ({', '.join(SUFFIXES)})")
+            raise UserError(f"{path} has no images in it ({', '.join(IMAGES)})")
         if others := of_other_kinds(set(found).difference(images)):
             log.warning("%s: left out, by their names no images: %s", path, others)
         return Pictures(images, text)
     if not path.is_file():
         raise UserError(f"{text} is not there: give a camera's number, a URL, a video, an image or a folder of images")
-    return Pictures([path], text) if path.suffix.lower() in SUFFIXES else Video(str(path), text)
+    return Pictures([path], text) if is_image(path) else Video(str(path), text)
 
 
 class Ahead(Iterator[T]):

@@ -17,7 +17,7 @@ import pytest
 
 from fer_jax import config as config_lib
 from fer_jax import models, run, run_directory, sweep_members
-from fer_jax.data import align, crops, detect, prepare
+from fer_jax.data import align, combine, crops, detect, prepare
 from fer_jax.data.datasets.kdef import CODES
 from fer_jax.errors import UserError
 from tests import tiny_config
@@ -109,7 +109,7 @@ def fer2013(tmp_path, cache):
 def asked(fer2013, **fields):
     data = config_lib.default_config().data
     data.update({"name": "fer2013", **fields})
-    return prepare.load_configured(data, fer2013)
+    return combine.load(data, fer2013)
 
 
 def index(dataset, split="train"):
@@ -208,7 +208,7 @@ def test_one_sweep_prepares_every_alignment_and_drops_no_image_in_silence(kdef, 
     config = config_lib.overridden(tiny_config.get_config("kdef"), {"train.batch_size": 8})
     found = sweep_members.members(config, [config_lib.product(data__align=("", *crops.METHODS))])
     sweep_members.check(found, str(kdef))
-    plain, *aligned = (prepare.load_configured(member.config.data, kdef) for member in found)
+    plain, *aligned = (combine.load(member.config.data, kdef) for member in found)
     images = {method: by_source(dataset) for method, dataset in zip(crops.METHODS, aligned, strict=True)}
     assert len({dataset.fingerprint for dataset in [plain, *aligned]}) == 4
     assert {dataset.name for dataset in aligned} == {"kdef"}

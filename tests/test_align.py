@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fer_jax.data import align, align_preview, crops, detect, prepare, synthetic
-from fer_jax.data.datasets import DATASETS
+from fer_jax.data.datasets import DATASETS, own
 from fer_jax.data.datasets.base import Picture
 from fer_jax.data.detect import Face
 from fer_jax.errors import UserError
@@ -128,12 +128,17 @@ def test_text_beside_pictures_is_not_always_landmarks(tmp_path):
         (tmp_path / f"{name}.jpg").touch()
         (tmp_path / f"{name}.txt").write_text("0 0.5 0.5 0.2 0.3\n")  # a box, for the training of a detector
         pictures.append(Picture(tmp_path / f"{name}.jpg", "happy", name))
-    assert not align.landmarks_beside(pictures)
+    assert not align.have_landmarks(pictures)
     (tmp_path / "a.txt").write_text("1 2\n" * 68)
     with pytest.raises(UserError, match=r"b\.txt, line 1: '0 0\.5 0\.5 0\.2 0\.3' is not a pair x y"):
-        align.landmarks_beside(pictures)
+        align.have_landmarks(pictures)
     (tmp_path / "b.pts").write_text("version: 1\nn_points: 68\n{\n" + "1 2\n" * 68 + "}\n")
-    assert align.landmarks_beside(pictures)  # the text beside the landmarks of b is not read
+    assert align.have_landmarks(pictures)  # the text beside the landmarks of b is not read
+    pictures.append(Picture(tmp_path / "c.jpg", "happy", "c"))
+    assert align.have_landmarks(pictures)  # of a picture that is missing nothing is wanted
+    pictures[-1].path.touch()
+    with pytest.raises(UserError, match=r"c\.jpg has no landmarks beside it, as others have: add them, or move"):
+        align.have_landmarks(pictures)
 
 
 def test_a_second_run_takes_the_detections_of_the_first(tree, tmp_path, looked):
@@ -274,6 +279,19 @@ def test_crops_of_photographs_that_are_gone_are_deleted(tree, tmp_path):
     _, rows = run(source, table, out, runner="threads")
     assert ("a/0.png", 0) not in rows
     assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*.png")) == ["a/1.png", "a/2.png", "b/0.png"]
+
+
+@pytest.mark.parametrize("several", ["largest", "all"])
+def test_crops_of_a_run_that_was_cut_short_are_deleted_with_their_photographs(tree, tmp_path, several):
+    source, table = tree
+    out = tmp_path / "out"
+    run(source, table, out, runner="threads", several=several)
+    crops = {path.relative_to(out).as_posix() for path in out.rglob("*.png")}
+    (out / "faces.csv").unlink()  # as if killed before the end
+    (source / "a/0.png").unlink()
+    run(source, table, out, runner="threads", several=several)
+    left = {path.relative_to(out).as_posix() for path in out.rglob("*.png")}
+    assert left == {crop for crop in crops if not crop.startswith("a/0")} < crops
 
 
 def test_an_output_is_of_one_input(tree, tmp_path, capsys):
@@ -449,6 +467,10 @@ def test_corrected_landmarks_beside_the_pictures_are_prepared_anew(tmp_path, cac
     first, second = prepared(points + 9), prepared(points)
     assert first.fingerprint != second.fingerprint
     assert prepared(points).directory == second.directory
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(crops, "VERSION", crops.VERSION + 1)
+        assert prepare._prepared_before(second.directory.parent, "csv-align_landmarks", own.Csv, "landmarks") is None
+        assert prepared(points).directory != second.directory  # found or cut out in another way
     photo = cv2.imread(str(root / "pictures/0.png"))[..., ::-1]
     examples = [example for split in second.splits for example in second.source(split)]
     (image,) = (example["image"] for example in examples if example["source"] == b"pictures/0.png")
@@ -498,7 +520,7 @@ def test_a_folder_of_pictures_that_is_missing_is_as_each_of_them(tmp_path):
     cv2.imwrite(str(here), image)
     np.savetxt(here.with_suffix(".txt"), points)
     pictures = [Picture(here, "happy", "0"), Picture(gone, "happy", "1")]
-    assert align.landmarks_beside(pictures)
+    assert align.have_landmarks(pictures)
     where = {"landmarks": True, "runner": "threads", "workers": 1}
     aligned, reasons = align.align_pictures(pictures, tmp_path / "raw", tmp_path / "out", "landmarks", **where)
     assert aligned[0].path == tmp_path / "out/landmarks/a/0.png"

@@ -222,17 +222,18 @@ def test_the_command_writes_page_groups_and_clean_list(raw, tmp_path, capsys):
         "conflict": True,
         "across_splits": False,
         "examples": [
-            {"split": "train", "index": 1, "label": "disgust"},
-            {"split": "train", "index": 2, "label": "fear"},
+            {"split": "train", "index": 1, "label": "disgust", "source": "fer2013.csv:3"},
+            {"split": "train", "index": 2, "label": "fear", "source": "fer2013.csv:4"},
         ],
     }
     assert [place["split"] for place in found["near"][0]["examples"]] == ["train", "test"]
-    assert found["flat"] == [{"split": "train", "index": 5, "label": "surprise"}]
+    assert found["flat"] == [{"split": "train", "index": 5, "label": "surprise", "source": "fer2013.csv:7"}]
 
     page = (output / "audit.html").read_text()
     assert_asks_for_nothing(page)
     assert page.count("class='group conflict'") == 1
     assert page.count("<img ") == 2 + 3 + 2 + 1
+    assert "<span title='fer2013.csv:7'>train 5</span>" in page
     encoded = re.search(r"base64,([^']+)", page).group(1)
     picture = cv2.imdecode(np.frombuffer(base64.b64decode(encoded), np.uint8), cv2.IMREAD_UNCHANGED)
     dataset = prepare.load("fer2013", data_dir=raw)

@@ -18,7 +18,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from fer_jax.data import combine, prepare
-from fer_jax.data.datasets import DATASETS, ferplus
+from fer_jax.data.datasets import DATASETS, fer2013, ferplus
 from fer_jax.data.datasets.base import FaceBuilder
 from fer_jax.data.datasets.fer2013 import Fer2013
 from fer_jax.data.emotions import BASIC7, CANONICAL, expressed
@@ -172,11 +172,14 @@ def test_a_folder_beside_the_splits_that_is_none_is_refused(tree):
 
 
 def test_files_of_other_kinds_beside_the_images_are_counted(tree):
-    (tree / "train/happy/1.webp").touch()
+    (tree / "train/happy/1.heic").touch()
     (tree / "test/sad/list.txt").touch()
+    (tree / "train/happy/more").mkdir()
+    for path in ("train/loose.png", "train/happy/more/1.png"):
+        shutil.copy(next((tree / "train/happy").glob("*.png")), tree / path)
     dataset = prepare.load("fer2013", data_dir=tree)
     notes = json.loads((dataset.directory / "prepared.json").read_text())["notes"]
-    assert any(note.endswith("beside those: 1 .txt, 1 .webp") for note in notes)
+    assert "files that are not used: 2 .png, 1 .txt, 1 .heic" in notes
 
 
 def test_an_absent_split_says_so_when_it_is_asked_for(tmp_path):
@@ -487,6 +490,32 @@ def test_every_data_set_is_described():
         assert builder.__name__.lower() == name
         assert builder.ORIGIN
         assert builder.__doc__
+
+
+def test_what_differs_from_the_official_counts_is_noted_usage_by_usage():
+    def rows(usage, counts):
+        return [
+            fer2013.Row(1, usage, emotion, None)
+            for emotion, count in zip(fer2013.CODES, counts, strict=True)
+            for _ in range(count)
+        ]
+
+    training, public = (fer2013.OFFICIAL[usage] for usage in ("Training", "PublicTest"))
+    assert (sum(training), sum(public)) == (28_709, 3_589)
+    for given, expected in (
+        (rows("Training", training) + rows("PublicTest", public), []),
+        (rows("Training", training[:6] + (4_964,)), ["28,708 rows of Usage Training; the official file has 28,709"]),
+        (
+            rows("PublicTest", (468, 55, *public[2:])),
+            [
+                "468 rows of Usage PublicTest are angry; the official file has 467",
+                "55 rows of Usage PublicTest are disgust; the official file has 56",
+            ],
+        ),
+    ):
+        notes = []
+        fer2013.check_counts(given, notes)
+        assert notes == expected
 
 
 @pytest.mark.slow

@@ -160,13 +160,30 @@ def test_folders_of_splits(tmp_path):
         shutil.rmtree(root / beside[:3])
 
 
+def test_a_folder_under_another_name_is_the_same_data(tmp_path):
+    before = prepare.load("folder", data_dir=write_folder(tmp_path / "raw"))
+    (tmp_path / "raw").rename(tmp_path / "renamed")
+    assert prepare.load("folder", data_dir=tmp_path / "renamed").directory == before.directory
+
+
+def test_corrected_subjects_are_other_data(tmp_path):
+    root = write_csv(tmp_path / "raw", columns=("subject", "split"))
+    before = prepare.load("csv", data_dir=root)
+    table = next(root.glob("*.csv"))
+    rows = table.read_text().splitlines()
+    place = rows[0].split(",").index("subject")
+    others = [",".join(cell + "b" * (i == place) for i, cell in enumerate(row.split(","))) for row in rows[1:]]
+    table.write_text("\n".join([rows[0], *others]) + "\n")
+    assert prepare.load("csv", data_dir=root).fingerprint != before.fingerprint
+
+
 def test_files_of_a_folder_that_are_not_used_are_counted(tmp_path):
     root = write_folder(tmp_path / "raw")
     for path in ("anger/more/1.png", "anger/more/2.png", "anger/list.txt", "anger/.hidden.png"):
         save(root / path, face("angry", 1)) if path.endswith("png") else (root / path).write_text("")
     dataset = prepare.load("folder", data_dir=root)
     assert dataset.splits == {"train": 24, "validation": 3, "test": 3}
-    assert [note for note in record(dataset)["notes"] if note.endswith("emotion's folder: 2 .png, 1 .txt")]
+    assert [note for note in record(dataset)["notes"] if note.endswith("not used: 2 .png, 1 .txt")]
 
 
 def test_a_picture_of_one_colour_is_left_out_and_a_name_that_is_no_utf8_is_not(tmp_path, caplog):

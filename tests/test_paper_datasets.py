@@ -86,12 +86,12 @@ def used_image(name, root):
     return root / place / text(dataset.source("train")[0], "source")
 
 
-@pytest.mark.parametrize("name", NEW)
+@pytest.mark.parametrize("name", [*NEW, "fer2013", "ferplus"])
 def test_each_says_where_to_ask_on_what_terms_and_how_it_is_laid_out(name):
     described = DATASETS[name].__doc__
     assert "Source: " in described
     assert "Layout: " in described
-    assert name in ("csv", "folder") or "non-commercial" in described
+    assert name in ("csv", "folder", "fer2013", "ferplus") or "non-commercial" in described
     assert name in ("csv", "folder") or "https://" in DATASETS[name].ORIGIN or "http://" in DATASETS[name].ORIGIN
 
 
@@ -173,7 +173,10 @@ def test_jaffe_reads_names(tmp_path):
         assert (text(example, "subject"), emotion) == (source[:2], names[source[3:5]])
         raw = cv2.imread(str(root / source), cv2.IMREAD_GRAYSCALE)
         np.testing.assert_array_equal(example["image"][..., 0], raw)
-    assert record(dataset)["notes"] == ["images: 70; the official data have 213"]  # of the 10 subjects nothing
+    assert record(dataset)["notes"] == [
+        "files that are not used: 1 README",
+        "images: 70; the official data have 213",  # of the 10 subjects nothing
+    ]
 
 
 @pytest.mark.parametrize(

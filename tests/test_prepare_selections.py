@@ -154,7 +154,7 @@ def test_folds_need_subjects_and_enough_of_them(jaffe, data_dir):
 
 
 def test_a_config_asks_for_a_fold(jaffe, data_dir, tmp_path):
-    folded = prepare.load_configured(asked(name="jaffe", folds=5, fold=4), data_dir / "jaffe")
+    folded = combine.load(asked(name="jaffe", folds=5, fold=4), data_dir / "jaffe")
     assert folded.splits == {"train": 56, "validation": 14}
     assert folded.fingerprint == combine.fold(jaffe, 5, 4).fingerprint
     before_folds = {"data": {"name": "jaffe", "variant": ""}}  # of an older run
@@ -233,7 +233,7 @@ def test_the_combination_of_xu_et_al(data_dir, caplog):
     config = xu_combined()
     config_lib.validate(config)
     caplog.set_level("INFO", "fer_jax")
-    joined = prepare.load_configured(config.data, data_dir)
+    joined = combine.load(config.data, data_dir)
     assert (joined.name, joined.emotions, joined.image_shape) == ("xu_combined", BASIC7, (128, 128, 3))
     assert (joined.has_intensity, joined.synthetic) == (False, False)
     assert_arrays_and_rows_equal_records(joined)
@@ -274,7 +274,7 @@ def test_the_combination_of_xu_et_al_trains(data_dir, tmp_path):
     results = run.run(config, tmp_path / "run", data_dir=str(data_dir))
     assert (results["dataset"], results["split"], tuple(results["emotions"])) == ("xu_combined", "validation", BASIC7)
     saved = json.loads((tmp_path / "run/config.json").read_text())
-    again = prepare.load_configured(saved["data"], data_dir)
+    again = combine.load(saved["data"], data_dir)
     assert again.splits["validation"] == results["examples"]
 
 
@@ -400,7 +400,6 @@ def test_folds_by_image_keep_copies_and_the_frames_of_a_video_together(tmp_path,
         assert not {sources[i] for i in fold} & {sources[i] for i in range(len(images)) if i not in fold}
         assert not set(digests[list(fold)]) & {digests[i] for i in range(len(images)) if i not in fold}
     smaller = combine.limit(dataset, 40)  # of a selection too
-    assert held[0].fingerprint.endswith("-apart")
     picked = smaller.picks["train"][0].index
     np.testing.assert_array_equal(smaller.digests("train"), digests[picked])
     assert len(np.unique(smaller.videos("train"))) == len({sources[i] for i in picked})
@@ -447,17 +446,17 @@ def test_what_joins_no_data_is_refused(data_dir, jaffe, caplog):
         (({"name": "jaffe", "folder": "nowhere"},), r"nowhere does not exist"),
     ):
         with pytest.raises(UserError, match=message):
-            prepare.load_configured(asked(name="x", train=parts), data_dir)
+            combine.load(asked(name="x", train=parts), data_dir)
     with pytest.raises(
         UserError, match=r"data\.name = 'fer2013' is the name of one data set: give what data\.train, d"
     ):
-        prepare.load_configured(asked(name="fer2013", train=({"name": "jaffe"},)), data_dir)
+        combine.load(asked(name="fer2013", train=({"name": "jaffe"},)), data_dir)
 
 
 def test_a_subject_in_two_splits_of_joined_data_is_told(data_dir, caplog):
     parts = {"train": ({"name": "mug"},), "validation": ({"name": "mug", "variant": "intensity"},)}
     with pytest.raises(UserError, match=r"51 of the 51 images of mug in data\.train equal 54 of the 54 of mug"):
-        prepare.load_configured(asked(name="mugs", **parts), data_dir)
+        combine.load(asked(name="mugs", **parts), data_dir)
     assert "data: 5 subjects are in two splits of mugs, scores will be too high: mug/000, mug/001" in caplog.text
 
 

@@ -27,7 +27,7 @@ from fer_jax import (
     report_figures,
     report_page,
 )
-from fer_jax.data import prepare
+from fer_jax.data import combine, prepare
 from fer_jax.errors import UserError
 from fer_jax.models.__main__ import describe
 from fer_jax.tables import as_text
@@ -451,7 +451,7 @@ def test_data_of_the_same_name_are_other_data(answers, copy, runs, tmp_path, mon
     assert not report.ask(copy, dataset="fer2013", data_dir=runs[1]).transfer
     assert asked.copied is None  # two data sets of the name are prepared, and no --data_dir tells which it was
     assert "not scored: the data that the network was trained on are not at hand" in page_of(asked)[1]
-    monkeypatch.setattr(prepare, "load_configured", lambda _data: answers.dataset)
+    monkeypatch.setattr(combine, "load", lambda _data: answers.dataset)
     found, _ = page_of(report.ask(copy, dataset="fer2013", data_dir=other))
     assert found["copies"]["images"] == 0  # of test images: it was neither trained nor selected on them
     training = report.ask(copy, dataset="fer2013", data_dir=other, split="train")

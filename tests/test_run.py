@@ -263,7 +263,7 @@ def test_a_run_that_never_began_does_not_keep_its_workdir(tmp_path, data_dir, mo
     config = tiny_config.get_config()
     config.optim.name = "adamm"
     config.optim.decay_epochs, config.head.class_weight_power = (1,), 0.5
-    monkeypatch.setattr(run.prepare, "load_configured", lambda *_: pytest.fail("data were prepared"))
+    monkeypatch.setattr(run.combine, "load", lambda *_: pytest.fail("data were prepared"))
     with pytest.raises(UserError, match=r"optim\.name = 'adamm' is unknown"):
         run.run(config, tmp_path / "run", data_dir=data_dir)
     assert "without effect: optim.decay_epochs, as optim.schedule is not step" in caplog.text

@@ -6,8 +6,9 @@ What a crop shows, by each method, is said in `crops`.
 
 The output mirrors the tree of the input as PNG, which `prepare folder`, `jaffe` and `kdef` take as they take the
 original (`prepare NAME --align=METHOD` aligns every data set of photographs), with `faces.csv` (every image, every
-face, and why one has no crop), `settings.txt` (what the crops are), and `detections.jsonl`, from which a run that was
-cut short goes on; copied into another output it saves detecting again for other crops. Landmarks that come with the
+face, and why one has no crop), `settings.txt` (what the crops are), and `detections.jsonl` (the boxes and landmarks of
+all faces), from which a run that was cut short goes on; copied into another output it saves detecting again for other
+crops. Landmarks that come with the
 data are read each time, as they may have been corrected. Crops of photographs that are gone from the input are deleted.
 """
 
@@ -15,10 +16,11 @@ import argparse
 import csv
 import dataclasses
 import functools
+import glob
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -28,14 +30,22 @@ from tqdm import tqdm
 
 from fer_jax import files
 from fer_jax.data import crops, detections, runners
-from fer_jax.data.detect import DETECTORS, LANDMARK_SUFFIXES, Box, Detector, Supplied, make_detector
+from fer_jax.data.detect import (
+    DETECTORS,
+    LANDMARK_SUFFIXES,
+    Box,
+    Detector,
+    Supplied,
+    landmarks_beside,
+    make_detector,
+    read_landmarks,
+)
 from fer_jax.errors import UserError, exits_with_message
 
 if TYPE_CHECKING:
     from fer_jax.data.datasets.base import Picture
 
 SEVERAL = ("largest", "all", "refuse")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".webp")
 LARGEST = 4096  # pixels, the side of a crop
 _COLUMNS = ("path", "face", "status", "reason", "output", "x", "y", "width", "height", "roll")
 _FURTHER = re.compile(r"(.+)-[1-9]\d*")  # the crop of a further face in an image; see `align_image`
@@ -141,18 +151,18 @@ def find_images(source: Path, output: Path) -> list[str]:
     """
     if not source.is_dir():
         raise UserError(f"--input={source} is not a folder")
-    paths = (path for path in files.visible(source) if path.suffix.lower() in SUFFIXES)
+    paths = (path for path in files.visible(source) if files.is_image(path))
     if output == source or output in source.parents:
         raise UserError(f"--input={source} lies in --output={output}, whose images are crops: choose another output")
     images = sorted(path.relative_to(source).as_posix() for path in paths if output not in path.parents)
     if not images:
-        raise UserError(f"--input={source} has no images ({', '.join(SUFFIXES)})")
+        raise UserError(f"--input={source} has no images ({', '.join(files.IMAGES)})")
     return images
 
 
 def _no_images(settings: Settings) -> list[Path]:
     """The files in the input that are no images by their names, nor landmarks of some."""
-    known = (*SUFFIXES, *LANDMARK_SUFFIXES)
+    known = (*files.IMAGES, *LANDMARK_SUFFIXES)
     found = (path for path in files.visible(settings.source) if not path.name.lower().endswith(known))
     return [path for path in found if settings.output not in path.parents and path != settings.landmarks]
 
@@ -210,13 +220,21 @@ def _rows_before(settings: Settings) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _delete_old_crops(settings: Settings, rows: Sequence[dict], images: Container[str] | None) -> None:
+def _delete_old_crops(
+    settings: Settings, rows: Sequence[dict], images: Container[str] | None, looked_at: Collection[str]
+) -> None:
     """Deletes the crops of an earlier run that `rows` lack: of photographs that are gone, or have no face now.
 
     Args:
       images: the photographs to which `rows` belong; None: all.
+      looked_at: the photographs of earlier runs, of which one that was cut short has left no rows.
     """
     before = {row["output"] for row in _rows_before(settings) if images is None or row["path"] in images}
+    if images is None:
+        for path in set(looked_at).difference(row["path"] for row in rows):
+            crop = Path(path).with_suffix(".png")
+            further = (settings.output / crop.parent).glob(f"{glob.escape(crop.stem)}-[1-9]*.png")
+            before.update([crop.as_posix(), *(each.relative_to(settings.output).as_posix() for each in further)])
     for crop in before - {row["output"] for row in rows} - {""}:
         (settings.output / crop).unlink(missing_ok=True)
 
@@ -252,10 +270,11 @@ def align_tree(
         Supplied(settings.landmarks)
     _claim(settings, whole=whole)
     before, by = settings.known(), {"detector": settings.origin}
+    looked_at = [record["path"] for record in detections.records(settings.kept)]
     known = {} if settings.landmarks else before  # landmarks may have been corrected, and are quickly read
     rows = []
     with (
-        settings.kept.open("a+") as log,
+        settings.kept.open("a+", buffering=1) as log,
         tqdm(total=len(images), unit=" images", smoothing=0.05, disable=None) as bar,
     ):
         if log.tell() and not settings.kept.read_bytes().endswith(b"\n"):
@@ -269,7 +288,7 @@ def align_tree(
             rows += of_image
             bar.update()
     rows.sort(key=lambda row: (row["path"], row["face"] or 0))
-    _delete_old_crops(settings, rows, None if whole else set(images))
+    _delete_old_crops(settings, rows, None if whole else set(images), looked_at)
     with files.whole(settings.output / "faces.csv") as temporary, _open(temporary, "w") as file:
         writer = csv.DictWriter(file, _COLUMNS, restval="")
         writer.writeheader()
@@ -308,15 +327,16 @@ def align_pictures(
     Args:
       root: the folder that they all lie in, resolved.
       folder: of the crops, in a folder for each method, and of the detections, which serve all methods.
-      landmarks: whether they lie beside the pictures (`landmarks_beside`); otherwise dlib finds the faces.
+      landmarks: whether they lie beside the pictures (`have_landmarks`); otherwise dlib finds the faces.
 
     Raises:
       UserError: a video among them, two whose crops would be the same file, no detector.
     """
     paths = [(picture.path.parent.resolve() / picture.path.name).relative_to(root) for picture in pictures]
     images = sorted({path.as_posix() for path in paths})
-    if videos := [image for image in images if Path(image).suffix.lower() not in SUFFIXES]:
-        raise UserError(f"{root / videos[0]} cannot be aligned, only images can ({', '.join(SUFFIXES)}): leave it out")
+    if videos := [image for image in images if not files.is_image(Path(image))]:
+        known = ", ".join(files.IMAGES)
+        raise UserError(f"{root / videos[0]} cannot be aligned, only images can ({known}): leave it out")
     supplied = root if landmarks else None
     settings = Settings(root, folder / method, method, landmarks=supplied, detections=folder / "detections.jsonl")
     # An image has one crop: of one that several pictures are of, the largest face, for those whose box it lies in.
@@ -341,20 +361,25 @@ def align_pictures(
     return aligned, reasons
 
 
-def landmarks_beside(pictures: Sequence["Picture"]) -> bool:
+def have_landmarks(pictures: Sequence["Picture"]) -> bool:
     """Whether beside each picture that is there lies a file of its landmarks, as `detect.Supplied` reads them.
 
     Files of which none holds landmarks are something else, as the boxes of a detector's training are in NAME.txt.
 
     Raises:
-      UserError: some hold landmarks, one does not.
+      UserError: there are landmarks of some, of one there are none.
     """
     found, wrong = False, None
-    for path in (picture.path for picture in pictures if picture.path.exists()):
+    for path in (picture.path for picture in pictures if files.is_image(picture.path) and picture.path.exists()):
         try:
-            if not Supplied(path.parent)(Path(path.name)):
-                return False
-            found = True
+            if file := landmarks_beside(path):
+                read_landmarks(file)
+                found = True
+            else:
+                wrong = wrong or UserError(
+                    f"{path} has no landmarks beside it, as others have: add them, or move those away for dlib to find "
+                    f"all"
+                )
         except UserError as error:
             wrong = wrong or error
         if found and wrong:

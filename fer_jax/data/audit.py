@@ -258,7 +258,7 @@ def read_clean(path: str | Path, dataset: prepare.Dataset, *, align: str = "") -
 
 
 def audit(dataset: prepare.Dataset, correlation: float = CORRELATION) -> dict:
-    """Everything that is found, as it goes into audit.json (the keys say what; places are split, index, label)."""
+    """Everything that is found, as it goes into audit.json: the keys say what; places have the source of the image."""
     arrays = {split: dataset.arrays(split) for split in dataset.splits}
     images = {split: array["image"] for split, array in arrays.items()}
     labels = {split: array["label"] for split, array in arrays.items()}
@@ -266,9 +266,13 @@ def audit(dataset: prepare.Dataset, correlation: float = CORRELATION) -> dict:
     near = near_copies(images, exact, correlation)
     in_near = {place for group in near for place in group}
     subjects = _subjects(dataset)
+    sources = {split: dataset.sources(split) for split in dataset.splits}
 
     def named(group: list[Place]) -> list[dict]:
-        return [{"split": split, "index": i, "label": dataset.emotions[labels[split][i]]} for split, i in group]
+        return [
+            {"split": split, "index": i, "label": dataset.emotions[labels[split][i]], "source": str(sources[split][i])}
+            for split, i in group
+        ]
 
     def described(groups: list[list[Place]]) -> list[dict]:
         return [

@@ -189,6 +189,7 @@ def _flat(places: list[dict], images: Images) -> str:
 def _figures(places: list[dict], images: Images) -> str:
     figures = []
     for place in places:
-        caption = f"<b>{html.escape(place['label'])}</b><br>{html.escape(place['split'])} {place['index']}"
+        where = f"<span title='{html.escape(place['source'])}'>{html.escape(place['split'])} {place['index']}</span>"
+        caption = f"<b>{html.escape(place['label'])}</b><br>{where}"  # the file and line are shown as one points at it
         figures.append(html_page.figure(images[place["split"]][place["index"]], caption))
     return html_page.row(figures, "row pictures")

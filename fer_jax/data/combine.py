@@ -11,15 +11,16 @@ Of a part `name` is needed; `variant` and `splits` (which of its splits; all) ma
 data lie in --data_dir, by default a folder of its name.
 """
 
-import hashlib
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fer_jax.data import subjects
+from fer_jax import files
+from fer_jax.data import prepare, subjects
 from fer_jax.data.dataset import CannotKeep, Dataset, Pick, Selection, select
 from fer_jax.data.emotions import CANONICAL
 from fer_jax.errors import UserError, unknown
@@ -29,6 +30,49 @@ log = logging.getLogger(__name__)
 ROLES = ("train", "validation", "test")
 SAME_IMAGES = 0.5  # of a part in another role: they are the same data
 PART = ("name", "variant", "folder", "splits")  # what a config says of a part
+
+
+def load(data: Mapping[str, Any], data_dir: str | Path | None = None) -> Dataset:
+    """What the fields `data` of a config, or of the completed config.json of a run, ask for.
+
+    That is a data set as `prepare.load` gives it or several joined (`data.train`, ...), of which only some emotions
+    (`data.emotions`) or training images (`data.limit`) may be kept or one fold be held out (`data.folds`).
+
+    Args:
+      data_dir: where the raw data lie; of joined data sets the folder with a folder for each.
+
+    Raises:
+      UserError: as `prepare.load`, or what is asked for cannot be had of these data.
+    """
+    from fer_jax.data.datasets import DATASETS
+
+    roles = {role: [_read_part(part, role) for part in data[role]] for role in ROLES}
+    roles = {role: parts for role, parts in roles.items() if parts}
+    if roles:
+        if data["name"] in DATASETS:
+            raise UserError(
+                f"data.name = {data['name']!r} is the name of one data set: give what data.train, data.validation and "
+                f"data.test join another, e.g. --config.data.name=joined"
+            )
+        loaded = {role: [_load_part(part, data_dir, data["align"]) for part in parts] for role, parts in roles.items()}
+        dataset = combine(data["name"], loaded)
+    else:
+        dataset = prepare.load(data["name"], variant=data["variant"] or None, align=data["align"], data_dir=data_dir)
+    if data["emotions"]:
+        dataset = restrict(dataset, data["emotions"])
+    folds, by_image = data["folds"], data["fold_by"] == "image"
+    if data["limit"]:
+        # What is divided into folds is trained on in its turn.
+        dataset = limit(dataset, data["limit"], tuple(dataset.splits) if folds and not by_image else ("train",))
+    if folds:
+        dataset = (fold_images if by_image else fold)(dataset, folds, data["fold"])
+    return dataset
+
+
+def _load_part(part: dict, data_dir: str | Path | None, align: str) -> tuple[Dataset, Sequence[str]]:
+    folder = files.user_path(data_dir) / part["folder"] if data_dir is not None else None
+    dataset = prepare.load(part["name"], variant=part["variant"] or None, align=align, data_dir=folder)
+    return dataset, part["splits"] or tuple(dataset.splits)
 
 
 def fold(dataset: Dataset, folds: int, held_out: int) -> Selection:
@@ -55,7 +99,7 @@ def fold(dataset: Dataset, folds: int, held_out: int) -> Selection:
         "validation": [Pick(dataset, split, np.flatnonzero(held)) for split, held in inside.items()],
     }
     picks = {role: tuple(pick for pick in members if pick.size) for role, members in picks.items()}
-    return select(dataset, picks, fingerprint=f"{dataset.fingerprint}-fold{held_out}of{folds}")
+    return select(dataset, picks)
 
 
 def fold_images(dataset: Dataset, folds: int, held_out: int) -> Selection:
@@ -89,10 +133,7 @@ def fold_images(dataset: Dataset, folds: int, held_out: int) -> Selection:
         "train": (Pick(dataset, "train", np.flatnonzero(~held)),),
         "validation": (Pick(dataset, "train", np.flatnonzero(held)),),
     }
-    fingerprint = f"{dataset.fingerprint}-image-fold{held_out}of{folds}"
-    if (first != np.arange(len(first))).any():
-        fingerprint += "-apart"  # from what folds of these data were when copies could be divided
-    return select(dataset, picks, fingerprint=fingerprint)
+    return select(dataset, picks)
 
 
 def _first_alike(dataset: Dataset) -> np.ndarray:
@@ -135,7 +176,7 @@ def limit(dataset: Dataset, most: int, splits: Sequence[str] = ("train",)) -> Da
         start += dataset.splits[split]
     picks = {split: members for split, members in picks.items() if members[0].size}
     log.info("data: %d of %d images of %s are taken (data.limit)", most, len(labels), " and ".join(splits))
-    return select(dataset, picks, fingerprint=f"{dataset.fingerprint}-limit{most}")
+    return select(dataset, picks)
 
 
 def restrict(dataset: Dataset, emotions: Sequence[str]) -> Selection:
@@ -161,8 +202,7 @@ def restrict(dataset: Dataset, emotions: Sequence[str]) -> Selection:
         if left_out := count - pick.size:
             log.info("data: %d of %d images of %s are none of data.emotions and left out", left_out, count, split)
         picks[split] = (pick,)
-    digest = hashlib.sha256(" ".join(kept).encode()).hexdigest()[:8]
-    return select(dataset, picks, fingerprint=f"{dataset.fingerprint}-{digest}", emotions=kept)
+    return select(dataset, picks, emotions=kept)
 
 
 def combine(name: str, roles: Mapping[str, Sequence[tuple[Dataset, Sequence[str]]]]) -> Selection:
@@ -192,14 +232,9 @@ def combine(name: str, roles: Mapping[str, Sequence[tuple[Dataset, Sequence[str]
             "data: %s have no intensities to score by: one-hot vectors of the labels are taken of all",
             ", ".join(sorted(without)),
         )
-    digest = hashlib.sha256()
-    for role, members in picks.items():
-        for pick in members:
-            digest.update(f"{role} {pick.dataset.fingerprint} {pick.split}\n".encode())
     joined = select(
         parts[0],
         picks,
-        fingerprint=digest.hexdigest()[:16],
         name=name,
         variant="",
         emotions=tuple(emotion for emotion in CANONICAL if any(emotion in part.emotions for part in parts)),
@@ -247,7 +282,7 @@ def _warn_of_shared_subjects(joined: Selection) -> None:
         )
 
 
-def read_part(part: Mapping[str, Any], role: str) -> dict:
+def _read_part(part: Mapping[str, Any], role: str) -> dict:
     """What a config says of a part, every key of PART filled in.
 
     Raises:

@@ -12,6 +12,7 @@ import numpy as np
 from fer_jax.data.detect import Face
 
 METHODS = ("landmarks", "rotation", "none")
+VERSION = 2  # of how faces are found and cut out: another one prepares aligned data sets anew
 _LEFT, _BOTTOM, _RIGHT = 0, 8, 16  # landmarks 1, 9 and 17 of the paper
 _LARGEST = 2**15 - 2  # pixels, the side of an image that cv2.warpAffine takes
 

@@ -123,12 +123,18 @@ class Dataset:
             return np.zeros(self.splits[split], str)
         return mapped(self._kept(split, ["subject"]))["subject"]
 
-    def videos(self, split: str) -> np.ndarray:
-        """Which images are of one video: a number for each example of a split, int64 [n], the same for its frames."""
+    def sources(self, split: str) -> np.ndarray:
+        """Where each example of a split is found in the raw data, str [n], a file and line or frame; empty if drawn."""
         self.require(split)
         if "source" not in self._builder.info.features:
+            return np.zeros(self.splits[split], str)
+        return mapped(self._kept(split, ["source"]))["source"]
+
+    def videos(self, split: str) -> np.ndarray:
+        """Which images are of one video: a number for each example of a split, int64 [n], the same for its frames."""
+        sources = self.sources(split)
+        if not sources.any():
             return np.arange(self.splits[split])
-        sources = mapped(self._kept(split, ["source"]))["source"]
         return np.unique([_FRAME.sub("", source) for source in sources.tolist()], return_inverse=True)[1]
 
     def digests(self, split: str) -> np.ndarray:
@@ -138,9 +144,8 @@ class Dataset:
     def without(self, exclude: dict[str, np.ndarray]) -> "Selection":
         """The data set without the examples int [n] of each split in `exclude`."""
         kept = {split: np.setdiff1d(np.arange(self.splits[split]), left_out) for split, left_out in exclude.items()}
-        digest = hashlib.sha256(b"".join(split.encode() + kept[split].tobytes() for split in sorted(kept)))
         picks = {split: (Pick(self, split, kept.get(split)),) for split in self.splits}
-        return select(self, picks, fingerprint=f"{self.fingerprint}-{digest.hexdigest()[:8]}")
+        return select(self, picks)
 
     def _paths(self, split: str, names: Iterable[str]) -> dict[str, Path]:
         return {name: self.directory / "arrays" / f"{split}-{name}.npy" for name in names}
@@ -311,7 +316,7 @@ class Selection(Dataset):
         numbers, start = [], 0
         for pick in self.picks[split]:
             numbers.append(pick.of(pick.dataset.videos(pick.split)) + start)
-            start = numbers[-1].max() + 1
+            start += pick.dataset.splits[pick.split]  # no number is that high
         return np.concatenate(numbers)
 
     def digests(self, split):
@@ -330,8 +335,11 @@ class Selection(Dataset):
         return any(pick.dataset.has_intensity for members in self.picks.values() for pick in members)
 
 
-def select(dataset: Dataset, picks: dict[str, tuple[Pick, ...]], *, fingerprint: str, **changes) -> Selection:
-    """A selection that is like `dataset` but for its splits, its fingerprint and the given `changes` of fields."""
+def select(dataset: Dataset, picks: dict[str, tuple[Pick, ...]], **changes) -> Selection:
+    """A selection that is like `dataset` but for its splits, its fingerprint and the given `changes` of fields.
+
+    The fingerprint is that of `dataset`, a dash, and one of what is picked and of the emotions.
+    """
     fields = {field.name: getattr(dataset, field.name) for field in dataclasses.fields(Dataset)} | changes
     counts = {}
     for split, members in picks.items():
@@ -345,6 +353,12 @@ def select(dataset: Dataset, picks: dict[str, tuple[Pick, ...]], *, fingerprint:
                     total[fields["emotions"].index(name)] += count
         counts[split] = tuple(total.tolist())
     sizes = {split: sum(pick.size for pick in members) for split, members in picks.items()}
+    digest = hashlib.sha256(" ".join(fields["emotions"]).encode())
+    for split, members in picks.items():
+        for pick in members:
+            digest.update(f"\n{split} {pick.dataset.fingerprint} {pick.split} ".encode())
+            digest.update(b"all" if pick.index is None else pick.index.astype(np.int64).tobytes())
+    fingerprint = f"{dataset.fingerprint}-{digest.hexdigest()[:8]}"
     return Selection(
         **fields | {"splits": sizes, "class_counts": counts, "fingerprint": fingerprint},
         picks=picks,

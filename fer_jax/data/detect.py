@@ -175,6 +175,12 @@ class YuNet:
         return faces
 
 
+def landmarks_beside(image: Path) -> Path | None:
+    """The file of landmarks that lies beside an image."""
+    beside = (image.with_name(image.stem + ending) for ending in LANDMARK_SUFFIXES)
+    return next((file for file in beside if file.is_file()), None)
+
+
 class Supplied:
     """Landmarks that come with the data, instead of a detector: a tree beside the images' tree, or one CSV file.
 
@@ -195,8 +201,7 @@ class Supplied:
         """The faces of the image at `path`, relative to the images' tree."""
         if self._rows is not None:
             return [Face.from_landmarks(points) for points in self._rows.get(path.as_posix(), [])]
-        beside = (self._source / path.parent / (path.stem + suffix) for suffix in LANDMARK_SUFFIXES)
-        file = next((file for file in beside if file.is_file()), None)
+        file = landmarks_beside(self._source / path)
         return [Face.from_landmarks(read_landmarks(file))] if file else []
 
 

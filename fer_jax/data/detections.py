@@ -1,7 +1,9 @@
 """detections.jsonl: which faces were found in the photographs of a folder, so that none is looked for twice."""
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -42,14 +44,17 @@ def origin(detector: str, model: Path | None, landmarks: Path | None) -> str:
     return " ".join(parts)
 
 
+def records(path: Path) -> Iterator[dict]:
+    """The lines of the file, if there is one, but for those that were cut short by a kill."""
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(json.JSONDecodeError):
+            yield json.loads(line)
+
+
 def read(path: Path, source: Path, detector: str) -> dict[str, dict]:
     """The lines by path that hold for the files of `source` as they are and for a detector, named by `origin`."""
     known = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # cut short by a kill
+    for record in records(path):
         photograph = source / record["path"]
         if photograph.exists() and record == record | stamp(photograph) | {"detector": detector}:
             known[record["path"]] = record

@@ -17,9 +17,8 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -27,10 +26,10 @@ import numpy as np
 from fer_jax import files, process
 from fer_jax.config import cache_directory
 from fer_jax.data import align as align_lib
-from fer_jax.data import combine
+from fer_jax.data import crops
 from fer_jax.data.crops import METHODS
 from fer_jax.data.dataset import Dataset
-from fer_jax.data.detect import LANDMARK_SUFFIXES
+from fer_jax.data.detect import LANDMARK_SUFFIXES, landmarks_beside
 from fer_jax.errors import UserError, exits_with_message, unknown
 from fer_jax.lock import alone
 
@@ -81,7 +80,7 @@ def load(
         )
     cache = Path(cache_dir or cache_directory()) / "datasets"
     stem = _stem(name, variant, align)
-    if data_dir is None and (before := _prepared_before(cache, stem, builder_class)):
+    if data_dir is None and (before := _prepared_before(cache, stem, builder_class, align)):
         return _read(before)
     # Absolute, since Ray's actors work in another folder.
     raw = builder_class.find_raw(files.user_path(data_dir).absolute() if data_dir is not None else None)
@@ -114,55 +113,16 @@ def of_photographs(name: str) -> bool:
     return issubclass(DATASETS[name], PictureBuilder)
 
 
-def load_configured(data: Mapping[str, Any], data_dir: str | Path | None = None) -> Dataset:
-    """What the fields `data` of a config, or of the completed config.json of a run, ask for.
-
-    That is a data set as `load` gives it or several joined (`data.train`, ...), of which only some emotions
-    (`data.emotions`) or training images (`data.limit`) may be kept or one fold be held out (`data.folds`): see
-    `combine`.
-
-    Args:
-      data_dir: where the raw data lie; of joined data sets the folder with a folder for each.
-
-    Raises:
-      UserError: as `load`, or what is asked for cannot be had of these data.
-    """
-    from fer_jax.data.datasets import DATASETS
-
-    roles = {role: [combine.read_part(part, role) for part in data[role]] for role in combine.ROLES}
-    roles = {role: parts for role, parts in roles.items() if parts}
-    if roles:
-        if data["name"] in DATASETS:
-            raise UserError(
-                f"data.name = {data['name']!r} is the name of one data set: give what data.train, data.validation and "
-                f"data.test join another, e.g. --config.data.name=joined"
-            )
-        loaded = {role: [_load_part(part, data_dir, data["align"]) for part in parts] for role, parts in roles.items()}
-        dataset = combine.combine(data["name"], loaded)
-    else:
-        dataset = load(data["name"], variant=data["variant"] or None, align=data["align"], data_dir=data_dir)
-    if data["emotions"]:
-        dataset = combine.restrict(dataset, data["emotions"])
-    folds, by_image = data["folds"], data["fold_by"] == "image"
-    if data["limit"]:
-        # What is divided into folds is trained on in its turn.
-        dataset = combine.limit(dataset, data["limit"], tuple(dataset.splits) if folds and not by_image else ("train",))
-    if folds:
-        dataset = (combine.fold_images if by_image else combine.fold)(dataset, folds, data["fold"])
-    return dataset
-
-
-def _load_part(part: dict, data_dir: str | Path | None, align: str) -> tuple[Dataset, Sequence[str]]:
-    folder = files.user_path(data_dir) / part["folder"] if data_dir is not None else None
-    dataset = load(part["name"], variant=part["variant"] or None, align=align, data_dir=folder)
-    return dataset, part["splits"] or tuple(dataset.splits)
-
-
 def _stem(name: str, variant: str, align: str) -> str:
     return "-".join(part for part in (name, variant, align and f"align_{align}") if part)
 
 
-def _prepared_before(cache: Path, stem: str, builder_class) -> Path | None:
+def _version(builder_class, align: str) -> str:
+    """Of what makes the examples of the raw files."""
+    return f"{builder_class.VERSION}" + (f", aligned {crops.VERSION}" if align else "")
+
+
+def _prepared_before(cache: Path, stem: str, builder_class, align: str) -> Path | None:
     """What was prepared, by this version of the builder, from raw data that are not named now.
 
     Raises:
@@ -170,7 +130,7 @@ def _prepared_before(cache: Path, stem: str, builder_class) -> Path | None:
     """
     if builder_class.SYNTHETIC:
         return None
-    version, prepared = str(builder_class.VERSION), {}
+    version, prepared = _version(builder_class, align), {}
     for path in sorted(cache.glob(f"{stem}-*/{_RECORD}")):
         record = json.loads(path.read_text())
         if record["stem"] == stem and record.get("version") == version:
@@ -189,8 +149,7 @@ def _raw_key(builder_class, variant: str, raw: tuple[Path, ...], align: str) -> 
     Raises:
       UserError: a raw file cannot be read.
     """
-    digest = hashlib.sha256(f"{builder_class.__name__} {builder_class.VERSION} {variant}".encode())
-    digest.update(align.encode())
+    digest = hashlib.sha256(f"{builder_class.__name__} {_version(builder_class, align)} {variant}{align}".encode())
     if builder_class.SYNTHETIC:
         from fer_jax.data import facs, portrait, synthetic
 
@@ -199,9 +158,11 @@ def _raw_key(builder_class, variant: str, raw: tuple[Path, ...], align: str) -> 
         for module in (facs, portrait, synthetic, sys.modules[builder_class.__module__]):
             digest.update(Path(module.__file__).read_bytes())
     used = (*raw, *(_landmarks(raw) if align else ()))
-    # Folders are names of splits and emotions; the one that all is in may be one too.
-    above = Path(os.path.commonpath([path.absolute().parent for path in used])).parent if used else Path()
-    for path in (path.absolute() for path in used):
+    used = [path.absolute() for path in used]
+    # Folders are names of splits and emotions. The one that all is in may be one too, unless it is itself named.
+    above = Path(os.path.commonpath([path if path.is_dir() else path.parent for path in used])) if used else Path()
+    above = above if above in used else above.parent
+    for path in used:
         if path.is_dir():
             digest.update(_listing(path))
             continue
@@ -220,9 +181,9 @@ def _landmarks(raw: tuple[Path, ...]) -> list[Path]:
     for path in raw:
         if path.is_dir():
             found.update(file for file in files.visible(path) if file.name.endswith(LANDMARK_SUFFIXES))
-        elif path.suffix.lower() in align_lib.SUFFIXES:
-            found.update(path.with_name(path.stem + ending) for ending in LANDMARK_SUFFIXES)
-    return sorted(path for path in found if path.is_file())
+        elif files.is_image(path) and (file := landmarks_beside(path)):
+            found.add(file)
+    return sorted(found)
 
 
 def _listing(folder: Path) -> bytes:
@@ -261,7 +222,7 @@ def _prepare(
     elif runner == "ray":
         raise UserError(f"{name} has no image files to spread over a cluster: it is prepared here, leave --runner out")
     tfds.disable_progress_bar()
-    with alone(partial.with_suffix(".lock")):
+    with alone(directory.with_name(f".{directory.name}.lock")):  # of whichever OpenCV
         if (directory / _RECORD).exists():  # another process was faster
             return
         begun = "going on with" if readings.exists() else "preparing"
@@ -309,7 +270,7 @@ def _align(builder, method: str, folder: Path, *, runner: str, workers: int | No
     # The folders are resolved, not the pictures: landmarks lie beside a link, and it has the ending.
     root = Path(os.path.commonpath([picture.path.parent.resolve() for picture in pictures]))
     folder /= f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:12]}"
-    landmarks = align_lib.landmarks_beside(pictures)
+    landmarks = align_lib.have_landmarks(pictures)
     where = {"landmarks": landmarks, "runner": "ray" if runner == "ray" else "processes", "workers": workers}
     with alone(folder / ".lock"):
         aligned, reasons = align_lib.align_pictures(pictures, root, folder, method, **where)
@@ -337,7 +298,7 @@ def _record(
             raise UserError(f"{name}: the {split} split is empty: none of its images can be used")
     return {
         "stem": _stem(name, variant, align),
-        "version": str(builder.VERSION),
+        "version": _version(builder, align),
         "name": name,
         "variant": variant,
         "emotions": builder.EMOTIONS,

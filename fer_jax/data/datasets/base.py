@@ -9,8 +9,9 @@ import collections
 import functools
 import hashlib
 import io
+import itertools
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -24,7 +25,7 @@ from fer_jax.data.datasets.readings import Reading, Readings, StoredFace
 from fer_jax.data.detect import Box
 from fer_jax.data.emotions import canonical, expressed
 from fer_jax.errors import UserError
-from fer_jax.files import entries, read_image, visible
+from fer_jax.files import entries, of_other_kinds, read_image, visible
 
 # More unreadable images than this share (and than QUARANTINE_FEW) mean that something else is wrong.
 QUARANTINE_SHARE = 0.01
@@ -102,7 +103,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """`example` of an image that is encoded already; `content`: its pixels or a digest of them."""
         if intensity is None:
             intensity = np.array([name == emotion for name in expressed(self.EMOTIONS)], np.float32)
-        self._hash.update(emotion.encode() + content + intensity.tobytes())
+        self._hash.update(emotion.encode() + content + intensity.tobytes() + str(extra.get("subject", "")).encode())
         return {"image": io.BytesIO(png), "label": emotion, "intensity": intensity, **extra}
 
     @property
@@ -129,6 +130,12 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for what, count in found.items():
             if (official := self.EXPECTED.get(what, count)) != count:
                 self.notes.append(f"{what}: {count:,}; the official data have {official:,}")
+
+    def note_unused(self, roots: Iterable[Path], used: Iterable[Path]) -> None:
+        """Notes what lies in these folders of the raw data and is not read."""
+        there = set(itertools.chain(*map(visible, roots)))
+        if unused := of_other_kinds(there.difference(used)):
+            self.notes.append(f"files that are not used: {unused}")
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = {

@@ -3,7 +3,6 @@
 import contextlib
 import gzip
 import io
-import itertools
 import lzma
 import zipfile
 import zlib
@@ -24,13 +23,14 @@ SIDE = 48
 USAGES = {"Training": "train", "PublicTest": "validation", "PrivateTest": "test"}
 # Kaggle's codes 0..6 happen to be the canonical order; written out, since position is never trusted.
 CODES = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
-OFFICIAL = {"Training": 28_709, "PublicTest": 3_589, "PrivateTest": 3_589}
-OFFICIAL_CLASSES = {
-    "angry": 4_953, "disgust": 547, "fear": 5_121, "happy": 8_989, "sad": 6_077, "surprise": 4_002, "neutral": 6_198
-}  # fmt: skip
+# Of each class, in the order of CODES.
+OFFICIAL = {
+    "Training": (3_995, 436, 4_097, 7_215, 4_830, 3_171, 4_965),
+    "PublicTest": (467, 56, 496, 895, 653, 415, 607),
+    "PrivateTest": (491, 55, 528, 879, 594, 416, 626),
+}
 _CSV_NAMES = ("fer2013.csv", "icml_face_data.csv")
 _PACKINGS = ("", ".gz", ".xz", ".zip")
-_IMAGES = (".jpg", ".jpeg", ".png", ".bmp")
 
 
 class Row(NamedTuple):
@@ -43,7 +43,13 @@ class Row(NamedTuple):
 
 
 class Fer2013(FaceBuilder):
-    """FER2013: 35,887 grey faces of 48x48 pixels from web searches, one of seven emotions each."""
+    """FER2013: 35,887 grey faces of 48x48 pixels from web searches, one of seven emotions each.
+
+    Source: Kaggle's competition, see ORIGIN, under its rules; the photographs come from web searches.
+    Layout: fer2013.csv with the columns emotion (0..6), pixels (2,304 grey levels) and Usage (Training, PublicTest,
+      PrivateTest), packed or not; or images in train/angry and so on.
+    Expected: 28,709 rows of Training, 3,589 of PublicTest, 3,589 of PrivateTest; of each class see OFFICIAL.
+    """
 
     EMOTIONS = BASIC7
     IMAGE_SHAPE = (SIDE, SIDE, 1)
@@ -66,7 +72,7 @@ class Fer2013(FaceBuilder):
         return {"source": tfds.features.Text()}  # file and line, or path, of the raw image
 
     def examples(self):
-        if self.raw[0].suffix.lower() in _IMAGES:
+        if files.is_image(self.raw[0]):
             return self._tree_examples()
         path = self.raw[0]
         rows = list(read_csv(path))
@@ -82,9 +88,7 @@ class Fer2013(FaceBuilder):
 
     def _tree_examples(self):
         by_split = {}
-        beside = itertools.chain(*map(files.visible, {path.parent for path in self.raw}))
-        if others := files.of_other_kinds(set(beside).difference(self.raw)):
-            self.notes.append(f"files that are no images ({', '.join(_IMAGES)}) beside those: {others}")
+        self.note_unused({path.parents[1] for path in self.raw}, self.raw)
         for path in self.raw:
             split = split_of(path.parent.parent.name)
             by_split.setdefault(split, []).append((path, _emotion_of(path)))
@@ -194,14 +198,17 @@ def _member(archive: Path) -> str | None:
 
 def check_counts(rows: list[Row], notes: list[str]) -> None:
     """Notes what differs from the official file; a part of it is as welcome."""
-    usages = Counter(row.usage for row in rows)
+    found = Counter((row.usage, row.emotion) for row in rows)
     for usage, official in OFFICIAL.items():
-        if usages[usage] not in (0, official):
-            notes.append(f"{usages[usage]:,} rows of Usage {usage}; the official file has {official:,}")
-    if usages == Counter(OFFICIAL):
-        for emotion, official in OFFICIAL_CLASSES.items():
-            if (count := sum(row.emotion == emotion for row in rows)) != official:
-                notes.append(f"{count:,} rows are {emotion}; the official file has {official:,}")
+        counts = [found[usage, emotion] for emotion in CODES]
+        if sum(counts) not in (0, sum(official)):
+            notes.append(f"{sum(counts):,} rows of Usage {usage}; the official file has {sum(official):,}")
+        elif sum(counts):
+            notes.extend(
+                f"{count:,} rows of Usage {usage} are {emotion}; the official file has {right:,}"
+                for emotion, count, right in zip(CODES, counts, official, strict=True)
+                if count != right
+            )
 
 
 def _emotion_of(path: Path) -> str:
@@ -218,8 +225,8 @@ def _tree_images(root: Path) -> list[Path]:
       UserError: a split's folder has no image, a folder is no emotion, or one beside the splits is none.
     """
     images = []
-    for folder in split_folders(root, _IMAGES):
-        found = [path for path in files.entries(folder, 2) if path.suffix.lower() in _IMAGES]
+    for folder in split_folders(root, files.IMAGES):
+        found = [path for path in files.entries(folder, 2) if files.is_image(path)]
         if not found:
             raise UserError(f"{folder} is an empty split: expected images in {folder}/angry and so on")
         images += found

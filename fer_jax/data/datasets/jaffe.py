@@ -8,13 +8,12 @@ from fer_jax.data.datasets.base import SIDE, Picture, PictureBuilder, missing
 from fer_jax.data.emotions import BASIC7
 from fer_jax.data.subjects import divide, split_subjects
 from fer_jax.errors import UserError
-from fer_jax.files import entries
+from fer_jax.files import entries, is_image
 
 CODES = {
     "AN": "angry", "DI": "disgust", "FE": "fear", "HA": "happy", "SA": "sad", "SU": "surprise", "NE": "neutral"
 }  # fmt: skip
 _NAME = re.compile(r"([A-Z]{2})\.([A-Z]{2})\d+\.\d+", re.IGNORECASE)
-_IMAGES = (".tiff", ".tif", ".png")  # .png: aligned
 
 
 class Jaffe(PictureBuilder):
@@ -33,7 +32,7 @@ class Jaffe(PictureBuilder):
 
     @classmethod
     def find_raw(cls, data_dir):
-        files = [path for path in entries(data_dir) if path.suffix.lower() in _IMAGES] if data_dir else []
+        files = [path for path in entries(data_dir) if is_image(path)] if data_dir else []
         if not files:
             raise missing("jaffe", data_dir, cls.ORIGIN)
         for path in files:
@@ -46,6 +45,7 @@ class Jaffe(PictureBuilder):
             subject, emotion = read_name(path)
             pictures.append(Picture(path, emotion, path.name, subject))
         subjects = {picture.subject for picture in pictures}
+        self.note_unused({path.parent for path in self.raw}, self.raw)
         self.compare({"images": len(pictures), "subjects": len(subjects)})
         return divide(pictures, lambda picture: picture.subject, split_subjects(subjects))
 

@@ -8,13 +8,12 @@ from fer_jax.data.datasets.base import Picture, PictureBuilder, missing
 from fer_jax.data.emotions import BASIC7
 from fer_jax.data.subjects import divide, split_subjects
 from fer_jax.errors import UserError
-from fer_jax.files import entries
+from fer_jax.files import entries, is_image
 
 CODES = {
     "AF": "fear", "AN": "angry", "DI": "disgust", "HA": "happy", "NE": "neutral", "SA": "sad", "SU": "surprise"
 }  # fmt: skip
 VIEWS = {"S": "straight", "HL": "half_left", "HR": "half_right", "FL": "full_left", "FR": "full_right"}
-_IMAGES = (".jpg", ".png")  # .png: aligned
 # Session, subject (sex and number), emotion, view.
 _NAME = re.compile(r"[AB]([FM]\d{2})([A-Z]{2})(S|HL|HR|FL|FR)", re.IGNORECASE)
 
@@ -47,7 +46,7 @@ class Kdef(PictureBuilder):
 
     @classmethod
     def find_raw(cls, data_dir):
-        files = [path for path in entries(data_dir, 2) if path.suffix.lower() in _IMAGES] if data_dir else []
+        files = [path for path in entries(data_dir, 2) if is_image(path)] if data_dir else []
         if not any(read_name(path) for path in files):
             raise missing("kdef", data_dir, cls.ORIGIN)
         return tuple(files)
@@ -58,6 +57,7 @@ class Kdef(PictureBuilder):
             shown = ", ".join(misnamed[:8])
             self.notes.append(f"{len(misnamed)} files are left out, their names do not say what they show: {shown}")
         named = {path: name for path, name in names.items() if name}
+        self.note_unused({path.parents[1] for path in self.raw}, self.raw)
         views = [name.view for name in named.values()]
         subjects = {name.subject for name in named.values()}
         self.compare({"images": len(named), "subjects": len(subjects)})

@@ -7,16 +7,14 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from fer_jax.data.datasets.base import Picture, PictureBuilder, emotion_of, missing
-from fer_jax.data.detect import read_landmarks
+from fer_jax.data.detect import landmarks_beside, read_landmarks
 from fer_jax.data.emotions import BASIC7
 from fer_jax.data.subjects import divide, split_subjects
 from fer_jax.errors import UserError
-from fer_jax.files import entries
+from fer_jax.files import entries, is_image
 
 LEVELS = (0.2, 0.4, 0.6, 0.8, 1.0, 0.8, 0.6, 0.4, 0.2)  # of the nine frames of a take, rising and falling
 _NEAR = 0.1  # how far a frame may be from the level it is taken for
-_IMAGES = (".jpg", ".jpeg", ".png")
-_LANDMARKS = (".pts", "_landmarks.txt")
 
 
 class Take(NamedTuple):
@@ -36,9 +34,10 @@ class Mug(PictureBuilder):
         intensity; of neutral takes nine spread evenly, with intensity 0.
 
     THE DATA HAVE NO INTENSITIES; THESE ARE ESTIMATES. Where every frame of a take has 68 landmarks beside it
-    (img_0001.pts or img_0001_landmarks.txt, 68 rows `x y`), a frame's intensity is the mean displacement of its
-    landmarks from those of the take's first frame, which is taken as neutral, both freed of translation and scale,
-    over the largest such displacement in the take; there is the apex. Rotation of the head counts as expression.
+    (img_0001.pts, or img_0001_landmarks.txt or img_0001.txt with 68 rows `x y`), a frame's intensity is the mean
+    displacement of its landmarks from those of the take's first frame, which is taken as neutral, both freed of
+    translation and scale, over the largest such displacement in the take; there is the apex. Rotation of the head
+    counts as expression.
     Elsewhere it is the frame's position in the take, as if every take rose and fell evenly with its apex in the
     middle. The example's intensity is that of the frame, within 0.1 of the level; a level no frame is so near to is
     left out, so short takes give fewer than nine.
@@ -67,11 +66,12 @@ class Mug(PictureBuilder):
         frames = _frames(data_dir) if data_dir else []
         if not frames:
             raise missing("mug", data_dir, cls.ORIGIN)
-        landmarks = [path for frame in frames if (path := landmarks_of(frame))]
+        landmarks = [path for frame in frames if (path := landmarks_beside(frame))]
         return (data_dir, *landmarks)  # the images are gigabytes: the folder stands for them
 
     def pictures(self):
         takes = read_takes(self.raw[0])
+        self.note_unused([self.raw[0]], [*itertools.chain(*(take.frames for take in takes)), *self.raw[1:]])
         subjects = {take.subject for take in takes}
         self.compare({"subjects": len(subjects)})
         pictures, measured = [], 0
@@ -112,15 +112,9 @@ def read_takes(root: Path) -> list[Take]:
     ]
 
 
-def landmarks_of(frame: Path) -> Path | None:
-    """The file of landmarks beside a frame."""
-    files = (frame.with_name(frame.stem + ending) for ending in _LANDMARKS)
-    return next((path for path in files if path.is_file()), None)
-
-
 def measured_levels(frames: tuple[Path, ...]) -> np.ndarray | None:
     """The intensity of each frame by its landmarks, None where a frame has none or nothing moves."""
-    files = [landmarks_of(frame) for frame in frames]
+    files = [landmarks_beside(frame) for frame in frames]
     return levels_by_landmarks(np.stack([read_landmarks(path) for path in files])) if all(files) else None
 
 
@@ -165,7 +159,7 @@ def graded(levels: np.ndarray) -> list[int]:
 def _frames(root: Path) -> list[Path]:
     sessions = [folder for folder in entries(root, 2) if folder.name.startswith("session")]
     found = itertools.chain(entries(root, 4), *(entries(session, 3) for session in sessions))
-    return sorted(path for path in found if path.suffix.lower() in _IMAGES)
+    return sorted(path for path in found if is_image(path))
 
 
 def _emotion(folder: Path) -> str:

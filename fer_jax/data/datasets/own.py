@@ -21,11 +21,10 @@ from fer_jax.data.datasets.base import (
 from fer_jax.data.emotions import CANONICAL, canonical
 from fer_jax.data.subjects import SPLITS, divide, split_stratified, split_subjects
 from fer_jax.errors import UserError
-from fer_jax.files import csv_rows, entries, of_other_kinds, opencv_address, user_path, visible
+from fer_jax.files import IMAGES, csv_rows, entries, opencv_address, user_path
 
 COLUMNS = ("path", "emotion", "intensity", "subject", "split")  # the first two are needed
 EVERY = 5  # of how many frames of a video one is taken
-_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _VIDEOS = (".mp4", ".avi")
 
 
@@ -43,6 +42,8 @@ class Row(NamedTuple):
 
 class Csv(PictureBuilder):
     """Images listed in a CSV file of one's own, in RGB; the emotions are those that occur, in the canonical order.
+
+    So collections of emotion intensities in the wild are read: a row an image, its emotion and its intensity.
 
     Splits: those of the column `split`; else by subject, 80/10/10, where there is a column `subject`; else 80/10/10
     of each emotion, which is only right when no one is in two pictures. The whole centre of a picture is taken.
@@ -171,7 +172,7 @@ class Folder(PictureBuilder):
     and all of a video are in one split. The whole centre of a picture is taken.
 
     Source: one's own.
-    Layout: [split/]emotion/*.jpg, png, bmp, tif, webp, mp4 or avi. Other files are counted in a note.
+    Layout: [split/]emotion/*.jpg, png, bmp, tif, ppm, pgm, webp, mp4 or avi. Other files are counted in a note.
     """
 
     VERSION = tfds.core.Version("1.2.0")  # 1.1.0 took frames of one colour, too
@@ -193,8 +194,7 @@ class Folder(PictureBuilder):
 
     def pictures(self):
         root, *files = self.raw
-        if unused := of_other_kinds(set(visible(root)).difference(files)):
-            self.notes.append(f"files that are not images or videos in an emotion's folder: {unused}")
+        self.note_unused([root], files)
         pictures = [Picture(path, emotion_of(path.parent), path.relative_to(root).as_posix()) for path in files]
         if files[0].parent.parent != root:
             splits = {split: set() for split in SPLITS}
@@ -260,7 +260,7 @@ def _find_files(root: Path) -> list[Path]:
     Raises:
       UserError: a folder with such files that is no emotion, or one beside splits that is none.
     """
-    splits = split_folders(root, _IMAGES + _VIDEOS)
+    splits = split_folders(root, IMAGES + _VIDEOS)
     files = []
     for split in splits or [root]:
         found = [path for folder in _folders(split) for path in _media(folder)]
@@ -277,4 +277,4 @@ def _folders(root: Path) -> Sequence[Path]:
 
 
 def _media(folder: Path) -> Sequence[Path]:
-    return [path for path in entries(folder) if path.suffix.lower() in _IMAGES + _VIDEOS]
+    return [path for path in entries(folder) if path.suffix.lower() in IMAGES + _VIDEOS]
