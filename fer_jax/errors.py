@@ -23,6 +23,11 @@ def exits_with_message(main: Callable) -> Callable:
     return guarded
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether XLA says that a device's memory does not suffice."""
+    return "RESOURCE_EXHAUSTED" in str(error)
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
     """The error of a name that is not in a registry: what was probably meant, and all that there is."""
     known = list(known)

@@ -17,7 +17,7 @@ import numpy as np
 from fer_jax import ops, sharding, train
 from fer_jax.course import fresh_state
 from fer_jax.data.pipeline import ResidentSplit, device_memory
-from fer_jax.errors import unknown
+from fer_jax.errors import out_of_memory, unknown
 from fer_jax.run import Experiment
 from fer_jax.stack import Stack
 
@@ -92,7 +92,7 @@ def _time_what_fits(experiment: Experiment, members: int, form: str) -> tuple[in
     try:
         return members, _time_stack(experiment, members, form)
     except jax.errors.JaxRuntimeError as error:
-        if members == 1 or "RESOURCE_EXHAUSTED" not in str(error):
+        if members == 1 or not out_of_memory(error):
             raise
     log.info("stack: %d members at once (%s convolutions) are more than the memory holds", members, form)
     return _time_what_fits(experiment, members // 2, form)

@@ -34,10 +34,15 @@ def accuracy_interval(correct: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def mean_half_width(scores: np.ndarray) -> float:
-    """Half of Student's interval of the mean of scores [n]; NaN for fewer than two."""
-    n = len(scores)
-    return float(stats.t.ppf((1 + LEVEL) / 2, n - 1) * np.std(scores, ddof=1) / n**0.5) if n > 1 else float("nan")
+def mean_half_width(*cells: np.ndarray) -> float:
+    """Half of Student's interval of a mean: of scores [n], or of the means of several cells with as many scores each.
+
+    NaN where a cell has fewer than two.
+    """
+    if min(map(len, cells)) < 2:
+        return float("nan")
+    error = np.sqrt(sum(np.var(scores, ddof=1) / len(scores) for scores in cells)) / len(cells)
+    return float(stats.t.ppf((1 + LEVEL) / 2, sum(len(scores) - 1 for scores in cells)) * error)
 
 
 def cluster_interval(correct: np.ndarray, groups: np.ndarray) -> tuple[float, float]:

@@ -32,7 +32,7 @@ from fer_jax import config as config_lib
 from fer_jax.errors import UserError
 from fer_jax.scores import selection_score
 from fer_jax.sweep_members import Member, check, declared, members, read_axis
-from fer_jax.sweep_plan import SAME_IMAGES, Group, differing, plan, stops, unfinished
+from fer_jax.sweep_plan import Group, differing, plan, same_images, stops, unfinished
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +165,7 @@ def run_members(
                 member.name: Stopped(epochs, scores[member.name]) for member in going if member.cell not in kept
             }
             going = [member for member in going if member.cell in kept]
-    return outcomes | finished(going, workdir)
+    return outcomes | finished(planned, workdir)
 
 
 def finished(planned: Sequence[Member], workdir: Path) -> dict[str, Outcome]:
@@ -254,7 +254,7 @@ def tabulate(
             failed=sum(isinstance(outcomes[member.name], Failed) for member in some),
             stopped=sum(isinstance(outcomes[member.name], Stopped) for member in some),
             lacks_folds=any("data.fold" in m.overrides and isinstance(outcomes[m.name], Failed) for m in some),
-            accuracies=values(some, sweep_figures.ACCURACY),
+            beside=values(some, sweep_figures.beside(by)),
         )
         for name, some in cells.items()
     ]
@@ -342,8 +342,10 @@ def main(_argv: Sequence[str]) -> None:
     by = compared_by(planned, outcomes)
     cells = tabulate(planned, outcomes, by)
     joined = [f"data.{split}" for split in ("test", "validation") if split in splits]
-    unlike = differing(planned, (*SAME_IMAGES, *joined))
-    print(sweep_table.write_tables(cells, "/".join(sorted(filter(None, splits))), workdir, by, unlike=unlike))
+    unlike = differing(planned, (*same_images(planned), *joined))
+    optimistic = any(each["selected_on"] == each["split"] for each in outcomes.values() if isinstance(each, dict))
+    split = "/".join(sorted(filter(None, splits)))
+    print(sweep_table.write_tables(cells, split, workdir, by, unlike=unlike, optimistic=optimistic))
     pictures = sweep_table.draw(scores(planned, outcomes, by), workdir, by)
     print(f"tables: {workdir.resolve()}/table.md, .csv, .tex, .json; pictures: {', '.join(pictures) or 'none'}")
 

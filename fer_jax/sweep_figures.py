@@ -36,24 +36,31 @@ class Measure:
 
 
 ACCURACY = Measure("accuracy", "accuracy", "%", 100, 2, higher_is_better=True)
+BALANCED = Measure("balanced_accuracy", "balanced accuracy", "%", 100, 2, higher_is_better=True)
 RMSE = Measure("rmse", "RMSE", "", 1, 4, higher_is_better=False)  # of intensities, in 0..1
 
 
-def factor_effects(effects: dict[str, list[tuple[object, np.ndarray]]], path: Path, measure: Measure) -> None:
+def beside(measure: Measure) -> Measure:
+    """What a table shows beside the measure: of rare classes the accuracy alone says little."""
+    return BALANCED if measure is ACCURACY else ACCURACY
+
+
+def factor_effects(effects: dict[str, list[tuple[object, list[np.ndarray]]]], path: Path, measure: Measure) -> None:
     """Draws a panel for each field: every run's score, and the mean of each value with Student's interval.
 
     Args:
-      effects: field -> (value, scores of the runs with it).
+      effects: field -> (value, the scores of the runs with it, of each combination of the other fields). What the
+        others do is no part of the interval, which is over the repetitions; there is none without them.
     """
     figure = Figure(figsize=(max(4.5, 3.6 * len(effects)), 3.6), dpi=130, layout="constrained")
     panels = figure.subplots(1, len(effects), sharey=True, squeeze=False)[0]
     for axes, (field, values) in zip(panels, effects.items(), strict=True):
-        for place, (_, scores) in enumerate(values):
-            scores = measure.scale * scores
+        for place, (_, of_cells) in enumerate(values):
+            of_cells = [measure.scale * scores for scores in of_cells]
+            scores, half = np.concatenate(of_cells), statistics.mean_half_width(*of_cells)
             axes.plot(np.full(len(scores), place), scores, "o", color=TRAIN, alpha=0.6, markersize=4)
-            if len(scores) > 1:
-                half = statistics.mean_half_width(scores)
-                axes.errorbar(place + 0.12, scores.mean(), half, fmt="D", color=VALIDATION, capsize=4, markersize=5)
+            half = None if np.isnan(half) else half
+            axes.errorbar(place + 0.12, scores.mean(), half, fmt="D", color=VALIDATION, capsize=4, markersize=5)
         axes.set_xticks(range(len(values)), [_value(value) for value, _ in values], rotation=25, ha="right")
         axes.set_xlim(-0.6, len(values) - 0.4)
         axes.set_title(field, fontsize=10)

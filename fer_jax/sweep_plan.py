@@ -1,14 +1,15 @@
 """What a sweep will train, in which order and for how long: groups of one structure, and the stops of halving."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, out_of_memory
 from fer_jax.sweep_members import Member
 
 # Fields that decide which images a member is scored on.
-SAME_IMAGES = tuple(f"data.{name}" for name in ("name", "variant", "emotions", "folds", "fold_by"))
+_SAME_IMAGES = tuple(f"data.{name}" for name in ("name", "variant", "emotions", "folds", "fold_by"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,11 +20,13 @@ class Group:
     form: str  # one of stack_cost.FORMS
     at_once: int
     seconds: float  # expected, of all that is left to do
-    megabytes: float  # a member takes of the device's memory
+    megabytes: float  # a member takes of the device's memory; NaN, as the seconds: more than there is
 
     def describe(self) -> str:
         """A line of the plan."""
         names = self.members[0].cell + (" ..." if len({member.cell for member in self.members}) > 1 else "")
+        if math.isnan(self.megabytes):
+            return f"{len(self.members)} x {names}: more than the device's memory holds, as it seems; tried at its turn"
         how = "one after another" if self.at_once == 1 else f"{self.at_once} at once ({self.form} convolutions)"
         return (
             f"{len(self.members)} x {names}: {how}, {self.megabytes:,.0f} MB a member, about {_duration(self.seconds)}"
@@ -71,16 +74,25 @@ def plan(
     Raises:
       UserError: a member's directory holds a run of another config, or the data are wrong.
     """
+    import jax
+
     from fer_jax import run, stack_cost
 
     groups = []
     for alike in unfinished(planned, workdir, claim=claim):
         experiment = run.build(alike[0].config, data_dir)
-        cost = stack_cost.choose(experiment, len(alike), form)
+        try:
+            cost, megabytes = (
+                stack_cost.choose(experiment, len(alike), form),
+                stack_cost.bytes_a_member(experiment) / 1e6,
+            )
+        except jax.errors.JaxRuntimeError as error:
+            if not out_of_memory(error):
+                raise  # what one member of many takes is no reason not to train the others
+            cost, megabytes = stack_cost.Cost(stack_cost.SEQUENTIAL, len(alike), 1, math.nan), math.nan
         until = epochs * experiment.order.steps_per_epoch if epochs else experiment.total_steps
         left = sum(max(until - _steps_taken(workdir / member.name), 0) for member in alike)
         seconds = cost.seconds / len(alike) * left
-        megabytes = stack_cost.bytes_a_member(experiment) / 1e6
         groups.append(Group(tuple(alike), cost.form, cost.at_once, seconds, megabytes))
     return groups
 
@@ -88,6 +100,12 @@ def plan(
 def _steps_taken(folder: Path) -> int:
     """Of a run, by its checkpoints."""
     return max((int(path.name) for path in folder.glob("checkpoints/last/*") if path.name.isdecimal()), default=0)
+
+
+def same_images(planned: Sequence[Member]) -> tuple[str, ...]:
+    """The fields that decide which images a member is scored on; of folds the limit too, which is set before."""
+    folded = any(member.config.data.folds for member in planned)
+    return (*_SAME_IMAGES, "data.limit") if folded else _SAME_IMAGES
 
 
 def differing(planned: Sequence[Member], fields: Sequence[str]) -> str | None:
@@ -120,7 +138,7 @@ def stops(planned: Sequence[Member], halving: int) -> list[tuple[int | None, int
     # The scores are on images of the full size, for which smaller ones are only a preparation.
     if len({str(member.config.train.smaller_first) for member in planned}) > 1:
         raise UserError("--halving compares members on the same images: train.smaller_first must not differ")
-    if field := differing(planned, ("head.name", *SAME_IMAGES, "data.validation")):
+    if field := differing(planned, ("head.name", *same_images(planned), "data.validation")):
         raise UserError(f"--halving compares members by one score on the same images: {field} must not differ")
     found, epochs = [], planned[0].config.train.epochs
     rungs = []

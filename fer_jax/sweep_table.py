@@ -35,7 +35,7 @@ class Cell:
     failed: int
     stopped: int = 0  # by successive halving
     lacks_folds: bool = False  # some that failed were of folds: the others' images are not those of all
-    accuracies: tuple[float, ...] = ()  # of the same members
+    beside: tuple[float, ...] = ()  # the scores of the same members by `sweep_figures.beside` of the Measure
 
     @property
     def mean(self) -> float:
@@ -56,14 +56,15 @@ def significantly_best(cells: Sequence[Cell], measure: Measure = ACCURACY) -> Ce
     """The cell with the best mean, if by Welch's t-test it is better than every other one; None otherwise.
 
     The tests are corrected for their number (Holm 1979); a cell of one score cannot be compared. Nor is one the best of
-    which members failed: the others may be its luckier seeds.
+    which members failed: the others may be its luckier seeds. None is where lines were stopped early, which it has not
+    been compared with.
     """
     sign = 1 if measure.higher_is_better else -1
     ranked = sorted((cell for cell in cells if cell.scores), key=lambda cell: -sign * cell.mean)
     if len(ranked) < 2 or any(len(cell.scores) < 2 for cell in ranked):
         return None
     best, *others = ranked
-    if best.failed or any(cell.lacks_folds for cell in ranked):
+    if best.failed or any(cell.lacks_folds for cell in ranked) or any(cell.stopped for cell in cells):
         return None
     chances = sorted(_chance(sign * np.array(best.scores), sign * np.array(other.scores)) for other in others)
     return best if all(p < (1 - statistics.LEVEL) / (len(chances) - i) for i, p in enumerate(chances)) else None
@@ -81,15 +82,21 @@ def _chance(best: np.ndarray, other: np.ndarray) -> float:
 
 
 def write_tables(
-    cells: Sequence[Cell], split: str, folder: Path, measure: Measure = ACCURACY, *, unlike: str | None = None
+    cells: Sequence[Cell],
+    split: str,
+    folder: Path,
+    measure: Measure = ACCURACY,
+    *,
+    unlike: str | None = None,
+    optimistic: bool = False,
 ) -> str:
     """Writes table.md, .csv, .tex and .json; returns the Markdown.
 
     Args:
       unlike: a field by which the cells differ in the images that they are scored on: then none is the best.
+      optimistic: whether these images have selected the weights of some.
     """
-    best = None if unlike else significantly_best(cells, measure)
-    with_accuracy = measure is not ACCURACY
+    best, beside = None if unlike else significantly_best(cells, measure), sweep_figures.beside(measure)
     rows = [
         {
             "cell": cell.name,
@@ -100,12 +107,12 @@ def write_tables(
             "failed": cell.failed,
             "stopped": cell.stopped,
             "significantly_best": cell is best,
+            beside.metric: float(np.mean(cell.beside)) if cell.beside else None,
         }
-        | ({"accuracy": float(np.mean(cell.accuracies)) if cell.accuracies else None} if with_accuracy else {})
         for cell in cells
     ]
     plain = [{name: None if value != value else value for name, value in row.items()} for row in rows]  # nan
-    content = {"split": split, "measure": measure.metric, "unlike": unlike, "rows": plain}
+    content = {"split": split, "measure": measure.metric, "unlike": unlike, "optimistic": optimistic, "rows": plain}
     with files.whole(folder / "table.json") as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
     with files.whole(folder / "table.csv") as temporary, temporary.open("w", newline="") as file:
@@ -113,18 +120,20 @@ def write_tables(
         writer.writeheader()
         writer.writerows(plain)
     title = dataclasses.replace(measure, heading=f"{measure.heading}, {split}").title
-    head = ["", "n", title, "mean, 95 % interval", *(["accuracy (%)"] if with_accuracy else [])]
+    head = ["", "n", title, "mean, 95 % interval", beside.title]
     body = []
     for row in rows:
         lost = ", ".join(f"{row[why]} {why}" for why in ("failed", "stopped") if row[why])
         count = f"{row['n']}" + (f" ({lost})" if lost else "")
-        accuracy = [ACCURACY.text(row["accuracy"]) if row["n"] else ""] if with_accuracy else []
-        body.append([row["cell"], count, _score(row, measure), _interval(row, measure), *accuracy])
+        second = "" if row[beside.metric] is None else beside.text(row[beside.metric])
+        body.append([row["cell"], count, _score(row, measure), _interval(row, measure), second])
     bold = {(i, 2) for i, row in enumerate(rows) if row["significantly_best"]}
     text, latex = (as_text((head, body), form, bold=bold) for form in ("markdown", "latex"))
-    if unlike:
-        note = f"The lines are scored on different images ({unlike}), so none is compared with another.\n"
-        text, latex = f"{text}\n{note}", f"% {note}{latex}"
+    notes = [f"The lines are scored on different images ({unlike}), so none is compared with another."] * bool(unlike)
+    if optimistic:
+        notes.append("Optimistic: the epoch of each run was chosen on the images that it is scored on.")
+    for note in notes:
+        text, latex = f"{text}\n{note}\n", f"% {note}\n{latex}"
     (folder / "table.md").write_text(text)
     (folder / "table.tex").write_text(latex)
     return text
@@ -147,9 +156,9 @@ def draw(runs: Sequence[tuple[dict, float]], folder: Path, measure: Measure = AC
     """Draws how the score of finished runs depends on what was varied; returns the names of the files in `folder`.
 
     Where every combination of the fields' values has as many runs: effects.png, for each field the mean over all runs
-    with a value, and its interval over them, and where two fields or more vary parallel.png, a line for each run
-    through its values, coloured by its score. Otherwise, where these means would compare unlike runs: cells.png, the
-    scores of each cell.
+    with a value, and its interval over the repetitions of each combination, and where two fields or more vary
+    parallel.png, a line for each run through its values, coloured by its score. Otherwise, where these means would
+    compare unlike runs: cells.png, the scores of each cell.
 
     Pictures of an earlier call are deleted.
 
@@ -170,11 +179,14 @@ def draw(runs: Sequence[tuple[dict, float]], folder: Path, measure: Measure = AC
         return ["cells.png"]
     if not factors:
         return []
+    names = np.array([cell_name(overrides) for overrides, _ in runs])
+
+    def of_cells(field, value):
+        chosen = np.array([overrides[field] == value for overrides, _ in runs])
+        return [scores[chosen & (names == name)] for name in dict.fromkeys(names[chosen].tolist())]
+
     sweep_figures.factor_effects(
-        {
-            field: [(value, scores[[overrides[field] == value for overrides, _ in runs]]) for value in values]
-            for field, values in factors.items()
-        },
+        {field: [(value, of_cells(field, value)) for value in values] for field, values in factors.items()},
         folder / "effects.png",
         measure,
     )

@@ -276,6 +276,33 @@ def test_a_stack_that_meets_the_end_of_the_memory_is_halved(experiment, monkeypa
     assert (cost.at_once, cost.seconds) == (2, 0.5 * 9 / 2)
 
 
+def test_members_that_the_memory_does_not_hold_are_planned_and_fail_alone(experiment, data, tmp_path, monkeypatch):
+    planned = sweep_members.members(experiment.config, [[{"train.batch_size": 16}, {"train.batch_size": 32}]])
+    build, training_steps = run.build, train.training_steps
+
+    def end_of_memory(*arguments, **others):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte.\nmore")
+
+    def steps(state, split, order, *arguments, **others):
+        return (end_of_memory if order.batch_size == 32 else training_steps)(state, split, order, *arguments, **others)
+
+    monkeypatch.setattr(train, "training_steps", steps)
+    monkeypatch.setattr(run, "build", lambda config, data_dir: build(config, data))
+    monkeypatch.setattr(stack_cost, "bytes_a_member", lambda experiment: 1_000_000)
+    monkeypatch.setattr(stack_cost, "_MEASURED_STEPS", 1)
+    small, large = sweep_plan.plan(planned, tmp_path)
+    assert "1 MB a member" in small.describe()
+    assert (
+        large.describe()
+        == "1 x train.batch_size=32: more than the device's memory holds, as it seems; tried at its turn"
+    )
+    failed = sweep.run_group(large, tmp_path)
+    assert failed["train.batch_size=32"].reason.startswith(
+        "the device's memory does not hold the network, its data and"
+    )
+    assert "(RESOURCE_EXHAUSTED: Out of memory allocating 1 byte.)" in failed["train.batch_size=32"].reason
+
+
 def test_a_plan_takes_a_few_steps_however_long_an_epoch_is(experiment, monkeypatch):
     """As on accelerators, where an epoch is one program."""
     taken = []

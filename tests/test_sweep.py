@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats
 
 from fer_jax import config as config_lib
@@ -198,6 +199,30 @@ def test_the_effect_of_each_factor_is_drawn(tmp_path):
     assert np.abs(up.astype(int) - down).mean() < 0.1
 
 
+def test_the_interval_of_an_effect_is_over_repetitions_not_over_what_the_other_fields_do(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    rng, runs = np.random.default_rng(0), []
+    for rate, more in ((0.01, 0.0), (0.1, 0.02)):
+        for name, much in (("deep", 0.2), ("shallow", 0.0)):
+            runs += [
+                ({"optim.learning_rate": rate, "model.name": name, "seed": seed}, 0.5 + more + much + noise)
+                for seed, noise in enumerate(rng.normal(0, 0.003, 5))
+            ]
+    sweep_table.draw(runs, tmp_path)
+    halves = [np.ptp(container.lines[2][0].get_segments()[0][:, 1]) / 2 for container in drawn[0].axes[0].containers]
+    for half, rate in zip(halves, (0.01, 0.1), strict=True):
+        cells = [
+            [s for o, s in runs if (o["optim.learning_rate"], o["model.name"]) == (rate, name)]
+            for name in ("deep", "shallow")
+        ]
+        pooled = np.sqrt(np.mean([np.var(cell, ddof=1) for cell in cells]))
+        assert half == pytest.approx(100 * stats.t.ppf(0.975, 8) * pooled / np.sqrt(10))
+    drawn.clear()
+    sweep_table.draw([(overrides, score) for overrides, score in runs if overrides["seed"] == 0], tmp_path)
+    assert all(not container.lines[2] for axes in drawn[0].axes for container in axes.containers)
+
+
 def test_axes_are_read_from_the_command_line():
     assert sweep_members.read_axis("optim.learning_rate=1e-3,3e-3") == [
         {"optim.learning_rate": 1e-3},
@@ -244,25 +269,40 @@ def test_the_best_is_marked_only_where_it_is_significantly_so():
     unlucky = dataclasses.replace(near, failed=2)
     assert sweep_table.significantly_best([low, clear, unlucky]) is clear
     assert sweep_table.significantly_best([low, dataclasses.replace(clear, failed=2), near]) is None
+    assert sweep_table.significantly_best([low, clear, near, sweep_table.Cell("cut", (), 0, stopped=5)]) is None
     assert sweep_table.significantly_best([low, clear, dataclasses.replace(unlucky, lacks_folds=True)]) is None
 
 
-def test_nothing_is_the_best_where_the_images_differ(tmp_path):
+def metrics(accuracy):
+    return {"accuracy": accuracy, "balanced_accuracy": accuracy / 2}
+
+
+@pytest.mark.parametrize("folds", [0, 5])
+def test_nothing_is_the_best_where_the_images_differ(tmp_path, folds):
     scores = {"synthetic": (0.95, 0.96, 0.97), "fer2013": (0.62, 0.63, 0.61)}
     axes = [[{"data.name": name} for name in scores], config_lib.seeds(3)]
     planned = sweep_members.members(tiny_config.get_config(), axes)
     outcomes = {
-        member.name: {"metrics": {"accuracy": scores[member.config.data.name][member.config.seed]}}
-        for member in planned
+        member.name: {"metrics": metrics(scores[member.config.data.name][member.config.seed])} for member in planned
     }
-    unlike = sweep_plan.differing(planned, sweep_plan.SAME_IMAGES)
+    unlike = sweep_plan.differing(planned, sweep_plan.same_images(planned))
     assert unlike == "data.name"
     cells = sweep.tabulate(planned, outcomes, sweep_figures.ACCURACY)
     text = sweep_table.write_tables(cells, "test", tmp_path, unlike=unlike)
     assert "| data.name=synthetic | 3 | 96.00 ± 1.00 |" in text
     assert "scored on different images (data.name), so none is compared" in text
-    assert "**" in sweep_table.write_tables(cells, "test", tmp_path)
-    assert sweep_plan.differing(planned[:3], sweep_plan.SAME_IMAGES) is None
+    assert "Optimistic" not in text
+    text = sweep_table.write_tables(cells, "test", tmp_path, optimistic=True)
+    assert "**" in text
+    assert "Optimistic: the epoch of each run was chosen on the images that it is scored on." in text
+    assert "% Optimistic" in (tmp_path / "table.tex").read_text()
+    assert "| 48.00 |" in text  # the balanced accuracy beside it
+    assert sweep_plan.differing(planned[:3], sweep_plan.same_images(planned)) is None
+    # The limit is set before the folds are made, whose images are those scored on; without folds it is of training.
+    axes = [[{"data.limit": 100}, {"data.limit": 200}], [{"data.folds": folds}]]
+    limited = sweep_members.members(tiny_config.get_config(), axes)
+    unlike = sweep_plan.differing(limited, sweep_plan.same_images(limited))
+    assert unlike == ("data.limit" if folds else None)
 
 
 def test_a_member_whose_answers_are_not_finite_failed(capsys):
@@ -312,7 +352,7 @@ def test_seeds_of_one_fold_are_one_score():
     axes = [[{"data.folds": 3}], config_lib.product(data__fold=range(3)), config_lib.seeds(2)]
     planned = sweep_members.members(tiny_config.get_config(), axes)
     scores = dict(zip([member.name for member in planned], (0.1, 0.3, 0.4, 0.6, 0.7, 0.9), strict=True))
-    outcomes = {name: {"metrics": {"accuracy": score}} for name, score in scores.items()}
+    outcomes = {name: {"metrics": metrics(score)} for name, score in scores.items()}
     (cell,) = sweep.tabulate(planned, outcomes, sweep_figures.ACCURACY)
     assert cell.scores == pytest.approx((0.2, 0.5, 0.8))
     last = planned[-1].name
@@ -324,7 +364,7 @@ def test_pictures_show_the_scores_of_the_table_and_none_of_an_earlier_sweep(tmp_
     axes = [config_lib.product(optim__learning_rate=(0.1, 0.2)), [{"data.folds": 2}]]
     axes += [config_lib.product(data__fold=range(2)), config_lib.seeds(2)]
     planned = sweep_members.members(tiny_config.get_config(), axes)
-    outcomes = {member.name: {"metrics": {"accuracy": 0.1 * i}} for i, member in enumerate(planned)}
+    outcomes = {member.name: {"metrics": metrics(0.1 * i)} for i, member in enumerate(planned)}
     found = sweep.scores(planned, outcomes, sweep_figures.ACCURACY)
     assert [score for _, score in found] == pytest.approx([0.05, 0.25, 0.45, 0.65])  # the means over seeds
     cells = sweep.tabulate(planned, outcomes, sweep_figures.ACCURACY)
