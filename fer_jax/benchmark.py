@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> list[dict]:
         raise UserError(f"--figure={options.figure}: name it *.png, *.pdf or *.svg")
     import jax
 
-    from fer_jax import benchmark_input, benchmark_models, benchmark_run, benchmark_scaling, logs, models, report_cost
+    from fer_jax import benchmark_input, benchmark_models, benchmark_run, benchmark_scaling, logs, models
     from fer_jax.data import prepare
 
     suites = {
@@ -113,7 +113,7 @@ def run(options: argparse.Namespace) -> list[dict]:
         benchmark_models.config_of(name, settings)
     if {"input", "end_to_end"} & set(options.suite):
         prepare.load(settings.dataset, data_dir=settings.data_dir)
-    environment = logs.environment() | {"processor": report_cost.device_name(), "cores": os.cpu_count()}
+    environment = logs.environment()
     if settings.rival:
         environment["packages"]["torch"] = settings.rival.torch.__version__
     print(f"{environment['processor']}, {os.cpu_count()} cores, JAX {jax.__version__}", flush=True)

@@ -55,19 +55,31 @@ def relu_replaced(relu: Callable[[jax.Array], jax.Array]) -> Iterator[None]:
         nn.relu = original
 
 
-def _apply(model, variables, images, tap=lambda _name, _given, value: value, relu=jax.nn.relu):
-    """The logits, where tap(name, given, value) is put in the place of each layer's and each ReLU's output `value`."""
+def _apply(
+    model,
+    variables,
+    images,
+    tap=lambda _name, _given, value: value,
+    relu=jax.nn.relu,
+    before=lambda _name, given: given,
+):
+    """The logits, where tap(name, given, value) is put in the place of each layer's and each ReLU's output `value`.
+
+    Before that, before(name, given) is put in the place of what a layer is given.
+    """
     number = itertools.count()
 
     def tapped_relu(x):
         return tap(f"relu_{next(number)}", x, relu(x))
 
     def intercept(call, args, kwargs, context):
-        value = call(*args, **kwargs)
         path = context.module.path
-        if not path or context.method_name != "__call__" or not isinstance(value, jax.Array):
-            return value
-        return tap("/".join(path), args[0], value)
+        if not path or context.method_name != "__call__" or not args:
+            return call(*args, **kwargs)
+        name = "/".join(path)
+        given = before(name, args[0])
+        value = call(given, *args[1:], **kwargs)
+        return tap(name, given, value) if isinstance(value, jax.Array) else value
 
     with relu_replaced(tapped_relu), nn.intercept_methods(intercept):
         return model.apply(variables, images, train=False)
@@ -130,13 +142,16 @@ def grad_cam(
     Args:
       images: normalised, float [B, H, W, C].
       targets: int [B].
-      layer: a name of `maps`; None is the last one. Where branches are joined last (inception_v3) that is only the
-        last branch.
+      layer: a name of `maps`; None is the last one, or what that is given where it is the net's last layer, whose
+        output is each pixel's score already: its Grad-CAM would be blank where the score is below 0, which the softmax
+        does not mind. Where branches are joined last (inception_v3) it is only the last branch.
 
     Raises:
       UserError: there is no such layer; lists those that there are.
     """
     known = maps(model, variables, images)
+    last, given = _last_layer(model, variables, images)
+    at_input = layer is None and last == list(known)[-1]
     layer = list(known)[-1] if layer is None else layer
     if layer not in known:
         raise unknown("layer with a map", layer, known)
@@ -144,14 +159,19 @@ def grad_cam(
     def score(moved):
         seen = {}
 
-        def tap(name, _given, value):
+        def move(name, value):
             if name == layer:
                 value = seen["map"] = value + moved
             return value
 
-        return _target_logits(_apply(model, variables, images, tap), targets).sum(), seen["map"]
+        if at_input:
+            logits = _apply(model, variables, images, before=move)
+        else:
+            logits = _apply(model, variables, images, lambda name, _given, value: move(name, value))
+        return _target_logits(logits, targets).sum(), seen["map"]
 
-    gradient, at_layer = jax.grad(score, has_aux=True)(jnp.zeros(known[layer].shape, known[layer].dtype))
+    shape = given if at_input else known[layer]
+    gradient, at_layer = jax.grad(score, has_aux=True)(jnp.zeros(shape.shape, shape.dtype))
     weights = gradient.astype(jnp.float32).mean((1, 2), keepdims=True)
     heat = jax.nn.relu((weights * at_layer.astype(jnp.float32)).sum(-1))
     return jax.image.resize(heat, images.shape[:3], "bilinear")
@@ -315,16 +335,29 @@ def features(model: nn.Module, variables: dict, images: jax.Array) -> jax.Array:
 
     Maps (where the last layer is a convolution) are averaged over their pixels.
     """
+    last, _ = _last_layer(model, variables, images)
+    found = {}
+
+    def tap(name, given, value):
+        if name == last:
+            found[name] = given.astype(jnp.float32)
+        return value
+
+    _apply(model, variables, images, tap)
+    return found[last].mean((1, 2)) if found[last].ndim == 4 else found[last]
+
+
+def _last_layer(model, variables, images) -> tuple[str, jax.ShapeDtypeStruct]:
+    """The last layer with parameters, and what it is given."""
     given_to = {}
 
     def tap(name, given, value):
         if _parameters(variables, name):
-            given_to[name] = given
+            given_to[name] = jax.ShapeDtypeStruct(given.shape, given.dtype)
         return value
 
-    _apply(model, variables, images, tap)
-    last = list(given_to.values())[-1].astype(jnp.float32)
-    return last.mean((1, 2)) if last.ndim == 4 else last
+    jax.eval_shape(lambda v, x: _apply(model, v, x, tap), variables, images)
+    return list(given_to.items())[-1]
 
 
 def principal_components(features: jax.Array) -> tuple[jax.Array, jax.Array]:

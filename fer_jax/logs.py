@@ -7,6 +7,7 @@ one never interrupted; what depends on the machine (seconds, images/s) goes to `
 import functools
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -73,9 +74,22 @@ def environment() -> dict:
         "platform": platform.platform(),
         "packages": versions,
         "devices": [f"{device.platform}: {device.device_kind}" for device in jax.devices()],
+        "processor": device_name(),
+        "cores": os.cpu_count(),
         "processes": jax.process_count(),
         "git": _git_commit(),
     }
+
+
+def device_name() -> str:
+    """The accelerator's name, or the processor's where Linux tells it, and whether that has AVX-512."""
+    device, processors = jax.devices()[0], Path("/proc/cpuinfo")
+    if device.platform == "cpu" and processors.exists():
+        lines = (line.partition(":") for line in processors.read_text().splitlines())
+        told = {name.strip(): value.strip() for name, _, value in lines}
+        wide = " (AVX-512)" if "avx512f" in told.get("flags", "").split() else ""
+        return told.get("model name", device.device_kind) + wide
+    return device.device_kind
 
 
 def record_environment(path: Path, *, step: int) -> None:

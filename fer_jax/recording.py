@@ -19,7 +19,7 @@ import numpy as np
 from fer_jax.data.detect import Box
 from fer_jax.data.emotions import expressed
 from fer_jax.errors import UserError
-from fer_jax.files import IMAGES, opencv_address, whole
+from fer_jax.files import IMAGES, opencv_address, user_path, whole
 from fer_jax.video import USUAL_FPS, Frame, Pictures, Source
 
 CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
@@ -198,7 +198,7 @@ class Window:
         Raises:
           UserError: there is no display, or this OpenCV has no windows.
         """
-        self._wait = 0 if stills else 1
+        self._stills = stills
         if not has_display():
             raise UserError("there is no display for --show: use --output or --table")
         try:
@@ -208,9 +208,12 @@ class Window:
 
     def write(self, scene, picture):
         cv2.imshow(self.TITLE, picture[..., ::-1])
-        key = cv2.waitKey(self._wait) & 0xFF
-        if key in (ord("q"), 27) or cv2.getWindowProperty(self.TITLE, cv2.WND_PROP_VISIBLE) < 1:
-            raise Closed
+        while True:
+            key = cv2.waitKey(50 if self._stills else 1)  # not without end: no signal is heeded meanwhile
+            if key & 0xFF in (ord("q"), 27) or cv2.getWindowProperty(self.TITLE, cv2.WND_PROP_VISIBLE) < 1:
+                raise Closed
+            if key >= 0 or not self._stills:
+                return
 
     def close(self):
         cv2.destroyAllWindows()
@@ -227,8 +230,8 @@ def open_output(path: Path, source: Source) -> VideoFile | PictureFiles:
     Raises:
       UserError: it is of the wrong kind, or the source itself, or cannot be made.
     """
-    suffix = path.suffix.lower()
-    if path.exists() and Path(source.name).exists() and path.samefile(source.name):
+    suffix, original = path.suffix.lower(), user_path(source.name)
+    if path.exists() and original.exists() and path.samefile(original):
         raise UserError(f"--output={path} is the source: it would be written over")
     try:
         if not isinstance(source, Pictures):

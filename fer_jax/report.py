@@ -56,7 +56,6 @@ def findings(answers: Answers) -> dict:
         "split": answers.split,
         "examples": len(answers.label),
         "align": answers.align,
-        "without_label": dataset.splits[answers.split] - len(answers.label) - sum(answers.unknown.values()),
         "trained_on": {"dataset": results["dataset"], "variant": results["variant"]},
         "transfer": answers.transfer,
         "unknown_emotions": answers.unknown,
@@ -67,6 +66,7 @@ def findings(answers: Answers) -> dict:
         "head": answers.config["head"]["name"],
         "seed": answers.config["seed"],
         "exclude": answers.config["data"]["exclude"] or None,
+        "pretrained": answers.config["model"]["pretrained"] or None,
         "size": report_cost.size(answers.net, weights),
         **scores,
         "accuracy_interval_95": statistics.accuracy_interval(answers.correct),
@@ -183,7 +183,9 @@ def write(answers: Answers, output: Path) -> dict:
     try:
         output.mkdir(parents=True, exist_ok=True)
         files.write_json(output / "metrics.json", found)
-        (output / "index.html").write_text(page(found, answers, pictures(answers)), encoding="utf-8")
+        # Paths may be no UTF-8.
+        text = page(found, answers, pictures(answers))
+        (output / "index.html").write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UserError(f"cannot write the report to {output}: {error.strerror}; choose another --output") from error
     return found

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from fer_jax import models
+from fer_jax import logs, models
 from fer_jax.recognizer import Recognizer
 
 BATCH = 256  # images at once when the throughput is measured: what `Recognizer.predict` takes by default
@@ -45,20 +45,10 @@ def speed(net: Recognizer, images: np.ndarray) -> dict[str, float | int | str]:
         "latency_p50_ms": 1e3 * float(np.quantile(few, 0.5)),
         "latency_p95_ms": 1e3 * float(np.quantile(few, 0.95)),
         "latency_rounds": len(few),
-        "device": device_name(),
+        "device": logs.device_name(),
         "cores": os.cpu_count() or 1,
         "jax": jax.__version__,
     }
-
-
-def device_name() -> str:
-    """The accelerator's name, or the processor's where Linux tells it."""
-    device, processors = jax.devices()[0], Path("/proc/cpuinfo")
-    if device.platform == "cpu" and processors.exists():
-        lines = processors.read_text().splitlines()
-        named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-        return next(named, device.device_kind)
-    return device.device_kind
 
 
 def _seconds(net: Recognizer, images: np.ndarray) -> list[float]:

@@ -181,21 +181,22 @@ def _alternatives(found: dict) -> list[str]:
 
 
 def _protocol(found: dict) -> str:
-    unlabelled = f"; {found['without_label']:,} without a label left out" if found["without_label"] else ""
     trained = f"train of {_data(found['trained_on'])}" if found["transfer"] else "train"
     selected = found["selected_on"]
     rows = [
         ["data set", _data(found) + ", SYNTHETIC" * found["synthetic"]],
         ["fingerprint", found["fingerprint"]],
-        ["evaluated on", f"{found['split']}, {found['examples']:,} images{unlabelled}"],
+        ["evaluated on", f"{found['split']}, {found['examples']:,} images"],
     ]
     if found["transfer"]:
         rule = ["matched by name", *_left_out(found)]
         rows.append(["emotions", "; ".join(rule)])
     if method := found["align"]:
         rows.append(["photographs", f"aligned by the method {method}"])
+    rows.append(["trained on", trained + f" without what {found['exclude']} lists" * bool(found["exclude"])])
+    if began := found["pretrained"]:
+        rows.append(["began with", f"{began}; how many of these images that was trained on is not known"])
     rows += [
-        ["trained on", trained + f" without what {found['exclude']} lists" * bool(found["exclude"])],
         ["checkpoint", f"selected on {selected}" if selected else "the last, nothing selected"],
         ["step", f"{found['step']:,}"],
         ["prediction", "the emotion of the highest probability, one view of each image, no threshold"],

@@ -61,6 +61,8 @@ def optimistic_because(
     if not (member / "results.json").exists():
         return f"{unknown}, it is no finished run"
     config, results = run_directory.read_finished(member)
+    if pretrained := config["model"]["pretrained"]:
+        return f"whether {pretrained}, with which {member} began, was trained on these images is not known"
     if trained_on(config, results, data):
         done = {"train": "trained"} | {results["selected_on"]: "selected"}
         return f"{member} was {done[split]} on this split" if split in done else None

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 PUBLIC = "This page is public: whoever has its link can use it, and all pictures pass through Gradio's servers."
 STREAM_EVERY = 0.1  # seconds between the frames that the browser sends
-FORGOTTEN = 600  # seconds after which an upload that nobody took is removed
 
 
 def on_photo(networks: Networks, upload: str | None, name: str) -> tuple[str, list[Seen]]:
@@ -158,7 +157,8 @@ def page(networks: Networks, *, public: bool = False) -> "gr.Blocks":
         answered.then(lambda: None, None, upload, **private)
         cards(faces)
 
-    with gr.Blocks(title="fer_jax", analytics_enabled=False, delete_cache=(60, FORGOTTEN)) as blocks:
+    old = (web_server.LOOK_EVERY, web_server.FORGOTTEN)  # then an upload that nobody took is deleted
+    with gr.Blocks(title="fer_jax", analytics_enabled=False, delete_cache=old) as blocks:
         gr.HTML(web_html.HEADER + (web_html.note(PUBLIC) if public else ""))
         network = gr.Dropdown(networks.names, value=networks.names[0], label="Network", interactive=True)
         with gr.Tab("Photo"):

@@ -119,7 +119,8 @@ class Session:
         self.name, self.emotions = name, network.emotions
         self.image: np.ndarray | None = None  # the last one
         self.tracked: list[TrackedFace] = []  # the faces in it
-        self._found: dict[tuple, Face] = {}
+        self._found: dict[tuple, Face] = {}  # of these, by their boxes
+        self._just_found: dict[tuple, Face] = {}  # in an image that is being looked at
         self._detector, self._lock, self._align = detector, lock, align
         self._analyzer = Analyzer(network, self._find, align=align, smoothing=smoothing)
 
@@ -136,7 +137,8 @@ class Session:
     def look(self, image: np.ndarray, time: float) -> list[TrackedFace]:
         """The faces of an image uint8 [H, W, 3], RGB, `time` seconds after the start."""
         with self._lock:
-            self.tracked, self.image = self._analyzer.faces(image, time), image
+            tracked = self._analyzer.faces(image, time)  # may raise: what was seen before stays, all of it
+            self.tracked, self.image, self._found = tracked, image, self._just_found
             return self.tracked
 
     def examine(self) -> list[Seen]:
@@ -158,7 +160,7 @@ class Session:
 
     def _find(self, image: np.ndarray) -> list[Face]:
         faces = self._detector(image)
-        self._found = {face.box: face for face in faces}
+        self._just_found = {face.box: face for face in faces}
         return faces
 
 

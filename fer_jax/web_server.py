@@ -4,11 +4,14 @@ import contextlib
 import os
 import re
 import tempfile
+import threading
+import time
 import urllib.parse
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from unittest import mock
 
 from PIL import Image
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PORT = 7860
+LOOK_EVERY, FORGOTTEN = 60, 600  # seconds: how often it is looked for what is so old, to delete it
 # Where Gradio puts uploads, and what else it keeps, by default in ./.gradio.
 FOLDER_VARIABLES = ("GRADIO_TEMP_DIR", "GRADIO_EXAMPLES_CACHE")
 
@@ -111,7 +115,7 @@ class Guard:
             return
         length = headers.get("content-length", "0")
         try:
-            if length.isdigit() and int(length) > MAX_BYTES + self.ROOM:
+            if length.isdecimal() and int(length) > MAX_BYTES + self.ROOM:
                 raise TooLarge
             # Counted too, as the length need not be stated.
             await self._app(scope, receive_guarded, send_guarded)
@@ -131,38 +135,47 @@ class Guard:
 def private_folder() -> Iterator[Path]:
     """A folder that only this user can read, for all that Gradio writes; removed with its content at the end.
 
-    Temporary files, such as uploads that are cut short leave, fall into it too.
+    Temporary files, such as uploads that are cut short leave, fall into it too; what is FORGOTTEN seconds old goes
+    before. Meanwhile Gradio's settings in the environment are ours.
     """
-    temporary = tempfile.tempdir
-    before = {name: os.environ.get(name) for name in FOLDER_VARIABLES}
-    with tempfile.TemporaryDirectory(prefix="fer_jax_web_", ignore_cleanup_errors=True) as folder:
-        os.environ.update(dict.fromkeys(FOLDER_VARIABLES, folder))
-        tempfile.tempdir = folder
-        try:
-            yield Path(folder)
-        finally:
-            tempfile.tempdir = temporary
-            for name, value in before.items():
-                os.environ.pop(name)
-                if value is not None:
-                    os.environ[name] = value
-
-
-async def _refuse_download(url: str, *_, **__):
-    raise ValueError("files are uploaded here, not asked for elsewhere")
+    with (
+        tempfile.TemporaryDirectory(prefix="fer_jax_web_", ignore_cleanup_errors=True) as folder,
+        mock.patch.dict(os.environ, dict.fromkeys(FOLDER_VARIABLES, folder)),
+        mock.patch.object(tempfile, "tempdir", folder),
+        _forgetting(Path(folder)),
+    ):
+        for name in ("GRADIO_ALLOWED_PATHS", "GRADIO_ROOT_PATH"):  # would serve the folders named there
+            os.environ.pop(name, None)
+        # Gradio asks its own page whether it is there, which the network's proxy cannot know.
+        known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+        os.environ["no_proxy"] = ",".join(filter(None, (known, "127.0.0.1", "localhost")))
+        yield Path(folder)
 
 
 @contextlib.contextmanager
-def fetching_nothing() -> Iterator[None]:
-    """Gradio would download a file whose path, as a browser gives it, is an address, of any size: it is refused."""
-    from gradio import processing_utils
+def _forgetting(folder: Path) -> Iterator[None]:
+    """Deletes files in a folder that are older than FORGOTTEN, of which Gradio deletes only what arrived whole."""
+    ended = threading.Event()
 
-    before = processing_utils.async_ssrf_protected_download
-    processing_utils.async_ssrf_protected_download = _refuse_download
+    def forget() -> None:
+        while not ended.wait(LOOK_EVERY):
+            for path in folder.rglob("*"):
+                with contextlib.suppress(OSError):  # somebody else deleted it
+                    if path.is_file() and time.time() - path.stat().st_mtime > FORGOTTEN:
+                        path.unlink()
+
+    thread = threading.Thread(target=forget, daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        processing_utils.async_ssrf_protected_download = before
+        ended.set()
+        thread.join()
+
+
+async def _refuse_download(url: str, *_, **__):
+    """For Gradio, which would download a file whose path, as a browser gives it, is an address, of any size."""
+    raise ValueError("files are uploaded here, not asked for elsewhere")
 
 
 @contextlib.contextmanager
@@ -189,10 +202,12 @@ def serving(blocks: "gr.Blocks", *, port: int | None = None, share: bool = False
       UserError: the port is taken, or the page cannot be made public.
     """
     import gradio as gr
+    from gradio import processing_utils
     from starlette.middleware import Middleware
 
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}  # the visitor's own
-    with fetching_nothing(), decoding_no_giants():
+    refused = mock.patch.object(processing_utils, "async_ssrf_protected_download", _refuse_download)
+    with refused, decoding_no_giants():
         try:
             _, local, public = blocks.queue(max_size=32, default_concurrency_limit=2).launch(
                 server_name="127.0.0.1",

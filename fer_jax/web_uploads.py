@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +23,10 @@ LONGEST_PHOTO, LONGEST_FRAME = 1600, 960  # pixels, to which larger ones are shr
 FRAMES_A_SECOND = 10  # of a clip that are looked at
 PHOTOS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")
 
-# OpenCV's FFmpeg would follow playlists, which name other files and addresses: only these containers reach it.
+# OpenCV's FFmpeg would look into playlists, which name other files and addresses: only these containers reach it. (It
+# opens no address of itself, as long as nobody sets OPENCV_FFMPEG_CAPTURE_OPTIONS.)
 _ISO_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # the first of an MP4 or MOV
+_PICTURES = (b"ftypjp2 ", b"ftypjpx ", b"ftypjxl ")
 
 
 def read_photo(path: Path, name: str) -> np.ndarray:
@@ -37,7 +38,7 @@ def read_photo(path: Path, name: str) -> np.ndarray:
     _require_content(path, name)
     too_large = UserError(f"{name} has more than {MAX_PIXELS // 10**6} megapixels: make it smaller")
     try:
-        with warnings.catch_warnings(), Image.open(path, formats=PHOTOS) as header:
+        with Image.open(path, formats=PHOTOS) as header:
             width, height = header.size
     except Image.DecompressionBombError:
         raise too_large from None
@@ -94,7 +95,9 @@ def open_clip(path: Path, name: str) -> Clip:
     with path.open("rb") as file:
         head = file.read(12)
     avi = head[:4] == b"RIFF" and head[8:] == b"AVI "
-    if not (avi or head[4:8] in _ISO_BOXES or head[:4] == b"\x1aE\xdf\xa3"):
+    # A box of no size, or of a picture, leaves FFmpeg in doubt, which then tries what else it could be.
+    iso = head[4:8] in _ISO_BOXES and not 2 <= int.from_bytes(head[:4]) < 8 and head[4:] not in _PICTURES
+    if not (avi or iso or head[:4] == b"\x1aE\xdf\xa3"):
         raise UserError(f"{name} is no video that can be read: give MP4, MOV, WebM, MKV or AVI")
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     properties = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS)

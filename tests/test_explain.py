@@ -402,6 +402,20 @@ class Last(nn.Module):
         return nn.Conv(3, (1, 1))(nn.relu(nn.Conv(5, (3, 3))(x))).mean((1, 2))
 
 
+def test_grad_cam_of_a_net_that_ends_in_a_convolution_is_that_of_the_maps_before_whatever_the_logits(bright):
+    images = jax.random.normal(jax.random.key(0), (2, 6, 6, 1))
+    variables = Last().init(jax.random.key(1), images, train=False)
+    variables["params"]["Conv_0"]["bias"] = jnp.full(3, -100.0)  # all scores are below 0, the softmax is the same
+    targets = jnp.array([0, 2])
+    heat = np.asarray(explain.grad_cam(Last(), variables, images, targets))
+    maps = nn.relu(nn.Conv(5, (3, 3)).apply({"params": variables["params"]["Conv_1"]}, images))
+    weights = variables["params"]["Conv_0"]["kernel"][0, 0][:, targets].T / 36  # [B, 5]: the gradient of the mean score
+    expected = nn.relu((maps * weights[:, None, None]).sum(-1))
+    np.testing.assert_allclose(heat, expected, atol=1e-6)
+    assert heat.any()
+    assert not np.asarray(explain.grad_cam(Last(), variables, images, targets, layer="Conv_0")).any()
+
+
 def test_features_before_a_last_convolution_are_means_over_the_pixels():
     images = jax.random.normal(jax.random.key(0), (4, 6, 6, 1))
     variables = Last().init(jax.random.key(1), images, train=False)

@@ -1,5 +1,6 @@
 """Live recognition: the same answers as elsewhere, every frame or the newest, files that open."""
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -463,6 +464,7 @@ def wrong_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "kind of output": ([source, f"--output={folder}/o.gif"], r"frames are written as video; name it \*.mp4"),
         "video of pictures": ([f"--source={folder}/text.png", f"--output={folder}/o.mp4"], "not as video"),
         "over the source": ([source, f"--output={whole}"], "is the source: it would be written over"),
+        "over the source at home": ([f"--source=~/{whole.name}", f"--output=~/{whole.name}"], "is the source: it"),
         "over a picture": ([f"--source={folder}/text.png", f"--output={folder}"], "text.png, a picture of the source"),
         "over the source's address": ([f"--source=file://{whole}", f"--output={whole}"], "is the source: it would be"),
         "nothing at the address": (["--source=file://none.mp4", out], "none.mp4 is not there: give a camera"),
@@ -499,7 +501,8 @@ def test_the_options_reach_what_they_are_for(weights, tmp_path, monkeypatch):
     }
 
 
-def test_wrong_input_is_named(weights, tmp_path):
+def test_wrong_input_is_named(weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     for name, (arguments, message) in wrong_inputs(tmp_path).items():
         with pytest.raises(SystemExit) as ended:
             live.main([f"--weights={weights}", *arguments])
@@ -507,6 +510,21 @@ def test_wrong_input_is_named(weights, tmp_path):
         assert (tmp_path / "t.csv").read_text() == "of an earlier call", name
         assert str(ended.value.code).startswith("error: "), name
         assert pytest.raises(UserError, match=message).matches(UserError(ended.value.code)), (name, ended.value.code)
+
+
+@pytest.mark.parametrize(("stills", "keys"), [(True, [-1, -1, ord("n")]), (False, [-1]), (True, [-1, ord("q")])])
+def test_a_still_is_shown_until_a_key_is_pressed_and_signals_are_heeded_meanwhile(monkeypatch, stills, keys):
+    waited, pressed = [], iter(keys)
+    monkeypatch.setattr(recording, "has_display", lambda: True)
+    for name in ("namedWindow", "imshow"):
+        monkeypatch.setattr(cv2, name, lambda *_: None)
+    monkeypatch.setattr(cv2, "waitKey", lambda milliseconds: waited.append(milliseconds) or next(pressed))
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: 1.0)
+    window = recording.Window(stills=stills)
+    with pytest.raises(recording.Closed) if ord("q") in keys else contextlib.nullcontext():
+        window.write(None, np.zeros((4, 4, 3), np.uint8))
+    assert len(waited) == len(keys)
+    assert all(0 < milliseconds <= 50 for milliseconds in waited)  # 0 would wait without end, and no handler run
 
 
 def test_only_a_small_network_is_called_directly(weights, monkeypatch):

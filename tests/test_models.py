@@ -23,8 +23,8 @@ SMALL = ("vggs_small", "shallow", "fcn_gap", "mini_xception", "l2svm", "deep_emo
 REDUCED = {"vggs": 112, "alexnet": 112, "vgg16": 64, "inception_v3": 107, "xception": 96, "resnet18": 96}
 
 
-def small_first(names):
-    return [pytest.param(name, marks=() if name in SMALL else pytest.mark.slow) for name in names]
+def small_first(names, small=SMALL):
+    return [pytest.param(name, marks=() if name in small else pytest.mark.slow) for name in names]
 
 
 def variables_of(name, **options):
@@ -95,7 +95,7 @@ def without_dropout(name, **options):
     return models.create(name, num_outputs=7, **options)
 
 
-@pytest.mark.parametrize("name", small_first(models.MODELS))
+@pytest.mark.parametrize("name", small_first(models.MODELS, (*SMALL, "deep", "shallow_hog")))
 def test_training_begins_at_the_loss_of_even_chances(name, forty_faces):
     """Alizadeh & Fazel, section 4: ln(7) = 1.95 before the first step."""
     images, labels = forty_faces
@@ -141,6 +141,21 @@ def test_forty_faces_are_learnt_by_heart(name, forty_faces):
         if accuracy == 1:
             return
     pytest.fail(f"{name} knows {accuracy:.0%} of forty faces after 300 steps")
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_training_moves_all_statistics_and_evaluation_none(name):
+    model, variables = variables_of(name)
+    images = jax.ShapeDtypeStruct((2, *models.MODELS[name].input_shape), jnp.float32)
+    for train in (True, False):
+
+        def statistics(variables, images, train=train):
+            rngs = {"dropout": jax.random.key(0)}
+            return model.apply(variables, images, train=train, mutable=["batch_stats"], rngs=rngs)[1]
+
+        traced = jax.make_jaxpr(statistics)(variables, images).jaxpr
+        given = set(map(id, traced.invars))  # what comes out as it went in is the same variable
+        assert sum(id(out) in given for out in traced.outvars) == (0 if train else len(traced.outvars)), train
 
 
 @pytest.mark.parametrize("name", ["vggs_small", "mini_xception", "deep_emotion"])
@@ -341,3 +356,5 @@ def test_operations_are_counted_two_for_a_product_that_is_added():
     )
     by_hand = 2 * (24 * 24 * 9 * 4 + 24 * 24 * 4 * 7)
     assert models.forward_flops(net, (24, 24, 1)) == pytest.approx(by_hand, rel=0.1)
+    half = net.clone(dtype=jnp.bfloat16)
+    assert models.forward_flops(half, (24, 24, 1)) == models.forward_flops(net, (24, 24, 1))

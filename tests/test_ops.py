@@ -208,6 +208,27 @@ def test_ops_agree_under_vmap_and_jit_together():
             np.testing.assert_allclose(a[i], b, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "padding"), [((3, 3, 48, 50), "SAME"), ((3, 3, 3, 8), "SAME"), ((5, 5, 1, 8), "VALID")]
+)
+def test_convolutions_of_every_form_agree_with_their_derivatives_under_vmap_and_jit(kernel, padding):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    x = jax.random.normal(jax.random.key(0), (2, 4, 13, 13, kernel[2]))
+    w = jax.random.normal(jax.random.key(1), (2, *kernel)) / np.sqrt(np.prod(kernel[:3]))
+
+    def loss(convolve, x, w):
+        y = convolve(x, w, (1, 1), padding, dimension_numbers=numbers)
+        return (ops.mean_pool(y) ** 2).mean()
+
+    def plain(x, w, strides, padding, dimension_numbers):
+        return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=dimension_numbers)
+
+    found = jax.jit(jax.vmap(jax.grad(functools.partial(loss, ops.conv), argnums=(0, 1))))(x, w)
+    expected = jax.vmap(jax.grad(functools.partial(loss, plain), argnums=(0, 1)))(x, w)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
 def test_ops_agree_under_shard_map():
     x = jax.random.normal(jax.random.key(9), (16, 9, 9, 8))
 

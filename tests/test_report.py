@@ -422,7 +422,7 @@ def test_another_data_set_is_scored_on_the_emotions_in_common(runs, own_faces, t
     np.testing.assert_array_equal(asked.intensities[:, 1], plain.intensities[:, 4])  # sad
     assert asked.target.shape == (9, 2)
     found, page = page_of(asked)
-    assert (found["examples"], found["without_label"]) == (9, 0)
+    assert found["examples"] == 9
     assert found["absent_emotions"] == ["angry", "disgust", "fear", "surprise"]
     assert found["balanced_accuracy"] == pytest.approx(np.mean([found["classes"][e]["recall"] for e in named[:3]]))
     assert list(found["intensity"]["emotions"]) == ["happy", "sad"]
@@ -469,6 +469,20 @@ def test_data_of_the_same_name_are_other_data(answers, copy, runs, tmp_path, mon
     ):
         (header, rows), *_ = report_compare.compare([training], [found | change])
         assert rows[0][header.index("selected on")] == f"validation{remark}", change
+
+
+def test_a_run_that_began_with_other_weights_says_so(copy, runs):
+    _, raw = runs
+    config = json.loads((copy / "config.json").read_text())
+    config["model"]["pretrained"] = "mini_xception_fer2013"
+    (copy / "config.json").write_text(json.dumps(config))
+    asked = report.ask(copy, data_dir=raw)
+    found, page = page_of(asked)
+    assert "mini_xception_fer2013; how many of these images that was trained on is not known" in page
+    (header, rows), *_ = report_compare.compare([asked], [found])
+    assert rows[0][header.index("selected on")] == "validation (began with mini_xception_fer2013)"
+    joined = report.ask(runs[0][0], data_dir=raw, members=[copy])
+    assert "whether mini_xception_fer2013, with which" in next(iter(joined.optimistic.values()))
 
 
 def test_what_cannot_be_evaluated_is_refused_with_a_reason(copy, runs, tmp_path):

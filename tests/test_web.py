@@ -21,7 +21,7 @@ from fer_jax.data.detect import Face
 from fer_jax.data.emotions import BASIC7
 from fer_jax.errors import UserError
 from fer_jax.imaging import to_input
-from fer_jax.recognizer import Recognizer
+from fer_jax.recognizer import Prediction, Recognizer
 from tests.test_web_uploads import write_image, write_video
 
 pytestmark = pytest.mark.filterwarnings("default")  # Gradio leaves sockets and event loops open
@@ -339,6 +339,22 @@ def test_a_network_whose_outputs_are_not_finite_says_so(network, folder):
     photo = write_image(folder / "photo.png", scene((20, 30)))
     answers = [web.on_photo(networks, str(photo), "one")[0], web.on_frame(networks, scene((20, 30)), "one", None)[0]]
     assert all("outputs that are not finite for 1 of 1 images" in answer for answer in answers)
+
+
+def test_an_image_without_an_answer_leaves_the_one_before_to_be_examined(networks):
+    session = networks.session(networks.names[0])
+    session.look(scene((20, 30)), 0.0)
+    (before,) = session.examine()
+
+    def refuse(*_):
+        raise UserError("outputs that are not finite")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Prediction, "require_finite", refuse)
+        with pytest.raises(UserError, match="not finite"):
+            session.look(scene((120, 30)), 0.1)
+    (after,) = session.examine()
+    np.testing.assert_array_equal(after.view, before.view)
 
 
 def test_a_page_that_cannot_be_made_public_is_none(networks, served, monkeypatch, capfd):

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import tempfile
+import time
 import warnings
 from pathlib import Path
 
@@ -105,6 +106,30 @@ def test_no_giant_picture_is_decoded(tmp_path):
         Image.open(tmp_path / "large.png").close()
     assert not warned
     assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_an_upload_that_was_cut_short_is_deleted_after_a_while(monkeypatch):
+    monkeypatch.setattr(web_server, "LOOK_EVERY", 0.01)
+    with web_server.private_folder() as folder:
+        (folder / "some").mkdir()
+        old, new = folder / "some" / "old.jpg", folder / "new.jpg"
+        for path in (old, new):
+            path.write_bytes(b"x")
+        os.utime(old, (time.time() - web_server.FORGOTTEN - 1,) * 2)
+        deadline = time.monotonic() + 20
+        while old.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_settings_of_gradio_in_the_environment_are_ours_while_the_page_is_served(monkeypatch):
+    monkeypatch.setenv("GRADIO_ALLOWED_PATHS", "/")
+    monkeypatch.setenv("NO_PROXY", "intranet")
+    with web_server.private_folder():
+        assert "GRADIO_ALLOWED_PATHS" not in os.environ
+        assert os.environ["no_proxy"] == "intranet,127.0.0.1,localhost"
+    assert os.environ["GRADIO_ALLOWED_PATHS"] == "/"
+    assert os.environ.get("no_proxy") in (None, "")
 
 
 def test_the_private_folder_is_private_and_goes():

@@ -81,6 +81,8 @@ def test_a_photo_is_read_as_it_is_and_a_large_one_shrunk(tmp_path):
         (b"#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n", "clip.mp4 is no video"),  # FFmpeg would follow it
         (b"ffconcat version 1.0\nfile /etc/passwd\n", "clip.mp4 is no video"),
         (b"\x00\x00\x00\x18ftypmp42" + bytes(500), "clip.mp4 cannot be opened"),
+        (b"aaaaftypjp2 \nv=0\nm=video 5004 RTP/AVP 96\n", "clip.mp4 is no video"),  # it would look for a stream
+        (b"\x00\x00\x00\x02ftypmp42" + bytes(500), "clip.mp4 is no video"),
     ],
 )
 def test_wrong_videos_are_refused(content, message, tmp_path):

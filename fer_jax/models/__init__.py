@@ -127,16 +127,16 @@ def variable_shapes(module: nn.Module, input_shape: tuple[int, int, int]) -> dic
     return shapes
 
 
-def forward_flops(module: nn.Module, input_shape: tuple[int, int, int]) -> float:
+def forward_flops(module: Net, input_shape: tuple[int, int, int]) -> float:
     """Operations of one face's forward pass, a multiplication and an addition being two.
 
-    Counted by XLA on the program of a GPU before optimisation, so the same number everywhere. Only XLA for CPUs
-    counts, the plugins of accelerators do not.
+    Counted by XLA on the program of a GPU in float32, before optimisation, so the same number everywhere. Only XLA for
+    CPUs counts, the plugins of accelerators do not.
 
     Raises:
       UserError: JAX has been told to do without CPUs.
     """
-    image = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+    image, module = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32), module.clone(dtype=jnp.float32)
     variables = variable_shapes(module, input_shape)
     try:
         (cpu, *_) = jax.local_devices(backend="cpu")

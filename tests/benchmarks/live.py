@@ -133,6 +133,8 @@ def main():
         if fer:
             fer(clip)  # compiles
         for _ in range(options.rounds):
+            for analyzer in (watched, *analyzers.values()):
+                analyzer.forget()
             alone = timed(lambda frame: detector(frame.image), frames)
             detecting.clear()
             whole = timed(lambda frame: watched.faces(frame.image, frame.time), frames)
@@ -165,7 +167,7 @@ def main():
         values = [row[name] for row in rounds]
         print(f"{name:31}{statistics.median(values):9.2f} {min(values):8.2f} {max(values):8.2f}")
     if options.output:
-        environment = logs.environment() | {"cores": os.cpu_count(), "size": SIZE, "frames": options.frames}
+        environment = logs.environment() | {"size": SIZE, "frames": options.frames}
         environment["detect_every_following"] = following.EVERY
         environment["model"] = type(network.model).__name__
         options.output.write_text(json.dumps({"environment": environment, "rounds": rounds}, indent=2) + "\n")
