@@ -1,6 +1,7 @@
 """ResNet18, which the CMU paper compares with its baseline.
 
 Paper: Dikshit et al., CMU (about 72 % on AffectNet, eight classes); He et al. 2016.
+There it is fine-tuned from ImageNet: python -m fer_jax.convert (see its --help), then --config.model.pretrained=FILE
 Command: python -m fer_jax.main --config=configs/resnet18.py:fer2013 --data_dir=PATH
 For 48x48 faces: --config.model.options.small_stem=True --config.model.input_shape="(48, 48, 1)"
 """

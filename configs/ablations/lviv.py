@@ -1,14 +1,14 @@
 """Affine layers or global average pooling, standard or depthwise-separable convolutions, and the optimizers.
 
 Paper: Kaskun et al., Lviv, section 3 and figure 5. The net is `deep` with four 3x3 convolutions, in which both are
-switches; configs/mini_xception.py has model.options.separable as well.
+switches: pooling takes the place of its affine layers. configs/mini_xception.py has model.options.separable as well.
 Command: python -m fer_jax.sweep --config=configs/ablations/lviv.py:fer2013 --data_dir=PATH --seeds=5
 Quick: the same with --quick
 """
 
 from ml_collections import ConfigDict
 
-from fer_jax.config import default_config, product, use_dataset, zipped
+from fer_jax.config import default_config, use_dataset, zipped
 
 
 def get_config(dataset: str = "fer2013") -> ConfigDict:
@@ -28,7 +28,15 @@ def get_config(dataset: str = "fer2013") -> ConfigDict:
 
 
 def sweep() -> list[dict]:
-    nets = product(model__options__global_pool=(False, True), model__options__separable=(False, True))
+    affine = {
+        "model.options.global_pool": False,
+        "model.options.hidden": (256, 512),
+        "model.options.dropout": (0.0, 0.5),
+    }
+    pooled = {"model.options.global_pool": True, "model.options.hidden": (), "model.options.dropout": 0.0}
+    nets = [
+        ending | {"model.options.separable": separable} for ending in (affine, pooled) for separable in (False, True)
+    ]
     return nets + zipped(optim__name=("sgd", "rmsprop", "adagrad"), optim__learning_rate=(0.02, 1e-3, 0.01))
 
 

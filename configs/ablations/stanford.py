@@ -1,7 +1,8 @@
 """The ablations of the Stanford paper in one table: depth, BatchNorm, dropout, L2, global average pooling, HOG.
 
 Two, four, five and six convolutions (shallow, deep, deep5, deep6), two of these nets with HOG features, and `deep`
-without one thing at a time. The hyper-parameter search is in stanford_table1.py and stanford_table2.py.
+without one thing at a time or with pooling before its affine layers. The hyper-parameter search is in
+stanford_table1.py and stanford_table2.py.
 Paper: Alizadeh & Fazel, Stanford (arXiv:1704.06756), section 4, and Kaskun et al., Lviv, for the pooling.
 Command: python -m fer_jax.sweep --config=configs/ablations/stanford.py:fer2013 --data_dir=PATH --seeds=3
 Quick: the same with --quick

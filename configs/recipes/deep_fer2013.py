@@ -6,9 +6,9 @@ target are its label, four the votes of FER+ for it, in terms of FER2013's label
 PublicTest is scored by its labels alone: 67.37 ± 0.13 % over three seeds (67.40, 67.23, 67.48), each the best of 24
 epochs, selected on the same images (the last: 67.21, 67.18, 67.48), in 85 to 128 minutes on two CPU cores, mostly
 beside other work. Logs: tests/benchmarks/results/deep_fer2013_seed1 and _seed2, and deep_fer2013_cpu, whose first 6.8
-epochs were run by trial code of the same arithmetic, which its environment.json gives as changes.
-Before, with label smoothing instead of votes, mean_image, contrast, brightness and two thirds of the changes in
-position and size, 16 epochs had 66.06 ± 0.36 over three seeds (logs: deep_fer2013_muon_cpu, _seed1 and _seed2); what
+epochs were run by trial code of the same arithmetic: its environment.json has the command of that, not of config.json.
+Before, with label smoothing instead of votes, mean_image, contrast, brightness and smaller changes in position and
+size, 16 epochs had 66.06 ± 0.36 over three seeds (logs: deep_fer2013_muon_cpu, _seed1 and _seed2); what
 each change brings was not measured apart.
 Command: python -m fer_jax.main --config=configs/recipes/deep_fer2013.py --data_dir=PATH
 (PATH has the votes beside fer2013.csv; deep_fer2013.py:fer2013 does without them.)

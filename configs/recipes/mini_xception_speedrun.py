@@ -2,15 +2,15 @@
 
 The net of configs/mini_xception.py by Muon (Jordan et al. 2024), on standardised images, on smaller ones first (Tan &
 Le 2021). Six tenths of an image's target are its label, four the votes of FER+ for it, in terms of FER2013's labels
-(fer_jax/data/datasets/ferplus.py); PublicTest is scored by its labels alone. The best of 30 epochs, selected on the
-same images, is the last, where the validation loss still falls; 67 % of the augmented training images are right then.
-Three seeds have 64.82 ± 0.17 (65.00, 64.67, 64.78); the others in 64 and 33 minutes on another machine, beside other
-work. Logs: tests/benchmarks/results/mini_xception_speedrun_votes, alone on two CPU cores, _votes_seed1 and _seed2.
-For longer, 48 epochs with smaller_first = ((8, 32), (20, 48)), it had 64.86, its best epoch the 45th (log:
-mini_xception_speedrun_48_epochs); after two thirds of the changes in position and size, 30 epochs had 64.36, with a
-label_share of 0.8 beside that 64.42 (no logs). Without votes, with label smoothing, contrast and symmetric instead, 48
-epochs (the first 23 smaller) had 65.39 in 85 minutes beside another training (log: mini_xception_speedrun_cpu). On a
-GPU, for which it is meant too, it was not run.
+(fer_jax/data/datasets/ferplus.py); PublicTest is scored by its labels alone. The best of 30 epochs of the first seed,
+selected on the same images, is the last, where the validation loss still falls; 67 % of the augmented training images
+are right then. Three seeds have 64.82 ± 0.17 (65.00, 64.67, 64.78); the others in 64 and 33 minutes on another machine,
+beside other work. Logs: tests/benchmarks/results/mini_xception_speedrun_votes, alone on two CPU cores, _votes_seed1 and
+_seed2. For longer, 48 epochs with smaller_first = ((8, 32), (20, 48)), it had 64.86, its best epoch the 45th (log:
+mini_xception_speedrun_48_epochs); after smaller changes in position and size, 30 epochs had 64.36, with a label_share
+of 0.8 beside that 64.42 (no logs). Without votes, with label smoothing, contrast, brightness and symmetric, 48 epochs
+(the first 23 smaller) had 65.39 in 85 minutes beside another training (log: mini_xception_speedrun_cpu). On a GPU, for
+which it is meant too, it was not run.
 Command: python -m fer_jax.main --config=configs/recipes/mini_xception_speedrun.py --data_dir=PATH
 (PATH has the votes beside fer2013.csv; mini_xception_speedrun.py:fer2013 does without them.)
 """
