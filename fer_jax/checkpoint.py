@@ -28,16 +28,17 @@ from fer_jax.errors import UserError
 log = logging.getLogger(__name__)
 
 PRETRAINED = Path(__file__).parent / "pretrained"  # NAME.safetensors and NAME.md, its model card
+KEPT = 2  # checkpoints of a kind: the newest, and one to go back to should that be damaged
 SHOWN = 6  # variables in a message
 DISK_RESERVE = 1_000_000  # bytes that a checkpoint's own bookkeeping may need
 
 
 class Checkpoints:
-    """One folder of checkpoints, `<directory>/<step>`, of which the newest `keep` stay."""
+    """One folder of checkpoints, `<directory>/<step>`, of which the newest KEPT stay."""
 
-    def __init__(self, directory: Path, *, keep: int):
+    def __init__(self, directory: Path):
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=True, enable_async_checkpointing=False, cleanup_tmp_directories=True
+            max_to_keep=KEPT, create=True, enable_async_checkpointing=False, cleanup_tmp_directories=True
         )
         self.directory = Path(directory)
         self._manager = ocp.CheckpointManager(self.directory.absolute(), options=options)
@@ -120,9 +121,6 @@ class Checkpoints:
             shutil.rmtree(self.directory / str(step))
         sharding.wait_for_all("a checkpoint is deleted")
         self._manager.reload()
-
-    def close(self) -> None:
-        self._manager.close()
 
 
 def save_weights(path: Path, variables: dict, metadata: dict) -> None:

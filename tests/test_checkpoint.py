@@ -25,16 +25,15 @@ def state_at(step, value):
 @pytest.fixture
 def folder(tmp_path):
     """Checkpoints of the steps 5, 10 and 15, of which the newest two are kept."""
-    checkpoints = checkpoint.Checkpoints(tmp_path / "last", keep=2)
+    checkpoints = checkpoint.Checkpoints(tmp_path / "last")
     for step in (5, 10, 15):
         checkpoints.save(state_at(step, float(step)), {"best_score": step / 100})
-    checkpoints.close()
     return tmp_path / "last"
 
 
 def reopen(folder):
     mesh = sharding.make_mesh()
-    return checkpoint.Checkpoints(folder, keep=2).restore(sharding.replicate(state_at(0, 0.0), mesh))
+    return checkpoint.Checkpoints(folder).restore(sharding.replicate(state_at(0, 0.0), mesh))
 
 
 def test_the_newest_is_restored_with_its_meta_on_the_devices_of_the_target(folder):
@@ -48,9 +47,8 @@ def test_the_newest_is_restored_with_its_meta_on_the_devices_of_the_target(folde
 
 
 def test_those_of_later_steps_than_a_run_goes_on_from_are_dropped(folder):
-    checkpoints = checkpoint.Checkpoints(folder, keep=2)
+    checkpoints = checkpoint.Checkpoints(folder)
     checkpoints.drop_after(10)
-    checkpoints.close()
     state, _ = reopen(folder)
     assert int(state.step) == 10
     assert [path.name for path in folder.iterdir()] == ["10"]
@@ -110,7 +108,7 @@ def test_where_none_can_be_read_nothing_is_deleted(folder):
 
 def test_the_checkpoints_of_another_network_are_kept(folder):
     other = state_at(0, 0.0).replace(params={"layer": {"kernel": jnp.zeros((4, 5)), "bias": jnp.zeros(5)}})
-    checkpoints = checkpoint.Checkpoints(folder, keep=2)
+    checkpoints = checkpoint.Checkpoints(folder)
     with pytest.raises(UserError, match="they are left as they are"):
         checkpoints.restore(sharding.replicate(other, sharding.make_mesh()))
     assert checkpoints.meta() == {"best_score": 0.15}
@@ -118,7 +116,7 @@ def test_the_checkpoints_of_another_network_are_kept(folder):
 
 
 def test_saving_a_step_again_replaces_it(folder):
-    checkpoints = checkpoint.Checkpoints(folder, keep=2)
+    checkpoints = checkpoint.Checkpoints(folder)
     checkpoints.save(state_at(15, -1.0), {"best_score": 0})
     np.testing.assert_array_equal(reopen(folder)[0].params["layer"]["kernel"], np.full((4, 4), -1.0))
 
@@ -136,7 +134,7 @@ def test_weights_round_trip_with_names_and_metadata(tmp_path):
 
 
 def test_a_full_disk_leaves_the_checkpoints_before_as_they_are(folder, monkeypatch):
-    checkpoints = checkpoint.Checkpoints(folder, keep=2)
+    checkpoints = checkpoint.Checkpoints(folder)
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(10**9, 10**9, 100))
     with pytest.raises(OSError, match=r"No space left on device: .*last"):
         checkpoints.save(state_at(20, 0.0), {})
