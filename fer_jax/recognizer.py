@@ -94,7 +94,7 @@ class Recognizer:
             )
         if images.dtype.kind == "f" and images.max() <= 1 and (images % 1).any():
             raise UserError("expected images uint8, or on 0..255: these lie in 0..1")
-        if images.dtype != np.uint8 and (images.min() < 0 or images.max() > 255):
+        if images.dtype != np.uint8 and (images.min() < -1 or images.max() > 256):  # of resizing some are 255.00005
             raise UserError(
                 f"expected images uint8, or on 0..255: these {images.dtype} lie in {images.min()}..{images.max()}"
             )

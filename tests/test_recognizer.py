@@ -137,6 +137,9 @@ def test_images_of_another_range_or_shape_are_refused(shape, brightest, message)
     with pytest.raises(UserError, match=message):
         network.predict(np.full(shape, brightest))
     assert network.predict([]).names == []
+    white = np.full((1, 48, 48, 1), 255, np.float32)
+    rounded = np.nextafter(white, 256)  # as of white images that were shrunk
+    np.testing.assert_allclose(network.predict(rounded).probabilities, network.predict(white).probabilities, atol=1e-5)
     with pytest.raises(UserError, match=r"expected images uint8, or on 0..255: these uint16 lie in 0..65535"):
         network.predict(np.array([0, 65535] * 1152, np.uint16).reshape(1, 48, 48, 1))
     with pytest.raises(UserError, match=r"expected faces of one size, not 48x48x1, 50x48x1: crop them"):
