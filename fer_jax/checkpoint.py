@@ -28,7 +28,9 @@ from fer_jax.errors import UserError
 log = logging.getLogger(__name__)
 
 PRETRAINED = Path(__file__).parent / "pretrained"  # NAME.safetensors and NAME.md, its model card
-KEPT = 2  # checkpoints of a kind: the newest, and one to go back to should that be damaged
+# Checkpoints of a kind: the newest, and one to go back to should that be damaged. A run killed after its best was
+# written, and before its last, goes on from an earlier step, for which the best before is the best.
+KEPT = 2
 SHOWN = 6  # variables in a message
 DISK_RESERVE = 1_000_000  # bytes that a checkpoint's own bookkeeping may need
 

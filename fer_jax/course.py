@@ -44,8 +44,6 @@ class Course:
             self._thrown_away = tempfile.TemporaryDirectory(prefix="fer_jax")
             self.workdir = Path(self._thrown_away.name)
         self.last = checkpoint.Checkpoints(workdir / "checkpoints/last")
-        # Two as well: a run killed after the best was written, and before the last, goes on from an earlier step, for
-        # which the best before is the best.
         self.best = checkpoint.Checkpoints(workdir / "checkpoints/best")
         self.start, self._meta, self.key = _begin(experiment, self.last, workdir)
         self.step = int(self.start.step)

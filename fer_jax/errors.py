@@ -14,9 +14,9 @@ def exits_with_message(main: Callable) -> Callable:
     """`main`, in which a `UserError` ends in its message and exit code 1, without traceback."""
 
     @functools.wraps(main)
-    def guarded(*arguments):
+    def guarded(*arguments, **named):
         try:
-            return main(*arguments)
+            return main(*arguments, **named)
         except UserError as error:
             sys.exit(f"error: {error}")
 

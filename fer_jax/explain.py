@@ -150,9 +150,11 @@ def grad_cam(
       UserError: there is no such layer; lists those that there are.
     """
     known = maps(model, variables, images)
-    last, given = _last_layer(model, variables, images)
-    at_input = layer is None and last == list(known)[-1]
-    layer = list(known)[-1] if layer is None else layer
+    at_input = False
+    if layer is None:
+        layer = list(known)[-1]
+        last, given = _last_layer(model, variables, images)
+        at_input = layer == last
     if layer not in known:
         raise unknown("layer with a map", layer, known)
 
@@ -348,7 +350,7 @@ def features(model: nn.Module, variables: dict, images: jax.Array) -> jax.Array:
 
 
 def _last_layer(model, variables, images) -> tuple[str, jax.ShapeDtypeStruct]:
-    """The last layer with parameters, and what it is given."""
+    """The last layer with parameters, and what that is given."""
     given_to = {}
 
     def tap(name, given, value):

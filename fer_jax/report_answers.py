@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """What a network answers on a split; examples without a label, or of emotions it does not know, are left out.
+    """What a network answers on a split; examples of emotions that it does not know are left out.
 
     The emotions are the data set's that the network knows, in the data set's order, then those that it alone knows.
     """

@@ -79,7 +79,7 @@ def explanations(net: Recognizer, faces: Faces, *, cam_layer: str | None = None)
     """A face a row: guided backpropagation, Grad-CAM and occlusion.
 
     Args:
-      cam_layer: of `explain.maps`, for Grad-CAM; None: the last map.
+      cam_layer: of `explain.maps`, for Grad-CAM; None: as of `explain.grad_cam`.
 
     Raises:
       UserError: there is no such layer.

@@ -15,7 +15,6 @@ import dataclasses
 import itertools
 import logging
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import flax.linen as nn
@@ -28,9 +27,9 @@ from fer_jax import config as config_lib
 from fer_jax.course import Clock, Course, SavingPace, weights_metadata
 from fer_jax.data import audit, combine, normalization, pipeline, prepare
 from fer_jax.data.emotions import BASIC7
-from fer_jax.errors import UserError, out_of_memory
+from fer_jax.errors import UserError
 from fer_jax.evaluate import Evaluator
-from fer_jax.run_directory import claim_workdir, full_disk_explained, occupied
+from fer_jax.run_directory import claim_workdir, full_disk_explained, full_memory_explained, occupied
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +70,7 @@ class Experiment:
         return metrics.summarize(sums, self.dataset.emotions, has_intensity=self.dataset.has_intensity), sums
 
 
+@full_memory_explained()
 def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
     """Checks the config, prepares and loads the data, and makes the recipe.
 
@@ -218,21 +218,7 @@ def complete(experiment: Experiment, workdir: Path, *, started: float) -> dict:
     return finish(course, state)
 
 
-@contextlib.contextmanager
-def _full_memory_explained() -> Iterator[None]:
-    """Turns a device's memory that does not suffice into a `UserError`."""
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if not out_of_memory(error):
-            raise
-        raise UserError(
-            f"the device's memory does not hold the network, its data and a batch: lower train.batch_size, or "
-            f"eval.batch_size if it was evaluated, or set data.residence = 'stream' ({str(error).splitlines()[0]})"
-        ) from error
-
-
-@_full_memory_explained()
+@full_memory_explained()
 def fit(
     experiment: Experiment, workdir: Path, *, started: float, until: int | None = None
 ) -> tuple[train.TrainState, Course]:
@@ -302,7 +288,7 @@ def fit(
     return state, course
 
 
-@_full_memory_explained()
+@full_memory_explained()
 def finish(course: Course, state: train.TrainState) -> dict:
     """Evaluates the selected weights once more, on the test split where there is one, and writes the results.
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from fer_jax import checkpoint, files
 from fer_jax import config as config_lib
 from fer_jax.data import combine, prepare
-from fer_jax.errors import UserError
+from fer_jax.errors import UserError, out_of_memory
 from fer_jax.lock import alone
 
 
@@ -93,6 +93,20 @@ def full_disk_explained(workdir: Path) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def full_memory_explained() -> Iterator[None]:
+    """Turns a device's memory that does not suffice into a `UserError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise UserError(
+            f"the device's memory does not hold the network, its data and a batch: lower train.batch_size, or "
+            f"eval.batch_size if it was evaluated, or set data.residence = 'stream' ({str(error).splitlines()[0]})"
+        ) from error
+
+
 def read_finished(workdir: Path) -> tuple[dict, dict]:
     """The config, with all of its fields, and the results of a finished run.
 
@@ -118,7 +132,13 @@ def _read(path: Path) -> dict:
 
 
 def fingerprint(config: Mapping, results: Mapping) -> str:
-    """The fingerprint of all the data of a finished run, by its config.json and results.json."""
+    """The fingerprint of all the data of a finished run, by its config.json and results.json.
+
+    Raises:
+      UserError: results of an older version, without one.
+    """
+    if "fingerprint" not in results:
+        raise UserError("a run of an older version does not say which data it was trained on: train again")
     recorded = results["fingerprint"]
     # Data without what a file lists have a fingerprint of their own, after that of the whole (`Dataset.without`).
     return recorded.rpartition("-")[0] if config["data"]["exclude"] else recorded

@@ -61,13 +61,14 @@ def optimistic_because(
     if not (member / "results.json").exists():
         return f"{unknown}, it is no finished run"
     config, results = run_directory.read_finished(member)
-    if pretrained := config["model"]["pretrained"]:
-        return f"whether {pretrained}, with which {member} began, was trained on these images is not known"
+    began, pretrained = None, config["model"]["pretrained"]
+    if pretrained:
+        began = f"whether {pretrained}, with which {member} began, was trained on these images is not known"
     if trained_on(config, results, data):
         done = {"train": "trained"} | {results["selected_on"]: "selected"}
-        return f"{member} was {done[split]} on this split" if split in done else None
+        return f"{member} was {done[split]} on this split" if split in done else began
     seen = copies(images, config, results, data, split, transfer=True)
     if seen is None:
         return f"{unknown}, its data are not at hand"
     more = seen if copied is None else seen & ~copied
-    return f"{member} was trained or selected on {more.sum():,} of these images" if more.any() else None
+    return f"{member} was trained or selected on {more.sum():,} of these images" if more.any() else began

@@ -29,6 +29,7 @@ from fer_jax.data.pipeline import EvalOrder, ResidentSplit, gather
 from fer_jax.errors import UserError
 from fer_jax.evaluate import eval_step
 from fer_jax.run import Experiment
+from fer_jax.run_directory import full_memory_explained
 
 MEMBER = "member"  # the mesh axis
 NUMBERS = ("seed", "optim.learning_rate", "optim.weight_decay", "head.label_smoothing", "head.class_weight_power")
@@ -220,6 +221,7 @@ class _Crew:
         self._unread = []
 
 
+@full_memory_explained()
 def fit(courses: Sequence[Course], form: str, *, started: float, until: int | None = None) -> dict[int, str]:
     """Trains courses that stand at one step, to the end or to the end of an epoch at step `until`, and saves them.
 

@@ -108,7 +108,10 @@ def _fit_stacks(experiment, group: Group, workdir: Path, until: int | None) -> d
                 standing.setdefault(course.step, []).append((member, course))
         for _, stacked in sorted(standing.items()):
             courses = [course for _, course in stacked]
-            reasons = stack.fit(courses, group.form, started=time.perf_counter(), until=until)
+            try:
+                reasons = stack.fit(courses, group.form, started=time.perf_counter(), until=until)
+            except UserError as error:
+                reasons = dict.fromkeys(range(len(courses)), str(error))
             for k, reason in reasons.items():
                 failed[stacked[k][0].name] = _failed(stacked[k][0], reason)
     return failed

@@ -239,6 +239,7 @@ def compile_epoch(recipe: Recipe, mesh: Mesh):
     return ops.jit(program, donate_argnums=0)
 
 
+@functools.lru_cache(maxsize=64)
 def most_steps(recipe: Recipe, images: int) -> int:
     """How many steps one program takes at most, with so many images a step on a device.
 
@@ -254,8 +255,8 @@ def most_steps(recipe: Recipe, images: int) -> int:
 def steps_at_once(epoch: int, start: int, most: int) -> int:
     """How many steps one program takes from step `start` of an epoch on: to its end, or to that of a part of it.
 
-    Parts of one size, which is at most `most` and not less than
-    half of it, are one compilation; an epoch of a length that has none ends in a smaller one.
+    Parts of one size, which is at most `most` and not less than half of it, are one compilation; an epoch of a length
+    that has none ends in a smaller one.
     """
     sizes = [epoch] if epoch <= most else [size for size in range(most, most // 2, -1) if epoch % size == 0]
     size = sizes[0] if sizes else -(-epoch // -(-epoch // most))

@@ -69,7 +69,7 @@ def visualize(
     Args:
       kept: weights files of the same network earlier in its training, for training.png.
       activation_layers: names of `explain.maps`; none: some ReLUs from all over the net.
-      cam_layer: for Grad-CAM; None: the last map.
+      cam_layer: for Grad-CAM; None: as of `explain.grad_cam`.
       seed: of the dreams.
     """
     figures = {
@@ -151,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data_dir", type=user_path, help="where the raw data lie")
     parser.add_argument("--output", required=True, type=user_path, metavar="DIR", help="where the pictures go")
     parser.add_argument("--layer", nargs="+", default=(), metavar="NAME", help="whose activations are drawn")
-    parser.add_argument("--cam_layer", metavar="NAME", help="for Grad-CAM; default: the last that gives maps")
+    parser.add_argument("--cam_layer", metavar="NAME", help="for Grad-CAM; default: the last maps before the scores")
     parser.add_argument("--seed", type=int, default=0, help="of the dreams; default: 0")
     options = parser.parse_args(arguments)
     process.set_up()

@@ -86,7 +86,11 @@ class Networks:
             self.session(name).warm_up()
 
     def grad_cam(self, seen: Seen, emotion: int) -> np.ndarray:
-        """Where the last maps speak for an emotion (its place in `seen.emotions`): float32 [VIEW, VIEW] in 0..1."""
+        """Where the last maps before the scores speak for an emotion: float32 [VIEW, VIEW] in 0..1.
+
+        Args:
+          emotion: its place in `seen.emotions`.
+        """
         with self._lock:
             network = self._networks[seen.network]
             heat = self._cam(seen.network)(network.variables, seen.input[None], jnp.array([emotion]))[0]

@@ -27,6 +27,8 @@ PORT = 7860
 LOOK_EVERY, FORGOTTEN = 60, 600  # seconds: how often it is looked for what is so old, to delete it
 # Where Gradio puts uploads, and what else it keeps, by default in ./.gradio.
 FOLDER_VARIABLES = ("GRADIO_TEMP_DIR", "GRADIO_EXAMPLES_CACHE")
+# They would serve other folders, serve elsewhere, and never come back from the launch.
+OTHERWISE = ("GRADIO_ALLOWED_PATHS", "GRADIO_ROOT_PATH", "GRADIO_DEBUG")
 
 # The last resort should Gradio's page ask for something from outside: the browser refuses.
 POLICY = (
@@ -136,20 +138,34 @@ def private_folder() -> Iterator[Path]:
     """A folder that only this user can read, for all that Gradio writes; removed with its content at the end.
 
     Temporary files, such as uploads that are cut short leave, fall into it too; what is FORGOTTEN seconds old goes
-    before. Meanwhile Gradio's settings in the environment are ours.
+    before. Meanwhile what the environment would have Gradio do otherwise is out of it.
     """
-    with (
-        tempfile.TemporaryDirectory(prefix="fer_jax_web_", ignore_cleanup_errors=True) as folder,
-        mock.patch.dict(os.environ, dict.fromkeys(FOLDER_VARIABLES, folder)),
-        mock.patch.object(tempfile, "tempdir", folder),
-        _forgetting(Path(folder)),
-    ):
-        for name in ("GRADIO_ALLOWED_PATHS", "GRADIO_ROOT_PATH"):  # would serve the folders named there
-            os.environ.pop(name, None)
-        # Gradio asks its own page whether it is there, which the network's proxy cannot know.
-        known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
-        os.environ["no_proxy"] = ",".join(filter(None, (known, "127.0.0.1", "localhost")))
-        yield Path(folder)
+    # Gradio asks its own page whether it is there, which the network's proxy cannot know.
+    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY")
+    here = ",".join(filter(None, (known, "127.0.0.1", "localhost")))
+    with tempfile.TemporaryDirectory(prefix="fer_jax_web_", ignore_cleanup_errors=True) as folder:
+        ours = dict.fromkeys(FOLDER_VARIABLES, folder) | dict.fromkeys(OTHERWISE) | {"no_proxy": here}
+        with _environment(ours), mock.patch.object(tempfile, "tempdir", folder), _forgetting(Path(folder)):
+            yield Path(folder)
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str | None]) -> Iterator[None]:
+    """Sets variables of the environment, or takes them out of it (None), for a while."""
+
+    def put(values: dict[str, str | None]) -> None:
+        for name, value in values.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+    before = {name: os.environ.get(name) for name in variables}
+    put(variables)
+    try:
+        yield
+    finally:
+        put(before)
 
 
 @contextlib.contextmanager
@@ -159,8 +175,8 @@ def _forgetting(folder: Path) -> Iterator[None]:
 
     def forget() -> None:
         while not ended.wait(LOOK_EVERY):
-            for path in folder.rglob("*"):
-                with contextlib.suppress(OSError):  # somebody else deleted it
+            with contextlib.suppress(OSError):  # somebody else deletes, too: the rest goes the next time
+                for path in folder.rglob("*"):
                     if path.is_file() and time.time() - path.stat().st_mtime > FORGOTTEN:
                         path.unlink()
 

@@ -293,7 +293,7 @@ def test_mixing_is_with_another_image_of_the_global_batch_by_the_share_it_tells(
     _, out, others, share = mixed(options, 8)
     assert sorted(others) == list(range(16))
     assert (others != np.arange(16)).all()
-    assert len(set(share)) >= 8  # a draw for each, of which rounding to 64 pixels makes some equal
+    assert len(set(share)) >= (8 if "cutmix" in options else 16)  # a draw for each; of CutMix in 64ths, some are equal
     assert ((share >= 0) & (share <= 1)).all()
     expected = share * np.arange(16) * 10 + (1 - share) * others * 10
     np.testing.assert_allclose(out.mean((1, 2, 3)), expected, atol=1e-3)

@@ -483,6 +483,8 @@ def test_a_run_that_began_with_other_weights_says_so(copy, runs):
     assert rows[0][header.index("selected on")] == "validation (began with mini_xception_fer2013)"
     joined = report.ask(runs[0][0], data_dir=raw, members=[copy])
     assert "whether mini_xception_fer2013, with which" in next(iter(joined.optimistic.values()))
+    joined = report.ask(runs[0][0], data_dir=raw, members=[copy], split="validation")  # what is known goes before
+    assert list(joined.optimistic.values()) == [f"{copy} was selected on this split"]
 
 
 def test_what_cannot_be_evaluated_is_refused_with_a_reason(copy, runs, tmp_path):

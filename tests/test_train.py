@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from fer_jax import augment, heads, optim, sharding, train
+from fer_jax import augment, heads, models, optim, sharding, train
 from fer_jax.config import default_config
 from fer_jax.data import pipeline
 from fer_jax.errors import UserError
@@ -380,6 +380,25 @@ def test_the_programs_of_an_epoch_have_one_size_where_they_can(epoch, most, part
     # A run that goes on in mid-epoch comes back to these parts.
     start = parts[0] // 2
     assert train.steps_at_once(epoch, start, most) == parts[0] - start
+
+
+def test_programs_are_as_long_as_a_signal_can_wait(monkeypatch):
+    def recipe(name):
+        model = models.create(name, num_outputs=7)
+        return train.Recipe(model, None, None, None, models.MODELS[name].input_shape)
+
+    assert train.most_steps(recipe("mini_xception"), 64) == train.MOST_STEPS
+    some = train.most_steps(recipe("resnet18"), 64)
+    flops = models.forward_flops(recipe("resnet18").model, (224, 224, 3))
+    assert some == int(train.MOST_OPERATIONS / (3 * 64 * flops)) < train.MOST_STEPS
+    assert train.most_steps(recipe("resnet18"), 128) in (some // 2, some // 2 + 1)
+    assert train.most_steps(recipe("resnet18"), 10**6) == 1
+
+    def cannot_count(*_):
+        raise UserError("no CPU")
+
+    monkeypatch.setattr(models, "forward_flops", cannot_count)
+    assert train.most_steps(recipe("resnet18"), 63) == train.MOST_STEPS // 8
 
 
 def test_schedules_that_cannot_be_are_refused():
