@@ -122,8 +122,8 @@ def _read(path: Path) -> dict:
     except (OSError, json.JSONDecodeError) as error:
         if checkpoint.weights_file(path.parent).is_file() and not path.parent.is_dir():
             raise UserError(
-                f"{path.parent} is a network without its data, as live, web, visualize --image and export take one; "
-                f"here a run directory is needed, which python -m fer_jax.main makes"
+                f"{path.parent} is a network without its data: give the directory of a run, which python -m "
+                f"fer_jax.main makes"
             ) from error
         raise UserError(
             f"{path.parent} is not a finished run: {path.name} is missing or cut short; finish it with "
