@@ -10,6 +10,10 @@ class UserError(ValueError):
     """Something the user can mend: says what is wrong, where, and what to do."""
 
 
+class OutOfMemory(UserError):
+    """A device's memory does not suffice."""
+
+
 def exits_with_message(main: Callable) -> Callable:
     """`main`, in which a `UserError` ends in its message and exit code 1, without traceback."""
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from fer_jax import checkpoint, files
 from fer_jax import config as config_lib
 from fer_jax.data import combine, prepare
-from fer_jax.errors import UserError, out_of_memory
+from fer_jax.errors import OutOfMemory, UserError, out_of_memory
 from fer_jax.lock import alone
 
 
@@ -95,13 +95,13 @@ def full_disk_explained(workdir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def full_memory_explained() -> Iterator[None]:
-    """Turns a device's memory that does not suffice into a `UserError`."""
+    """Turns what XLA says of a device's memory that does not suffice into an `OutOfMemory`."""
     try:
         yield
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
-        raise UserError(
+        raise OutOfMemory(
             f"the device's memory does not hold the network, its data and a batch: lower train.batch_size, or "
             f"eval.batch_size if it was evaluated, or set data.residence = 'stream' ({str(error).splitlines()[0]})"
         ) from error
@@ -132,14 +132,8 @@ def _read(path: Path) -> dict:
 
 
 def fingerprint(config: Mapping, results: Mapping) -> str:
-    """The fingerprint of all the data of a finished run, by its config.json and results.json.
-
-    Raises:
-      UserError: results of an older version, without one.
-    """
-    if "fingerprint" not in results:
-        raise UserError("a run of an older version does not say which data it was trained on: train again")
-    recorded = results["fingerprint"]
+    """The fingerprint of all the data of a finished run, by its config.json and results.json; empty in old results."""
+    recorded = results.get("fingerprint", "")
     # Data without what a file lists have a fingerprint of their own, after that of the whole (`Dataset.without`).
     return recorded.rpartition("-")[0] if config["data"]["exclude"] else recorded
 

@@ -29,7 +29,7 @@ from ml_collections import ConfigDict
 
 from fer_jax import command_line, files, process, sweep_figures, sweep_table
 from fer_jax import config as config_lib
-from fer_jax.errors import UserError
+from fer_jax.errors import OutOfMemory, UserError
 from fer_jax.scores import selection_score
 from fer_jax.sweep_members import Member, check, declared, members, read_axis
 from fer_jax.sweep_plan import Group, differing, plan, same_images, stops, unfinished
@@ -64,7 +64,10 @@ def run_group(
     """
     from fer_jax import run, run_directory
 
-    experiment = run.build(group.members[0].config, data_dir)
+    try:
+        experiment = run.build(group.members[0].config, data_dir)
+    except OutOfMemory as error:
+        return {member.name: _failed(member, str(error)) for member in group.members}
     until = epochs and epochs * experiment.order.steps_per_epoch
     with run_directory.full_disk_explained(workdir):
         failed = _fit_stacks(experiment, group, workdir, until) if group.at_once > 1 else {}
@@ -168,7 +171,7 @@ def run_members(
                 member.name: Stopped(epochs, scores[member.name]) for member in going if member.cell not in kept
             }
             going = [member for member in going if member.cell in kept]
-    return outcomes | finished(planned, workdir)
+    return outcomes | finished(going, workdir)
 
 
 def finished(planned: Sequence[Member], workdir: Path) -> dict[str, Outcome]:

@@ -178,8 +178,7 @@ def check(
     fingerprints = {asked: (dataset.fingerprint, "the data at hand") for asked, dataset in datasets.items()}
     for member in planned:
         config = member.config.to_dict()
-        if member.name in done:
-            found = run_directory.fingerprint(config, done[member.name])
+        if member.name in done and (found := run_directory.fingerprint(config, done[member.name])):
             other, where = fingerprints.setdefault(json.dumps(config["data"]), (found, member.name))
             if found != other:
                 raise UserError(

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from fer_jax.errors import UserError, out_of_memory
+from fer_jax.errors import OutOfMemory, UserError
 from fer_jax.sweep_members import Member
 
 # Fields that decide which images a member is scored on.
@@ -74,22 +74,18 @@ def plan(
     Raises:
       UserError: a member's directory holds a run of another config, or the data are wrong.
     """
-    import jax
-
-    from fer_jax import run, stack_cost
+    from fer_jax import run, run_directory, stack_cost
 
     groups = []
     for alike in unfinished(planned, workdir, claim=claim):
-        experiment = run.build(alike[0].config, data_dir)
         try:
-            cost, megabytes = (
-                stack_cost.choose(experiment, len(alike), form),
-                stack_cost.bytes_a_member(experiment) / 1e6,
-            )
-        except jax.errors.JaxRuntimeError as error:
-            if not out_of_memory(error):
-                raise  # what one member of many takes is no reason not to train the others
-            cost, megabytes = stack_cost.Cost(stack_cost.SEQUENTIAL, len(alike), 1, math.nan), math.nan
+            with run_directory.full_memory_explained():
+                experiment = run.build(alike[0].config, data_dir)
+                cost = stack_cost.choose(experiment, len(alike), form)
+                megabytes = stack_cost.bytes_a_member(experiment) / 1e6
+        except OutOfMemory:  # of one member of many, which is no reason not to train the others
+            groups.append(Group(tuple(alike), stack_cost.SEQUENTIAL, 1, math.nan, math.nan))
+            continue
         until = epochs * experiment.order.steps_per_epoch if epochs else experiment.total_steps
         left = sum(max(until - _steps_taken(workdir / member.name), 0) for member in alike)
         seconds = cost.seconds / len(alike) * left

@@ -131,7 +131,7 @@ def write_tables(
     text, latex = (as_text((head, body), form, bold=bold) for form in ("markdown", "latex"))
     notes = [f"The lines are scored on different images ({unlike}), so none is compared with another."] * bool(unlike)
     if optimistic:
-        notes.append("Optimistic: the epoch of each run was chosen on the images that it is scored on.")
+        notes.append("Optimistic on validation: the epoch of a run was chosen on the images that it is scored on.")
     for note in notes:
         text, latex = f"{text}\n{note}\n", f"% {note}\n{latex}"
     (folder / "table.md").write_text(text)

@@ -294,7 +294,7 @@ def test_nothing_is_the_best_where_the_images_differ(tmp_path, folds):
     assert "Optimistic" not in text
     text = sweep_table.write_tables(cells, "test", tmp_path, optimistic=True)
     assert "**" in text
-    assert "Optimistic: the epoch of each run was chosen on the images that it is scored on." in text
+    assert "Optimistic on validation: the epoch of a run was chosen on the images that it is scored on." in text
     assert "% Optimistic" in (tmp_path / "table.tex").read_text()
     assert "| 48.00 |" in text  # the balanced accuracy beside it
     assert sweep_plan.differing(planned[:3], sweep_plan.same_images(planned)) is None

@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import glob
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
@@ -44,6 +45,8 @@ from fer_jax.errors import UserError, exits_with_message
 
 if TYPE_CHECKING:
     from fer_jax.data.datasets.base import Picture
+
+log = logging.getLogger("fer_jax.data.align")  # also where this module is `__main__`
 
 SEVERAL = ("largest", "all", "refuse")
 LARGEST = 4096  # pixels, the side of a crop
@@ -270,7 +273,7 @@ def align_tree(
         Supplied(settings.landmarks)
     _claim(settings, whole=whole)
     before, by = settings.known(), {"detector": settings.origin}
-    looked_at = [record["path"] for record in detections.records(settings.kept)]
+    looked_at = [record["path"] for record in detections.records(settings.kept)] if whole else []
     known = {} if settings.landmarks else before  # landmarks may have been corrected, and are quickly read
     rows = []
     with (
@@ -367,23 +370,23 @@ def have_landmarks(pictures: Sequence["Picture"]) -> bool:
     Files of which none holds landmarks are something else, as the boxes of a detector's training are in NAME.txt.
 
     Raises:
-      UserError: there are landmarks of some, of one there are none.
+      UserError: some hold landmarks, one does not.
     """
-    found, wrong = False, None
+    found, wrong, lacking = False, None, None
     for path in (picture.path for picture in pictures if files.is_image(picture.path) and picture.path.exists()):
         try:
             if file := landmarks_beside(path):
                 read_landmarks(file)
                 found = True
             else:
-                wrong = wrong or UserError(
-                    f"{path} has no landmarks beside it, as others have: add them, or move those away for dlib to find "
-                    f"all"
-                )
+                lacking = lacking or path
         except UserError as error:
             wrong = wrong or error
         if found and wrong:
             raise wrong
+        if found and lacking:
+            log.warning("data: %s has no landmarks beside it, as others have: dlib is to find those of all", lacking)
+            return False
     return found
 
 

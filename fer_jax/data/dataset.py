@@ -311,12 +311,16 @@ class Selection(Dataset):
         named = [(pick.prefix, pick.of(pick.dataset.subjects(pick.split)).tolist()) for pick in self.picks[split]]
         return np.array([prefix + name if name else "" for prefix, names in named for name in names], str)
 
+    def sources(self, split):
+        self.require(split)
+        return np.concatenate([pick.of(pick.dataset.sources(pick.split)) for pick in self.picks[split]])
+
     def videos(self, split):
         self.require(split)
         numbers, start = [], 0
         for pick in self.picks[split]:
             numbers.append(pick.of(pick.dataset.videos(pick.split)) + start)
-            start += pick.dataset.splits[pick.split]  # no number is that high
+            start = numbers[-1].max(initial=start - 1) + 1
         return np.concatenate(numbers)
 
     def digests(self, split):

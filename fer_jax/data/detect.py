@@ -8,7 +8,7 @@ Haar and YuNet find boxes; dlib's shape predictor, where it is installed, adds t
 import dataclasses
 import importlib.util
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -175,9 +175,9 @@ class YuNet:
         return faces
 
 
-def landmarks_beside(image: Path) -> Path | None:
+def landmarks_beside(image: Path, endings: Sequence[str] = LANDMARK_SUFFIXES) -> Path | None:
     """The file of landmarks that lies beside an image."""
-    beside = (image.with_name(image.stem + ending) for ending in LANDMARK_SUFFIXES)
+    beside = (image.with_name(image.stem + ending) for ending in endings)
     return next((file for file in beside if file.is_file()), None)
 
 

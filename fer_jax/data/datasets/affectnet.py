@@ -33,6 +33,7 @@ COLUMNS = (
 # Of training.csv; validation.csv was published without one.
 _HEADER = (*COLUMNS[:5], "facial_landmarks", *COLUMNS[5:])
 _ARRAYS = ("exp", "val", "aro")
+_IMAGES = (".jpg", ".jpeg", ".png")
 
 
 class Affectnet(PictureBuilder):
@@ -148,7 +149,7 @@ def read_folder(folder: Path, left_out: Counter) -> Iterator[Picture]:
     Raises:
       UserError: annotations that are absent or no numbers, or a code that is unknown; names the file.
     """
-    images = {path.stem: path for path in files.entries(folder / "images") if files.is_image(path)}
+    images = {path.stem: path for path in files.entries(folder / "images") if path.suffix.lower() in _IMAGES}
     labels = [path.name for path in files.entries(folder / "annotations") if path.name.endswith("_exp.npy")]
     names = sorted((name.removesuffix("_exp.npy") for name in labels), key=lambda name: (len(name), name))
     for name in names:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from fer_jax.data import runners
 from fer_jax.data.datasets.readings import Reading, Readings, StoredFace
-from fer_jax.data.detect import Box
+from fer_jax.data.detect import Box, landmarks_beside
 from fer_jax.data.emotions import canonical, expressed
 from fer_jax.errors import UserError
 from fer_jax.files import entries, of_other_kinds, read_image, visible
@@ -133,8 +133,9 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def note_unused(self, roots: Iterable[Path], used: Iterable[Path]) -> None:
         """Notes what lies in these folders of the raw data and is not read."""
-        there = set(itertools.chain(*map(visible, roots)))
-        if unused := of_other_kinds(there.difference(used)):
+        there, used = set(itertools.chain(*map(visible, roots))), set(used)
+        landmarks = filter(None, map(landmarks_beside, used))  # which an alignment reads
+        if unused := of_other_kinds(there.difference(used, landmarks)):
             self.notes.append(f"files that are not used: {unused}")
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -188,7 +189,7 @@ class PictureBuilder(FaceBuilder, skip_registration=True):
       runner, workers: what reads, crops and encodes them, see `runners.each`.
     """
 
-    VERSION = tfds.core.Version("1.1.0")  # 1.0.0 enlarged small faces to blocks
+    VERSION = tfds.core.Version("1.2.0")  # 1.0.0 enlarged small faces to blocks; 1.1.0's fingerprint lacks the subjects
     IMAGE_SHAPE = (SIDE, SIDE, 3)
     aligned: dict[str, list[Picture]] | None = None  # what is read in the place of `pictures`, where that is to be
 

@@ -8,11 +8,12 @@ from fer_jax.data.datasets.base import SIDE, Picture, PictureBuilder, missing
 from fer_jax.data.emotions import BASIC7
 from fer_jax.data.subjects import divide, split_subjects
 from fer_jax.errors import UserError
-from fer_jax.files import entries, is_image
+from fer_jax.files import entries
 
 CODES = {
     "AN": "angry", "DI": "disgust", "FE": "fear", "HA": "happy", "SA": "sad", "SU": "surprise", "NE": "neutral"
 }  # fmt: skip
+_IMAGES = (".tiff", ".tif", ".png")  # .png: aligned
 _NAME = re.compile(r"([A-Z]{2})\.([A-Z]{2})\d+\.\d+", re.IGNORECASE)
 
 
@@ -32,7 +33,7 @@ class Jaffe(PictureBuilder):
 
     @classmethod
     def find_raw(cls, data_dir):
-        files = [path for path in entries(data_dir) if is_image(path)] if data_dir else []
+        files = [path for path in entries(data_dir) if path.suffix.lower() in _IMAGES] if data_dir else []
         if not files:
             raise missing("jaffe", data_dir, cls.ORIGIN)
         for path in files:

@@ -8,12 +8,13 @@ from fer_jax.data.datasets.base import Picture, PictureBuilder, missing
 from fer_jax.data.emotions import BASIC7
 from fer_jax.data.subjects import divide, split_subjects
 from fer_jax.errors import UserError
-from fer_jax.files import entries, is_image
+from fer_jax.files import entries
 
 CODES = {
     "AF": "fear", "AN": "angry", "DI": "disgust", "HA": "happy", "NE": "neutral", "SA": "sad", "SU": "surprise"
 }  # fmt: skip
 VIEWS = {"S": "straight", "HL": "half_left", "HR": "half_right", "FL": "full_left", "FR": "full_right"}
+_IMAGES = (".jpg", ".jpeg", ".png")  # .png: aligned
 # Session, subject (sex and number), emotion, view.
 _NAME = re.compile(r"[AB]([FM]\d{2})([A-Z]{2})(S|HL|HR|FL|FR)", re.IGNORECASE)
 
@@ -46,7 +47,7 @@ class Kdef(PictureBuilder):
 
     @classmethod
     def find_raw(cls, data_dir):
-        files = [path for path in entries(data_dir, 2) if is_image(path)] if data_dir else []
+        files = [path for path in entries(data_dir, 2) if path.suffix.lower() in _IMAGES] if data_dir else []
         if not any(read_name(path) for path in files):
             raise missing("kdef", data_dir, cls.ORIGIN)
         return tuple(files)

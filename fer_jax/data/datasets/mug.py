@@ -15,6 +15,7 @@ from fer_jax.files import entries, is_image
 
 LEVELS = (0.2, 0.4, 0.6, 0.8, 1.0, 0.8, 0.6, 0.4, 0.2)  # of the nine frames of a take, rising and falling
 _NEAR = 0.1  # how far a frame may be from the level it is taken for
+_LANDMARKS = (".pts", "_landmarks.txt")  # what else ends in .txt may be anything
 
 
 class Take(NamedTuple):
@@ -34,10 +35,9 @@ class Mug(PictureBuilder):
         intensity; of neutral takes nine spread evenly, with intensity 0.
 
     THE DATA HAVE NO INTENSITIES; THESE ARE ESTIMATES. Where every frame of a take has 68 landmarks beside it
-    (img_0001.pts, or img_0001_landmarks.txt or img_0001.txt with 68 rows `x y`), a frame's intensity is the mean
-    displacement of its landmarks from those of the take's first frame, which is taken as neutral, both freed of
-    translation and scale, over the largest such displacement in the take; there is the apex. Rotation of the head
-    counts as expression.
+    (img_0001.pts or img_0001_landmarks.txt, 68 rows `x y`), a frame's intensity is the mean displacement of its
+    landmarks from those of the take's first frame, which is taken as neutral, both freed of translation and scale,
+    over the largest such displacement in the take; there is the apex. Rotation of the head counts as expression.
     Elsewhere it is the frame's position in the take, as if every take rose and fell evenly with its apex in the
     middle. The example's intensity is that of the frame, within 0.1 of the level; a level no frame is so near to is
     left out, so short takes give fewer than nine.
@@ -66,7 +66,7 @@ class Mug(PictureBuilder):
         frames = _frames(data_dir) if data_dir else []
         if not frames:
             raise missing("mug", data_dir, cls.ORIGIN)
-        landmarks = [path for frame in frames if (path := landmarks_beside(frame))]
+        landmarks = [path for frame in frames if (path := landmarks_beside(frame, _LANDMARKS))]
         return (data_dir, *landmarks)  # the images are gigabytes: the folder stands for them
 
     def pictures(self):
@@ -114,7 +114,7 @@ def read_takes(root: Path) -> list[Take]:
 
 def measured_levels(frames: tuple[Path, ...]) -> np.ndarray | None:
     """The intensity of each frame by its landmarks, None where a frame has none or nothing moves."""
-    files = [landmarks_beside(frame) for frame in frames]
+    files = [landmarks_beside(frame, _LANDMARKS) for frame in frames]
     return levels_by_landmarks(np.stack([read_landmarks(path) for path in files])) if all(files) else None
 
 

@@ -175,7 +175,7 @@ class Folder(PictureBuilder):
     Layout: [split/]emotion/*.jpg, png, bmp, tif, ppm, pgm, webp, mp4 or avi. Other files are counted in a note.
     """
 
-    VERSION = tfds.core.Version("1.2.0")  # 1.1.0 took frames of one colour, too
+    VERSION = tfds.core.Version("1.3.0")  # 1.1.0 took frames of one colour, too; 1.2.0 as of PictureBuilder's 1.1.0
     ORIGIN = (
         "Expected in --data_dir: a folder for each emotion (angry, happy, ...) with images (.jpg, .png, .bmp, .tif, "
         ".webp) or videos (.mp4, .avi), if wanted within the folders train, validation and test."

@@ -19,6 +19,7 @@ SUBJECTS = {
 class Synthetic(FaceBuilder):
     """Drawn faces of seven emotions at known intensities, with 68 landmarks and subject numbers."""
 
+    VERSION = tfds.core.Version("1.1.0")  # the fingerprint of 1.0.0 lacks the subjects
     EMOTIONS = BASIC7
     IMAGE_SHAPE = (synthetic.SIZE, synthetic.SIZE, 3)
     VARIANTS = tuple(SUBJECTS)
