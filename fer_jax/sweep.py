@@ -113,7 +113,7 @@ def _fit_stacks(experiment, group: Group, workdir: Path, until: int | None) -> d
             courses = [course for _, course in stacked]
             try:
                 reasons = stack.fit(courses, group.form, started=time.perf_counter(), until=until)
-            except UserError as error:
+            except OutOfMemory as error:
                 reasons = dict.fromkeys(range(len(courses)), str(error))
             for k, reason in reasons.items():
                 failed[stacked[k][0].name] = _failed(stacked[k][0], reason)

@@ -17,7 +17,7 @@ import pytest
 
 from fer_jax import config as config_lib
 from fer_jax import models, run, run_directory, sweep_members
-from fer_jax.data import align, combine, crops, detect, prepare
+from fer_jax.data import align, align_dataset, combine, crops, detect, prepare
 from fer_jax.data.datasets.kdef import CODES
 from fer_jax.errors import UserError
 from tests import tiny_config
@@ -253,7 +253,7 @@ def test_a_face_that_is_not_the_annotated_one_is_not_taken(kdef, tmp_path):
     path = kdef / "AF01/AF01HAS.JPG"
     there, elsewhere = (60.0, 60.0, 200.0, 200.0), (0.0, 0.0, 30.0, 30.0)
     pictures = [Picture(path, "happy", "a", box=there), Picture(path, "happy", "b", box=elsewhere)]
-    aligned, reasons = align.align_pictures(pictures, kdef, tmp_path / "out", "none", landmarks=True, workers=1)
+    aligned, reasons = align_dataset.align_pictures(pictures, kdef, tmp_path / "out", "none", landmarks=True, workers=1)
     assert aligned[0].path.name == "AF01HAS.png"
     assert aligned[0].box is None
     assert aligned[1] == pictures[1]

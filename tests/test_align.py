@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_jax.data import align, align_preview, crops, detect, prepare, synthetic
+from fer_jax.data import align, align_dataset, align_preview, crops, detect, prepare, synthetic
 from fer_jax.data.datasets import DATASETS, own
 from fer_jax.data.datasets.base import Picture
 from fer_jax.data.detect import Face
@@ -128,16 +128,16 @@ def test_text_beside_pictures_is_not_always_landmarks(tmp_path, caplog):
         (tmp_path / f"{name}.jpg").touch()
         (tmp_path / f"{name}.txt").write_text("0 0.5 0.5 0.2 0.3\n")  # a box, for the training of a detector
         pictures.append(Picture(tmp_path / f"{name}.jpg", "happy", name))
-    assert not align.have_landmarks(pictures)
+    assert not align_dataset.have_landmarks(pictures)
     (tmp_path / "a.txt").write_text("1 2\n" * 68)
     with pytest.raises(UserError, match=r"b\.txt, line 1: '0 0\.5 0\.5 0\.2 0\.3' is not a pair x y"):
-        align.have_landmarks(pictures)
+        align_dataset.have_landmarks(pictures)
     (tmp_path / "b.pts").write_text("version: 1\nn_points: 68\n{\n" + "1 2\n" * 68 + "}\n")
-    assert align.have_landmarks(pictures)  # the text beside the landmarks of b is not read
+    assert align_dataset.have_landmarks(pictures)  # the text beside the landmarks of b is not read
     pictures.append(Picture(tmp_path / "c.jpg", "happy", "c"))
-    assert align.have_landmarks(pictures)  # of a picture that is missing nothing is wanted
+    assert align_dataset.have_landmarks(pictures)  # of a picture that is missing nothing is wanted
     pictures[-1].path.touch()
-    assert not align.have_landmarks(pictures)
+    assert not align_dataset.have_landmarks(pictures)
     assert "c.jpg has no landmarks beside it, as others have" in caplog.text
 
 
@@ -520,9 +520,9 @@ def test_a_folder_of_pictures_that_is_missing_is_as_each_of_them(tmp_path):
     cv2.imwrite(str(here), image)
     np.savetxt(here.with_suffix(".txt"), points)
     pictures = [Picture(here, "happy", "0"), Picture(gone, "happy", "1")]
-    assert align.have_landmarks(pictures)
+    assert align_dataset.have_landmarks(pictures)
     where = {"landmarks": True, "runner": "threads", "workers": 1}
-    aligned, reasons = align.align_pictures(pictures, tmp_path / "raw", tmp_path / "out", "landmarks", **where)
+    aligned, reasons = align_dataset.align_pictures(pictures, tmp_path / "raw", tmp_path / "out", "landmarks", **where)
     assert aligned[0].path == tmp_path / "out/landmarks/a/0.png"
     assert aligned[1] == pictures[1]
     assert reasons == [("b/1.png", "unreadable, does not exist")]

@@ -8,8 +8,8 @@ The output mirrors the tree of the input as PNG, which `prepare folder`, `jaffe`
 original (`prepare NAME --align=METHOD` aligns every data set of photographs), with `faces.csv` (every image, every
 face, and why one has no crop), `settings.txt` (what the crops are), and `detections.jsonl` (the boxes and landmarks of
 all faces), from which a run that was cut short goes on; copied into another output it saves detecting again for other
-crops. Landmarks that come with the
-data are read each time, as they may have been corrected. Crops of photographs that are gone from the input are deleted.
+crops. Landmarks that come with the data are read each time, as they may have been corrected. Crops of photographs that
+are gone from the input are deleted.
 """
 
 import argparse
@@ -18,12 +18,11 @@ import dataclasses
 import functools
 import glob
 import json
-import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 import cv2
 import numpy as np
@@ -31,22 +30,8 @@ from tqdm import tqdm
 
 from fer_jax import files
 from fer_jax.data import crops, detections, runners
-from fer_jax.data.detect import (
-    DETECTORS,
-    LANDMARK_SUFFIXES,
-    Box,
-    Detector,
-    Supplied,
-    landmarks_beside,
-    make_detector,
-    read_landmarks,
-)
+from fer_jax.data.detect import DETECTORS, LANDMARK_SUFFIXES, Box, Detector, Supplied, make_detector
 from fer_jax.errors import UserError, exits_with_message
-
-if TYPE_CHECKING:
-    from fer_jax.data.datasets.base import Picture
-
-log = logging.getLogger("fer_jax.data.align")  # also where this module is `__main__`
 
 SEVERAL = ("largest", "all", "refuse")
 LARGEST = 4096  # pixels, the side of a crop
@@ -112,7 +97,7 @@ def align_image(
         reason = f"no landmarks of it in {settings.landmarks}" if settings.landmarks else "the detector finds none"
         return record, [_row(path, "no face", reason)]
     if box:
-        faces = [face for face in faces if _holds_centre(box, face.box)]
+        faces = [face for face in faces if holds_centre(box, face.box)]
         if not faces:
             return record, [_row(path, "no face", f"of {len(record['faces'])} found none is the annotated one")]
     if len(faces) > 1 and settings.several == "refuse":
@@ -277,17 +262,17 @@ def align_tree(
     known = {} if settings.landmarks else before  # landmarks may have been corrected, and are quickly read
     rows = []
     with (
-        settings.kept.open("a+", buffering=1) as log,
+        settings.kept.open("a+", buffering=1) as kept,
         tqdm(total=len(images), unit=" images", smoothing=0.05, disable=None) as bar,
     ):
-        if log.tell() and not settings.kept.read_bytes().endswith(b"\n"):
-            log.write("\n")  # after a line that was cut short
+        if kept.tell() and not settings.kept.read_bytes().endswith(b"\n"):
+            kept.write("\n")  # after a line that was cut short
         boxes = boxes or {}
         work = ((image, known.get(image), boxes.get(image)) for image in images)
         start = functools.partial(_aligner, settings)
         for record, of_image in runners.each(start, work, runner=runner, workers=workers):
             if record and record | by != before.get(record["path"]):
-                log.write(json.dumps(record | by) + "\n")
+                kept.write(json.dumps(record | by) + "\n")
             rows += of_image
             bar.update()
     rows.sort(key=lambda row: (row["path"], row["face"] or 0))
@@ -313,84 +298,7 @@ def _aligner(settings: Settings) -> Callable[[tuple[str, dict | None, Box | None
     return lambda work: align_image(*work, settings=settings, detector=detector)
 
 
-def align_pictures(
-    pictures: Sequence["Picture"],
-    root: Path,
-    folder: Path,
-    method: str,
-    *,
-    landmarks: bool = False,
-    runner: str = "processes",
-    workers: int | None = None,
-) -> tuple[list["Picture"], list[tuple[str, str]]]:
-    """The pictures of a data set with aligned crops in their places, and (path, reason) of those that stay as they are.
-
-    Of several faces the largest is taken; where the data say where the face is, the largest of those that lie there.
-
-    Args:
-      root: the folder that they all lie in, resolved.
-      folder: of the crops, in a folder for each method, and of the detections, which serve all methods.
-      landmarks: whether they lie beside the pictures (`have_landmarks`); otherwise dlib finds the faces.
-
-    Raises:
-      UserError: a video among them, two whose crops would be the same file, no detector.
-    """
-    paths = [(picture.path.parent.resolve() / picture.path.name).relative_to(root) for picture in pictures]
-    images = sorted({path.as_posix() for path in paths})
-    if videos := [image for image in images if not files.is_image(Path(image))]:
-        known = ", ".join(files.IMAGES)
-        raise UserError(f"{root / videos[0]} cannot be aligned, only images can ({known}): leave it out")
-    supplied = root if landmarks else None
-    settings = Settings(root, folder / method, method, landmarks=supplied, detections=folder / "detections.jsonl")
-    # An image has one crop: of one that several pictures are of, the largest face, for those whose box it lies in.
-    count = Counter(paths)
-    boxes = {
-        path.as_posix(): picture.box
-        for picture, path in zip(pictures, paths, strict=True)
-        if picture.box and count[path] == 1
-    }
-    rows = align_tree(settings, images, boxes=boxes, runner=runner, workers=workers)
-    rows = {row["path"]: row for row in rows}
-    aligned, reasons = [], []
-    for picture, path in zip(pictures, paths, strict=True):
-        row = rows[path.as_posix()]
-        if row["status"] != "ok":
-            reasons.append((row["path"], f"{row['status']}, {row['reason']}"))
-        elif picture.box and not _holds_centre(picture.box, tuple(row[name] for name in ("x", "y", "width", "height"))):
-            reasons.append((row["path"], "the face found is not the annotated one"))
-        else:
-            picture = picture._replace(path=settings.output / row["output"], box=None)
-        aligned.append(picture)
-    return aligned, reasons
-
-
-def have_landmarks(pictures: Sequence["Picture"]) -> bool:
-    """Whether beside each picture that is there lies a file of its landmarks, as `detect.Supplied` reads them.
-
-    Files of which none holds landmarks are something else, as the boxes of a detector's training are in NAME.txt.
-
-    Raises:
-      UserError: some hold landmarks, one does not.
-    """
-    found, wrong, lacking = False, None, None
-    for path in (picture.path for picture in pictures if files.is_image(picture.path) and picture.path.exists()):
-        try:
-            if file := landmarks_beside(path):
-                read_landmarks(file)
-                found = True
-            else:
-                lacking = lacking or path
-        except UserError as error:
-            wrong = wrong or error
-        if found and wrong:
-            raise wrong
-        if found and lacking:
-            log.warning("data: %s has no landmarks beside it, as others have: dlib is to find those of all", lacking)
-            return False
-    return found
-
-
-def _holds_centre(box: Box, face: Box) -> bool:
+def holds_centre(box: Box, face: Box) -> bool:
     """Whether the centre of a face lies in a box."""
     across, down = face[0] + face[2] / 2 - box[0], face[1] + face[3] / 2 - box[1]
     return 0 <= across <= box[2] and 0 <= down <= box[3]

@@ -25,8 +25,7 @@ import numpy as np
 
 from fer_jax import files, process
 from fer_jax.config import cache_directory
-from fer_jax.data import align as align_lib
-from fer_jax.data import crops
+from fer_jax.data import align_dataset, crops
 from fer_jax.data.crops import METHODS
 from fer_jax.data.dataset import Dataset
 from fer_jax.data.detect import LANDMARK_SUFFIXES, landmarks_beside
@@ -270,10 +269,10 @@ def _align(builder, method: str, folder: Path, *, runner: str, workers: int | No
     # The folders are resolved, not the pictures: landmarks lie beside a link, and it has the ending.
     root = Path(os.path.commonpath([picture.path.parent.resolve() for picture in pictures]))
     folder /= f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:12]}"
-    landmarks = align_lib.have_landmarks(pictures)
+    landmarks = align_dataset.have_landmarks(pictures)
     where = {"landmarks": landmarks, "runner": "ray" if runner == "ray" else "processes", "workers": workers}
     with alone(folder / ".lock"):
-        aligned, reasons = align_lib.align_pictures(pictures, root, folder, method, **where)
+        aligned, reasons = align_dataset.align_pictures(pictures, root, folder, method, **where)
     of_picture = iter(aligned)
     builder.aligned = {split: list(itertools.islice(of_picture, len(each))) for split, each in by_split.items()}
     crops = len(pictures) - len(reasons)
