@@ -1,4 +1,4 @@
-"""The L2-SVM net: squared hinge loss, one against the rest, on 42x42 faces.
+"""The L2-SVM net: squared hinge loss, one-vs-rest, on 42x42 faces.
 
 Paper: Tang 2013 (arXiv:1306.0239), winner of the FER2013 challenge with 71.2 % on its test split.
 Command: python -m fer_jax.main --config=configs/l2svm.py:fer2013 --data_dir=PATH

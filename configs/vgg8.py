@@ -1,11 +1,11 @@
-"""The VGG that holds the most quoted figure on FER2013: eight convolutions in four stages, two affine layers of 4,096.
+"""The VGG with the most quoted result on FER2013: eight convolutions in four stages, two affine layers of 4,096.
 
 The optimizer, dropout and augmentation are those of its authors' code (github.com/usef-kh/fer) as far as ours has them:
-there only half of the images are shifted and turned, each is shown as ten crops of 40 pixels, and the learning rate
-falls when the accuracy stands still. Not trained yet, for it takes a GPU.
-Paper: Khaireddin & Chen 2021 (arXiv:2105.03588), SGD with Nesterov momentum, 73.28 % of FER2013. By its counts of the
-emotions that is of PublicTest, the mean over ten crops (`--tta ten_crop`), selected on PrivateTest: the other way round
-than here.
+there only half of the images are shifted and rotated, each is trained on as ten 40-pixel crops, and the learning rate
+is reduced when accuracy plateaus. Not trained yet, as it needs a GPU.
+Paper: Khaireddin & Chen 2021 (arXiv:2105.03588), SGD with Nesterov momentum, 73.28 % of FER2013. By its class
+counts that is PublicTest accuracy with ten-crop averaging (`--tta ten_crop`), selected on PrivateTest: the reverse of
+the splits here.
 Command: python -m fer_jax.main --config=configs/vgg8.py:fer2013 --data_dir=PATH
 """
 

@@ -2,7 +2,7 @@
 
 Papers: Xu et al., Purdue/HP (over 500 MB); Chatfield et al. 2014 (arXiv:1405.3531), CNN-S.
 Command: python -m fer_jax.main --config=configs/vggs.py:fer2013 --data_dir=PATH
-After Chatfield et al., section 3: momentum 0.9, L2 of 5e-4, dropout 0.5, the rate divided by ten.
+After Chatfield et al., section 3: momentum 0.9, L2 of 5e-4, dropout 0.5, learning rate stepped down by ten.
 Rate and epochs are ours. Cost: made for a GPU.
 """
 

@@ -6,7 +6,7 @@ PATH holds a folder for each part: mug, ckplus, jaffe, kdef, laid out as `python
 and mug_manual with a CSV file, path,emotion,subject, of those images of MUG whose landmarks were set by hand. Best
 aligned: `--config.data.align=landmarks`.
 The emotions are the seven that all of them have: CK+'s contempt is left out. The people of MUG-manual are people of
-MUG, so this validation, like the paper's, is not on strangers alone; KDEF's are strangers.
+MUG, so on it this validation, like the paper's, is not subject-independent; on KDEF it is.
 The recipe is that of configs/vggs_small.py. Not measured: the data are given out on request.
 """
 

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m fer_jax.benchmark", description=__doc__.splitlines()[0])
+    parser = process.argument_parser("fer_jax.benchmark", __doc__)
     parser.add_argument(
         "--suite", nargs="+", default=("train", "infer", "input"), choices=SUITES, help="default: train infer input"
     )
@@ -62,7 +62,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data_dir", metavar="PATH", help="where its raw data lie")
     parser.add_argument("--images", type=_above_zero, help="of its training split, for end_to_end; default: all")
     parser.add_argument("--epochs", type=_above_zero, default=10, help="of a whole run of end_to_end, default 10")
-    parser.add_argument("--against", choices=sorted(COUNTERPARTS), help="beside train and infer")
+    parser.add_argument("--against", choices=sorted(COUNTERPARTS), help="also time train and infer there")
     parser.add_argument("--output", type=user_path, metavar="FILE.json")
     parser.add_argument("--figure", type=user_path, metavar="FILE.png", help="the picture of scaling")
     return parser.parse_args(arguments)

@@ -6,7 +6,6 @@ Features by scikit-image, the SVM by scikit-learn (extra `classical`). Trains on
 SVM's C on validation where there is a test split to report on, and prints the accuracy.
 """
 
-import argparse
 from collections.abc import Sequence
 
 import cv2
@@ -86,7 +85,7 @@ def run(dataset: prepare.Dataset, features: str) -> tuple[str, float, float]:
 @exits_with_message
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend."""
-    parser = argparse.ArgumentParser(prog="python -m fer_jax.classical", description=__doc__.splitlines()[0])
+    parser = process.argument_parser("fer_jax.classical", __doc__)
     parser.add_argument("--features", choices=FEATURES, default="hog")
     parser.add_argument("--dataset", default="fer2013")
     parser.add_argument("--variant", help="of the data set")

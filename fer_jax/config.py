@@ -39,10 +39,10 @@ def default_config() -> ConfigDict:
                 # for training; 0 = the data set's own splits
                 "folds": 0,
                 "fold": 0,
-                # What is never divided between folds: subject (of all splits), or image (of the training split, for
-                # data that do not tell who is shown; the other splits are left out)
+                # How folds are formed: by subject (of all splits, none in two folds), or by image (of the training
+                # split, for data without subject identities; the other splits are left out)
                 "fold_by": "subject",
-                "limit": 0,  # at most so many training images, each emotion in its share; 0 = all
+                "limit": 0,  # at most this many training images, class proportions kept; 0 = all
                 # Photographs are aligned first, as fer_jax.data.align does: none (the face's box alone) | rotation |
                 # landmarks; '' = taken as they are
                 "align": "",
@@ -58,18 +58,18 @@ def default_config() -> ConfigDict:
                 "name": "vggs_small",  # a key of fer_jax.models.MODELS
                 "input_shape": (128, 128, 3),  # images are resized and converted grey <-> RGB on the device
                 "options": {},  # of the model, e.g. dropout
-                # Initial weights, with the normaliser that they were trained with: of a run, of a file of
-                # fer_jax.convert, or by the name of weights that come with the package; '' = random
+                # Initial weights, with the input normalisation they were trained with: a run, a file written by
+                # fer_jax.convert, or the name of bundled weights; '' = random
                 "pretrained": "",
                 "dtype": "auto",  # of computation: float32 | bfloat16 | auto (bfloat16 on accelerators made for it)
             },
             "head": {
                 "name": "classification",  # classification | intensity (sigmoid cross-entropy, one output per emotion)
                 "loss": "softmax",  # of classification: softmax | soft (soft labels, e.g. FER+ votes) | squared_hinge
-                "label_share": 0.0,  # of the label in the target of loss soft, beside the intensities
+                "label_share": 0.0,  # of loss soft: weight of the label in the target, the intensities having the rest
                 "label_smoothing": 0.0,
                 "class_weights": "none",  # none | inverse | effective (of the training split's class counts)
-                "class_weight_power": 1.0,  # of these weights: 0 = all alike, 1 = as they are
+                "class_weight_power": 1.0,  # exponent on these weights: 0 = all equal, 1 = unchanged
             },
             "augment": {  # on the device, see fer_jax/augment.py; 0 = none
                 "flip": 0.5,  # probability of mirroring
@@ -77,18 +77,18 @@ def default_config() -> ConfigDict:
                 "brightness": 0.2,  # largest relative change of brightness
                 "rotate": 0.0,  # largest angle, degrees
                 "scale": 0.0,  # largest relative change of size
-                "crop": 0.0,  # largest share of a side that is cut off, the rest being enlarged
-                "variant": 0.0,  # one of Xu et al.'s 28, seven brightness levels up to this by four blurs
+                "crop": 0.0,  # largest fraction of a side cropped away, before resizing back
+                "variant": 0.0,  # one of Xu et al.'s 28: seven brightness levels up to this, times four blurs
                 "blur": 0.0,  # probability of a Gaussian, average or median blur, 3x3
                 "contrast": 0.0,  # largest relative change of contrast
-                "gamma": 0.0,  # largest exponent of 2 in x ** (2 ** u)
-                "noise": 0.0,  # deviation of Gaussian noise, grey levels of 0..255
+                "gamma": 0.0,  # largest |u| in x ** (2 ** u)
+                "noise": 0.0,  # standard deviation of Gaussian noise, grey levels of 0..255
                 "erase": 0.0,  # largest share of the image that is filled with noise
-                "mixup": 0.0,  # parameter of the Beta distribution of the share of another image
+                "mixup": 0.0,  # alpha of the Beta distribution of the mixing ratio with another image
                 "cutmix": 0.0,  # likewise, of a rectangle from another image
             },
             "optim": {
-                "name": "sgd",  # sgd | adam | muon (adam for what is no matrix) | rmsprop | adagrad
+                "name": "sgd",  # sgd | adam | muon (adam for non-matrix parameters) | rmsprop | adagrad
                 "learning_rate": 0.05,  # its peak
                 "schedule": "cosine",  # constant | cosine (to 0) | step
                 "warmup_epochs": 0.0,
@@ -97,7 +97,7 @@ def default_config() -> ConfigDict:
                 "momentum": 0.9,  # of sgd and muon
                 "nesterov": True,
                 "weight_decay": 0.0,  # L2 on kernels: weight_decay/2 * sum(kernel**2) joins the loss
-                "decoupled": False,  # True: decay apart from the gradient, as AdamW
+                "decoupled": False,  # True: decoupled from the gradient, as in AdamW
                 "clip_norm": 0.0,  # global norm of the gradient; 0 = no clipping
             },
             "train": {
@@ -108,16 +108,16 @@ def default_config() -> ConfigDict:
                 # without a fixed size; () = none
                 "smaller_first": (),
                 "ema_decay": 0.0,  # of an exponential moving average of the weights, used for evaluation; 0 = none
-                "log_every": 50,  # steps a row of metrics.jsonl
-                # The share of the time that writing checkpoints may take: where epochs are short, not each of them ends
-                # with one, and a kill costs some epochs; 0 = no limit
+                "log_every": 50,  # steps per row of metrics.jsonl
+                # The largest fraction of run time that saving checkpoints may take: where epochs are short, not every
+                # one is checkpointed, and a kill loses some epochs; 0 = no limit
                 "saving_share": 0.1,
-                "keep_every": 0,  # epochs after which the weights are kept for `fer_jax.visualize`; 0 = never
+                "keep_every": 0,  # keep the weights every so many epochs, for `fer_jax.visualize`; 0 = never
             },
             "eval": {
                 "batch_size": 256,
-                # Above 0: beside the score on the images one on all 28 `augment.variants` of each (Xu et al., table 7),
-                # brightness up to this.
+                # Above 0: also scored on all 28 `augment.variants` of each image (Xu et al., table 7), brightness
+                # 1 - this .. 1 + this.
                 "variants": 0.0,
             },
         }

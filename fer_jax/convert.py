@@ -9,7 +9,6 @@ with `weights_only=True`, never unpickled). Every tensor that is missing, left o
 HDF5 needs the extra `convert`, `.pth` needs PyTorch.
 """
 
-import argparse
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from flax import traverse_util
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from fer_jax import checkpoint, models
+from fer_jax import checkpoint, models, process
 from fer_jax.data.emotions import BASIC7
 from fer_jax.errors import UserError, exits_with_message
 from fer_jax.files import user_path
@@ -241,9 +240,7 @@ def convert(model: str, tensors: dict[str, np.ndarray]) -> tuple[dict, dict]:
 @exits_with_message
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fer_jax.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = process.argument_parser("fer_jax.convert", __doc__)
     parser.add_argument("--model", required=True, help=", ".join(SOURCES))
     parser.add_argument("--input", required=True, type=user_path, help=".hdf5, .safetensors or .pth")
     parser.add_argument("--output", required=True, type=user_path, help="the .safetensors to write")

@@ -1,4 +1,4 @@
-"""Averages: the mean of the answers of several trained networks, or of one network on several views of each image.
+"""Averages the predictions of several trained networks, or of one network over several views of each image.
 
     python -m fer_jax.ensemble runs/a runs/b runs/c --data_dir=PATH [--split=test]
 
@@ -6,7 +6,6 @@ The members may differ in architecture and input; their emotions must be the sam
 data set is the one in the first run's config.
 """
 
-import argparse
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -98,7 +97,7 @@ def probabilities(net: Recognizer, run: Path, images: np.ndarray, emotions: tupl
 @exits_with_message
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend."""
-    parser = argparse.ArgumentParser(prog="python -m fer_jax.ensemble", description=__doc__.splitlines()[0])
+    parser = process.argument_parser("fer_jax.ensemble", __doc__)
     parser.add_argument("runs", nargs="+", type=user_path, metavar="RUN", help="run directories")
     parser.add_argument("--data_dir", type=user_path, help="where the raw data lie")
     parser.add_argument("--split", default="test", help="default: test")

@@ -1,4 +1,4 @@
-"""Exact evaluation: pad, mask, sum and count. 3,589 images are 3,589 at any batch size and device count.
+"""Exact evaluation, and the report of a run: 3,589 images are 3,589 at any batch size and device count.
 
     python -m fer_jax.evaluate --workdir=RUN [--split=test|validation|train] [--data_dir=PATH] [--output=DIR]
     python -m fer_jax.evaluate --workdir=RUN --dataset=OTHER [--variant=NAME]
@@ -10,7 +10,6 @@ not know are left out, those that the data lack stay possible answers. Test-time
 beside the network itself, never in its place.
 """
 
-import argparse
 import functools
 from collections.abc import Sequence
 
@@ -66,14 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from fer_jax import report, report_page  # here: a run that evaluates needs no page
     from fer_jax.ensemble import VIEWS
 
-    parser = argparse.ArgumentParser(prog="python -m fer_jax.evaluate", description="Writes the report of a run.")
+    parser = process.argument_parser("fer_jax.evaluate", __doc__)
     parser.add_argument("--workdir", type=user_path, required=True, metavar="RUN", help="directory of a finished run")
     parser.add_argument("--split", choices=("test", "validation", "train"), help="default: the one of results.json")
     parser.add_argument("--dataset", metavar="OTHER", help="default: the one that it was trained on")
     parser.add_argument("--variant", metavar="NAME", help="of the data set")
     parser.add_argument("--align", choices=("", *METHODS), help="of OTHER's photographs; default: as in training")
     parser.add_argument("--data_dir", type=user_path, help="where the raw data lie")
-    parser.add_argument("--tta", nargs="+", default=(), choices=sorted(VIEWS), help="score the mean over views, too")
+    parser.add_argument("--tta", nargs="+", default=(), choices=sorted(VIEWS), help="TTA: also score the mean of views")
     parser.add_argument(
         "--ensemble",
         nargs="+",

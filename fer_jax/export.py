@@ -18,7 +18,6 @@ Each file is read back and asked before it gets its name: for faces of the split
 data are at hand, and then the accuracy is printed as measured; otherwise for noise.
 """
 
-import argparse
 import dataclasses
 import json
 import zipfile
@@ -359,9 +358,7 @@ def _size(path):
 @exits_with_message
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fer_jax.export", description="Writes a trained network as one file for other programs."
-    )
+    parser = process.argument_parser("fer_jax.export", __doc__)
     parser.add_argument(
         "--workdir",
         type=files.user_path,
@@ -381,7 +378,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--output",
         type=files.user_path,
         metavar="DIR",
-        help="default: export beside the weights; files there have the model's name, elsewhere the run's",
+        help="default: export beside the weights, files named after the model; with --output, after the run",
     )
     options = parser.parse_args(arguments)
     process.set_up()

@@ -8,7 +8,10 @@ sizes that were compiled before the first frame. Of most frames only the surroun
 showed are searched (`following`, --detect_every). A live source drops the frames that nobody has time for; of a file
 each one is recognised. Without --output and --table a window shows them, where there is a display.
 
-Of a program of one's own: `Analyzer` takes images and returns faces, `picture` draws them.
+--align must be as in the network's training: box for FER2013 and FER+, which were cut out by such a detector, and for
+data prepared without alignment; landmarks or rotation for data that fer_jax.data.align wrote with that --method.
+
+In a program of your own `Analyzer` takes images and returns faces, and `picture` draws them.
 """
 
 import argparse
@@ -355,8 +358,8 @@ def set_up() -> None:
 
 def add_face_options(parser: argparse.ArgumentParser) -> None:
     """How faces are found and cut out."""
-    parser.add_argument("--detector", choices=DETECTORS, default="haar")
-    parser.add_argument("--model", type=user_path, help="the ONNX file of yunet")
+    parser.add_argument("--detector", choices=DETECTORS, default="haar", help="default: haar")
+    parser.add_argument("--model", type=user_path, help="of yunet: face_detection_yunet_*.onnx (OpenCV model zoo)")
     parser.add_argument("--min_face", type=int, default=SMALLEST_FACE, help="pixels, for haar (default: %(default)s)")
     parser.add_argument("--align", choices=ALIGNMENTS, default="box", help="how faces are cut out (default: box)")
 
@@ -364,13 +367,7 @@ def add_face_options(parser: argparse.ArgumentParser) -> None:
 @exits_with_message
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend, 128 + signal when interrupted."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fer_jax.live",
-        description=__doc__.splitlines()[0],
-        epilog="--align must be as in the network's training: box for FER2013 and FER+, which were cut out by such a "
-        "detector, and for data prepared without alignment; landmarks or rotation for data that "
-        "python -m fer_jax.data.align wrote with that --method.",
-    )
+    parser = process.argument_parser("fer_jax.live", __doc__)
     parser.add_argument(
         "--weights",
         default="mini_xception_fer2013",
@@ -378,17 +375,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--source", default="0", help="camera number (default 0), URL, video, photo or folder of them")
     parser.add_argument(
-        "--output", type=user_path, help="drawn frames: a video; of pictures a folder, of a photo a file"
+        "--output", type=user_path, help="annotated frames: a video; for pictures a folder, for a photo a file"
     )
-    parser.add_argument("--table", type=user_path, help="a row a face and frame: .csv or .jsonl")
-    parser.add_argument("--show", action="store_true", help="a window; default: where nothing is written")
+    parser.add_argument("--table", type=user_path, help="one row per face and frame: .csv or .jsonl")
+    parser.add_argument("--show", action="store_true", help="show a window (default if nothing is written)")
     add_face_options(parser)
     parser.add_argument(
         "--detect_every",
         type=int,
         metavar="N",
-        help="search the whole of every N-th frame, of those between only the places of known faces, unless one is "
-        f"lost; 1: of every frame (default: {EVERY}; of yunet 1)",
+        help="search every N-th frame in full, those between only around known faces, unless one is "
+        f"lost; 1: every frame in full (default: {EVERY}; with yunet 1)",
     )
     parser.add_argument("--smoothing", type=float, default=0.5, help="seconds (default: %(default)s), 0: none")
     options = parser.parse_args(arguments)

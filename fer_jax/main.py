@@ -2,8 +2,10 @@
 
 Trains what the config says, evaluates it and prints where the results lie. The same command with the same
 --workdir resumes. On several machines, each with its own devices, the same command with --distributed is given on all
-of them, with a --workdir that they share. Dispatch only; the work is in `run.py`.
+of them, with a --workdir that they share.
 """
+
+# Dispatch only; the work is in run.py.
 
 import datetime
 import sys
@@ -23,8 +25,8 @@ _DISTRIBUTED = flags.DEFINE_bool(
     "--processes and --process name",
 )
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, a port that is free there")
-_PROCESSES = flags.DEFINE_integer("processes", None, "how many there are", lower_bound=1)
-_PROCESS = flags.DEFINE_integer("process", None, "the number of this one, from 0", lower_bound=0)
+_PROCESSES = flags.DEFINE_integer("processes", None, "how many processes there are", lower_bound=1)
+_PROCESS = flags.DEFINE_integer("process", None, "the index of this process, from 0", lower_bound=0)
 
 
 def main(_argv: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """What a command of this package sets up for its process before JAX starts. Imports no JAX."""
 
+import argparse
 import ctypes
 import logging
 import os
@@ -16,6 +17,17 @@ from fer_jax.errors import UserError
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Of glibc's <malloc.h>.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+
+
+def argument_parser(command: str, documentation: str) -> argparse.ArgumentParser:
+    """Of `python -m COMMAND`: its help shows the first line of the module's docstring, the options, then the rest."""
+    head, _, details = documentation.partition("\n")
+    return argparse.ArgumentParser(
+        prog=f"python -m {command}",
+        description=head,
+        epilog=details,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def set_up(*, keep_programs: bool = True) -> None:

@@ -7,7 +7,6 @@
 them (index.html); `report_compare.compare` sets several runs side by side.
 """
 
-import argparse
 import io
 from collections import Counter
 from collections.abc import Sequence
@@ -229,8 +228,12 @@ def _plain(value):
 @exits_with_message
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend."""
-    parser = argparse.ArgumentParser(prog="python -m fer_jax.report", description="Compares runs.")
-    command = parser.add_subparsers(required=True).add_parser("compare", help="several runs on the same examples")
+    parser = process.argument_parser("fer_jax.report", __doc__)
+    command = parser.add_subparsers(required=True).add_parser(
+        "compare",
+        help="several runs on the same examples",
+        description="Sets runs side by side on the same examples, with McNemar's test for each pair of them.",
+    )
     command.add_argument("runs", nargs="+", type=user_path, metavar="RUN", help="directories of finished runs")
     command.add_argument("--split", choices=("test", "validation", "train"), help="default: the one of results.json")
     command.add_argument("--dataset", help="another data set than the runs' own")

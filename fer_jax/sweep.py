@@ -359,12 +359,16 @@ def main(_argv: Sequence[str]) -> None:
 if __name__ == "__main__":
     flags.adopt_module_key_flags(command_line)  # --help shows them too
     _SET = flags.DEFINE_multi_string("set", [], "field=value,value: one more axis of the sweep; may be repeated")
-    _SEEDS = flags.DEFINE_integer("seeds", 0, "how often each member is run, with seeds 0, 1, ...", lower_bound=0)
+    _SEEDS = flags.DEFINE_integer("seeds", 0, "how many seeds to run each member with: 0, 1, ...", lower_bound=0)
     _FORM = flags.DEFINE_enum(
-        "stack", "auto", ("auto", "sequential", "grouped", "columns"), "how members of one structure are trained"
+        "stack",
+        "auto",
+        ("auto", "sequential", "grouped", "columns"),
+        "how members of one structure are trained: one after another (sequential), or stacked, with grouped "
+        "convolutions or with products of columns instead; auto: what is measured to be fastest (on a CPU sequential)",
     )
     _HALVING = flags.DEFINE_integer(
-        "halving", 0, "let one line of the table of so many go on at each stop; 0 = all", lower_bound=0
+        "halving", 0, "successive halving: keep one in this many rows at each stop; 0 = off", lower_bound=0
     )
     _QUICK = flags.DEFINE_bool("quick", False, "the members of quick() of the config file: minutes on a CPU")
     _CLUSTER = flags.DEFINE_enum(
@@ -375,7 +379,7 @@ if __name__ == "__main__":
         "--workdir and --data_dir at the same place",
     )
     _CLUSTER_CPUS = flags.DEFINE_integer(
-        "cluster_cpus", 0, "CPUs that a trial on a cluster takes; 0 = one beside a GPU, else up to four", lower_bound=0
+        "cluster_cpus", 0, "CPUs per trial on a cluster; 0 = one with a GPU, else up to four", lower_bound=0
     )
     _PLAN = flags.DEFINE_bool("plan", False, "print the plan, train nothing")
     command_line.entry(main)

@@ -11,8 +11,8 @@ filters.png       the first convolution's filters
 dreams.png        DeepDream of every emotion, from noise and from the first face
 embedding.png     the features before the last layer on their first two principal components
 
-Of a split each emotion is shown by the face that the network is surest of, and explained for that emotion; image
-files, which should show one cropped face each, are explained for the emotion that the network sees.
+On a split, each emotion is shown by the face of that label which the network is most confident of,
+and explained for that emotion; image files, which should show one cropped face each, for the predicted emotion.
 
 Several runs are set side by side on the same faces of a split, a row for each emotion and a column for each run:
 guided_backpropagation.png, grad_cam.png and dreams.png (from noise).
@@ -130,13 +130,7 @@ def _save(figures: dict, output: Path) -> list[Path]:
 @exits_with_message
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend."""
-    head, _, details = __doc__.partition("\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m fer_jax.visualize",
-        description=head,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = process.argument_parser("fer_jax.visualize", __doc__)
     parser.add_argument(
         "--workdir",
         required=True,

@@ -5,9 +5,11 @@
 The page is for the person at this machine: it is served on 127.0.0.1 alone (`--share` makes a public tunnel to it),
 asks for nothing from outside, and offers the networks that the command names. What is uploaded is read and removed at
 once; results are part of the answer (web_html), not files. Needs the extra `web`.
+
+In Colab the page is reached by google.colab.output.serve_kernel_port_as_window(PORT), or by --share. --align must be as
+in the networks' training, see `python -m fer_jax.live --help`.
 """
 
-import argparse
 import functools
 import importlib.util
 import os
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fer_jax import checkpoint, live, recognizer, web_analysis, web_html, web_server, web_uploads
+from fer_jax import checkpoint, live, process, recognizer, web_analysis, web_html, web_server, web_uploads
 from fer_jax.data.detect import make_detector
 from fer_jax.errors import UserError, exits_with_message
 from fer_jax.web_analysis import Networks, Seen, Session
@@ -204,12 +206,7 @@ def load_networks(weights: Sequence[str], **options) -> Networks:
 @exits_with_message
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend, 128 + signal when ended by one."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fer_jax.web",
-        description=__doc__.splitlines()[0],
-        epilog="In Colab a page on 127.0.0.1 is reached by google.colab.output.serve_kernel_port_as_window(PORT), or "
-        "by --share. --align must be as in the networks' training, see python -m fer_jax.live --help.",
-    )
+    parser = process.argument_parser("fer_jax.web", __doc__)
     parser.add_argument("--weights", nargs="+", default=[], metavar="RUN_OR_FILE", help="default: those of the package")
     parser.add_argument("--port", type=int, help=f"default: {web_server.PORT}, or the next that is free")
     parser.add_argument(

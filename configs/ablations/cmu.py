@@ -4,8 +4,8 @@ Paper: Dikshit et al., CMU, section 4: baseline5 and ResNet18 with weighted cros
 Command: python -m fer_jax.sweep --config=configs/ablations/cmu.py:affectnet --data_dir=PATH --seeds=3
 Quick: python -m fer_jax.sweep --config=configs/ablations/cmu.py:fer2013 --data_dir=PATH --quick
 The table has the balanced accuracy, the mean over the emotions, beside the accuracy: on FER2013, where one image in 65
-shows disgust, weights are for the former and cost some of the latter. There ResNet18 is fine-tuned from ImageNet,
-here trained from scratch.
+shows disgust, weights aim at the former and cost some of the latter. The paper fine-tunes ResNet18 from ImageNet;
+here it is trained from scratch.
 """
 
 from ml_collections import ConfigDict

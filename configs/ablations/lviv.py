@@ -1,7 +1,7 @@
 """Affine layers or global average pooling, standard or depthwise-separable convolutions, and the optimizers.
 
-Paper: Kaskun et al., Lviv, section 3 and figure 5. The net is `deep` with four 3x3 convolutions, in which both are
-switches: pooling takes the place of its affine layers. configs/mini_xception.py has model.options.separable as well.
+Paper: Kaskun et al., Lviv, section 3 and figure 5. The net is `deep` with four 3x3 convolutions, with options for
+both: global pooling replaces its affine layers. configs/mini_xception.py has model.options.separable as well.
 Command: python -m fer_jax.sweep --config=configs/ablations/lviv.py:fer2013 --data_dir=PATH --seeds=5
 Quick: the same with --quick
 """

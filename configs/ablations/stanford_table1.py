@@ -1,8 +1,8 @@
 """The hyper-parameters of the Stanford paper's shallow net by cross-validation: learning rate, L2 and hidden units.
 
-Paper: Alizadeh & Fazel, Stanford (arXiv:1704.06756), table 1. The grid it was found in is not known
-to us: this one is ours, in steps of about three and ten, around configs/shallow.py. FER2013 does not tell who is shown,
-so its training split is divided by image; what is chosen can still be tested on the others.
+Paper: Alizadeh & Fazel, Stanford (arXiv:1704.06756), table 1. The paper's search grid is unknown to
+us: this one is ours, in factors of about three and ten, around configs/shallow.py. FER2013 has no subject identities,
+so its training split is divided by image; the other splits remain for testing the choice.
 Command: python -m fer_jax.sweep --config=configs/ablations/stanford_table1.py:fer2013 --data_dir=PATH
 Quick: the same with --quick. For a large grid --halving=3 costs less.
 """

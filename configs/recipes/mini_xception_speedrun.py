@@ -1,8 +1,8 @@
 """mini-Xception at 64x64 towards 66 % of PublicTest in the least time: 65.00 % in 32 minutes, not reached.
 
 The net of configs/mini_xception.py by Muon (Jordan et al. 2024), on standardised images, on smaller ones first (Tan &
-Le 2021). Six tenths of an image's target are its label, four the votes of FER+ for it, in terms of FER2013's labels
-(fer_jax/data/datasets/ferplus.py); PublicTest is scored by its labels alone. The best of 30 epochs of the first seed,
+Le 2021). The target is 0.6 times the label plus 0.4 times the FER+ votes, mapped to FER2013's classes
+(fer_jax/data/datasets/ferplus.py); PublicTest is scored on the labels alone. The best of 30 epochs of the first seed,
 selected on the same images, is the last, where the validation loss still falls; 67 % of the augmented training images
 are right then. Three seeds have 64.82 ± 0.17 (65.00, 64.67, 64.78); the others in 64 and 33 minutes on another machine,
 beside other work. Logs: tests/benchmarks/results/mini_xception_speedrun_votes, alone on two CPU cores, _votes_seed1 and

@@ -2,7 +2,8 @@
 
     python -m fer_jax.data.align --input=DIR --output=DIR [--method=landmarks] [--detector=dlib] [--runner=ray]
 
-What a crop shows, by each method, is said in `crops`.
+The methods: `landmarks` levels the eyes and cuts the face out by its landmarks (Xu et al.), `rotation` levels the eyes
+and keeps the detector's box, `none` is that box alone; `crops` has the geometry.
 
 The output mirrors the tree of the input as PNG, which `prepare folder`, `jaffe` and `kdef` take as they take the
 original (`prepare NAME --align=METHOD` aligns every data set of photographs), with `faces.csv` (every image, every
@@ -12,7 +13,6 @@ crops. Landmarks that come with the data are read each time, as they may have be
 are gone from the input are deleted.
 """
 
-import argparse
 import csv
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from fer_jax import files
+from fer_jax import files, process
 from fer_jax.data import crops, detections, runners
 from fer_jax.data.detect import DETECTORS, LANDMARK_SUFFIXES, Box, Detector, Supplied, make_detector
 from fer_jax.errors import UserError, exits_with_message
@@ -307,17 +307,16 @@ def holds_centre(box: Box, face: Box) -> bool:
 @exits_with_message
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fer_jax.data.align",
-        description="Aligns the faces of a folder of photographs to crops, offline.",
-    )
+    parser = process.argument_parser("fer_jax.data.align", __doc__)
     parser.add_argument("--input", type=files.user_path, required=True, help="folder of images, searched to any depth")
     parser.add_argument("--output", type=files.user_path, required=True, help="folder of crops, mirrors the input")
-    parser.add_argument("--method", choices=crops.METHODS, default="landmarks", help="landmarks (default): Xu et al.")
-    parser.add_argument("--detector", choices=DETECTORS, default="dlib")
-    parser.add_argument("--model", type=files.user_path, help="the ONNX file of yunet")
+    parser.add_argument("--method", choices=crops.METHODS, default="landmarks", help="default: landmarks")
+    parser.add_argument("--detector", choices=DETECTORS, default="dlib", help="default: dlib")
+    parser.add_argument(
+        "--model", type=files.user_path, help="of yunet: face_detection_yunet_*.onnx (OpenCV model zoo)"
+    )
     parser.add_argument("--landmarks", type=files.user_path, help="folder or CSV of landmarks that come with the data")
-    parser.add_argument("--several", choices=SEVERAL, default="largest", help="what to take of several faces")
+    parser.add_argument("--several", choices=SEVERAL, default="largest", help="which of several faces to take")
     parser.add_argument("--size", type=int, default=128, help="side of the crops in pixels")
     parser.add_argument("--runner", choices=("processes", "ray"), default="processes", help="ray: on a cluster")
     parser.add_argument("--workers", type=int, help="processes, or Ray actors (default: one a core)")

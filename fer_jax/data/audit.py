@@ -6,7 +6,6 @@ DIR receives `audit.html`, one page without outside requests, and `audit.json` w
 examples to leave out, by the rule of `to_leave_out`; `read_clean` reads it back. Nothing is changed in the data.
 """
 
-import argparse
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -336,10 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; exits with 1 and a message on what the user can mend."""
     from fer_jax.data.datasets import DATASETS
 
-    parser = argparse.ArgumentParser(
-        prog="python -m fer_jax.data.audit",
-        description="Finds copies, conflicting labels, flat images and subjects in more than one split.",
-    )
+    parser = process.argument_parser("fer_jax.data.audit", __doc__)
     parser.add_argument("name", help=", ".join(DATASETS))
     parser.add_argument("--data_dir", type=files.user_path, help="where the raw data lie")
     parser.add_argument("--variant", help="of the data set, e.g. majority of ferplus")
@@ -349,7 +345,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=files.user_path, metavar="DIR", help="default runs/audit-NAME")
     parser.add_argument("--write-clean", type=files.user_path, metavar="FILE", help="list the examples to leave out")
     parser.add_argument(
-        "--correlation", type=float, default=CORRELATION, help=f"of near copies; default {CORRELATION:g}"
+        "--correlation", type=float, default=CORRELATION, help=f"minimum for near copies; default {CORRELATION:g}"
     )
     options = parser.parse_args(arguments)
     process.set_up_logging()

@@ -7,7 +7,6 @@ the raw files. A preparation that is cut short leaves nothing behind that could 
 command goes on where it was.
 """
 
-import argparse
 import contextlib
 import hashlib
 import io
@@ -374,12 +373,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from fer_jax.data.datasets import DATASETS
 
     origins = "\n".join(f"{name}: {builder.ORIGIN}" for name, builder in DATASETS.items())
-    parser = argparse.ArgumentParser(
-        prog="python -m fer_jax.data.prepare",
-        description="Prepares a data set once; runs then find it in the cache.",
-        epilog=origins,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = process.argument_parser("fer_jax.data.prepare", f"{__doc__}\n{origins}")
     parser.add_argument("name", help=", ".join(DATASETS))
     parser.add_argument("--data_dir", type=files.user_path, help="where the raw data lie")
     parser.add_argument("--variant", help="of the data set, e.g. majority of ferplus")
