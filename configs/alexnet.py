@@ -3,7 +3,7 @@
 Paper: Krizhevsky 2014 (arXiv:1404.5997), layers; Krizhevsky et al. 2012, section 5, recipe.
 Command: python -m fer_jax.main --config=configs/alexnet.py:fer2013 --data_dir=PATH
 After section 5: momentum 0.9, L2 of 5e-4, learning rate 0.01, stepped down by ten, batch 128. The epochs are ours.
-Cost: made for a GPU.
+Not measured. Cost: made for a GPU.
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
 Paper: Alizadeh & Fazel, Stanford (arXiv:1704.06756), section 3; no gain over pixels alone there.
 Command: python -m fer_jax.main --config=configs/deep_hog.py:fer2013 --data_dir=PATH
 The recipe is ours, that of configs/deep.py, except for the normalisation: HOG of a mean-subtracted image
-are not those of the face.
+are not those of the face. Not measured.
 """
 
 from ml_collections import ConfigDict

@@ -5,6 +5,7 @@ Here: 62.43 ± 0.77 % of PublicTest over three seeds (63.00, 62.75, 61.55), each
 same images (logs: tests/benchmarks/results/fcn_gap_paper_cpu, _seed1 and _seed2); better by
 configs/recipes/fcn_gap_fer2013.py.
 Command: python -m fer_jax.main --config=configs/fcn_gap.py:fer2013 --data_dir=PATH
+The recipe is ours. Cost: 17 to 39 minutes on two CPU cores.
 """
 
 from ml_collections import ConfigDict

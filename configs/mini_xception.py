@@ -5,6 +5,8 @@ Here: 61.79 ± 0.41 % of PublicTest over three seeds (62.25, 61.69, 61.44), each
 same images (logs: tests/benchmarks/results/mini_xception_paper_cpu, _seed1 and _seed2); better by
 configs/recipes/mini_xception_fer2013.py.
 Command: python -m fer_jax.main --config=configs/mini_xception.py:fer2013 --data_dir=PATH
+The recipe is ours; that of Arriaga et al.'s published code: 64x64, Adam at 1e-3 and lower on plateaus, L2 of 0.01,
+rotated, zoomed, shifted and mirrored faces. Cost: 13 to 54 minutes on two CPU cores.
 """
 
 from ml_collections import ConfigDict

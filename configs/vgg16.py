@@ -4,7 +4,7 @@ Paper: Simonyan & Zisserman 2015 (arXiv:1409.1556), section 3.1.
 From ImageNet: python -m fer_jax.convert (see its --help), then --config.model.pretrained=FILE
 Command: python -m fer_jax.main --config=configs/vgg16.py:fer2013 --data_dir=PATH
 After section 3.1: momentum 0.9, L2 of 5e-4, dropout 0.5, learning rate 0.01, stepped down by ten, batch 256.
-Epochs, warm-up and clipping are ours. Cost: made for a GPU.
+Epochs, warm-up and clipping are ours. Not measured. Cost: made for a GPU.
 """
 
 from ml_collections import ConfigDict

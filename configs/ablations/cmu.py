@@ -1,11 +1,12 @@
 """What to do about rare classes, with a small and a large network: class weights, balanced batches, or nothing.
 
-Paper: Dikshit et al., CMU, section 4: baseline5 and ResNet18 with weighted cross-entropy.
+Paper: Dikshit et al., CMU, section 4: baseline5 and ResNet18 with weighted cross-entropy; of AffectNet
+80/10/10 of the training set. One recipe for both networks, ours: that of configs/baseline5.py.
 Command: python -m fer_jax.sweep --config=configs/ablations/cmu.py:affectnet --data_dir=PATH --seeds=3
 Quick: python -m fer_jax.sweep --config=configs/ablations/cmu.py:fer2013 --data_dir=PATH --quick
 The table has the balanced accuracy, the mean over the emotions, beside the accuracy: on FER2013, where one image in 65
 shows disgust, weights aim at the former and cost some of the latter. The paper fine-tunes ResNet18 from ImageNet;
-here it is trained from scratch.
+here it is trained from scratch. Cost: made for a GPU.
 """
 
 from ml_collections import ConfigDict
@@ -15,6 +16,7 @@ from fer_jax.config import default_config, use_dataset
 
 def get_config(dataset: str = "affectnet") -> ConfigDict:
     config = use_dataset(default_config(), dataset or "affectnet")
+    config.data.variant = "80_10_10" if config.data.name == "affectnet" else config.data.variant
     config.model.name = "baseline5"
     config.model.input_shape = (224, 224, 3)
     config.data.normalization = "per_channel"

@@ -4,7 +4,7 @@ Paper: Alizadeh & Fazel, Stanford (arXiv:1704.06756), table 2. The paper's searc
 us: this one is ours, in factors of about three and ten, around configs/deep.py. FER2013 has no subject identities, so
 its training split is divided by image; the other splits remain for testing the choice.
 Command: python -m fer_jax.sweep --config=configs/ablations/stanford_table2.py:fer2013 --data_dir=PATH
-Quick: the same with --quick. For a large grid --halving=3 costs less.
+Quick: the same with --quick. The grid is large: --halving=3 costs less.
 """
 
 from ml_collections import ConfigDict
@@ -31,8 +31,8 @@ def get_config(dataset: str = "fer2013") -> ConfigDict:
 
 def sweep() -> list[dict]:
     return product(
-        optim__learning_rate=(3e-3, 0.01, 0.03, 0.1),
-        optim__weight_decay=(1e-6, 1e-5, 1e-4, 1e-3),
+        optim__learning_rate=(1e-3, 3e-3, 0.01, 0.03, 0.1),
+        optim__weight_decay=(1e-7, 1e-6, 1e-5, 1e-4, 1e-3),
         model__options__hidden=((128, 256), (256, 512), (512, 512)),
         data__fold=range(FOLDS),
     )

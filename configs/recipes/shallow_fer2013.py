@@ -2,8 +2,8 @@
 
 The paper's two convolutions and one affine layer (configs/shallow.py), with augmentation in position, size and
 contrast, label smoothing, a warm-up and a moving average of the weights: 59.93 ± 0.46 % of PublicTest over three seeds
-(59.74, 60.46, 59.60; the paper: 54 to 55; aim: 58), the best of 30 epochs selected on the same images, in 41 minutes on
-two CPU cores (at the 370 images/s that seed 2 had once it was alone).
+(59.74, 60.46, 59.60; the paper: 54 to 55; aim: 58), the best of 30 epochs selected on the same images, in 65 to 91
+minutes on two CPU cores beside other work.
 Logs: shallow_fer2013_cpu, shallow_fer2013_seed1 and shallow_fer2013_seed2 in tests/benchmarks/results.
 Command: python -m fer_jax.main --config=configs/recipes/shallow_fer2013.py --data_dir=PATH
 """

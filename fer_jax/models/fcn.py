@@ -1,8 +1,9 @@
 """The fully convolutional net with global average pooling of Kaskun et al. (Lviv).
 
 Nine convolutions, BatchNorm, ReLU, and global average pooling in the place of every affine layer; about 600,000
-parameters. Section 3 gives these numbers, after Arriaga et al. 2017, section 3, whose published code (`simple_CNN`)
-has the kernel sizes and dropout used here. The last convolution has one filter a class.
+parameters. Section 3 gives these numbers, after Arriaga et al. 2017, section 3. From their published code
+(`simple_CNN`) come the kernel sizes, the pooling and the places of dropout; there the first convolution is doubled,
+ReLU follows each pair only, and dropout is 0.5. The last convolution has one filter per class.
 """
 
 import flax.linen as nn
