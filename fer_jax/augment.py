@@ -375,9 +375,7 @@ def preview(config, path, *, data_dir=None, images: int = 8, draws: int = 9) -> 
 
     mesh = sharding.make_mesh(jax.devices()[:1])
     replicated = sharding.REPLICATED
-    program = jax.jit(
-        jax.shard_map(see, mesh=mesh, in_specs=(replicated, replicated), out_specs=replicated, check_vma=False)
-    )
+    program = jax.jit(sharding.mapped(see, mesh, (replicated, replicated), replicated))
     columns = {"stored": chosen}
     for number in range(draws):
         seen = np.asarray(program(jax.random.fold_in(jax.random.key(config.seed), number), chosen))

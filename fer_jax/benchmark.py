@@ -117,6 +117,7 @@ def run(options: argparse.Namespace) -> list[dict]:
     if settings.rival:
         environment["packages"]["torch"] = settings.rival.torch.__version__
     print(f"{environment['processor']}, {os.cpu_count()} cores, JAX {jax.__version__}", flush=True)
+    chosen = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
     rows = []
     for suite in dict.fromkeys(options.suite):
         columns = COLUMNS[suite] | (AGAINST.get(suite, {}) if settings.rival else {})
@@ -125,9 +126,6 @@ def run(options: argparse.Namespace) -> list[dict]:
             rows.append(row)
             print(_line([column(row) for column in columns.values()], list(columns)), flush=True)
             if options.output:
-                chosen = {
-                    name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()
-                }
                 files.write_json(options.output, {"environment": environment, "options": chosen, "rows": rows})
     if options.figure:
         benchmark_scaling.draw([row for row in rows if row["suite"] == "scaling"], options.figure)

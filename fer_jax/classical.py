@@ -67,18 +67,18 @@ def run(dataset: prepare.Dataset, features: str) -> tuple[str, float, float]:
     Raises:
       UserError: no training split, or none to evaluate on.
     """
-    if "train" not in dataset.splits or not {"validation", "test"} & set(dataset.splits):
+    split = dataset.reported_split
+    if "train" not in dataset.splits or not split:
         raise UserError(
             f"{dataset.name} has the splits {', '.join(dataset.splits)}: it takes one to train and one to evaluate"
         )
     data = {}
-    for split in dataset.splits:
-        arrays = dataset.arrays(split)
-        data[split] = extract(arrays["image"], features), arrays["label"]
+    for name in dataset.splits:
+        arrays = dataset.arrays(name)
+        data[name] = extract(arrays["image"], features), arrays["label"]
     strength = STRENGTHS[1]
-    if {"validation", "test"} <= set(data):
+    if split == "test" and "validation" in data:
         strength = max(STRENGTHS, key=lambda c: fit(*data["train"], c).score(*data["validation"]))
-    split = "test" if "test" in data else "validation"
     return split, fit(*data["train"], strength).score(*data[split]), strength
 
 

@@ -207,9 +207,6 @@ def run_members(
     from fer_jax import train
 
     folder = workdir.resolve() / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    stop = folder / "stop"
-    stop.unlink(missing_ok=True)  # of a command that was killed
     scheduler = Halving(halving, rungs, folder / f"halving-{halving}.json") if rungs else FIFOScheduler()
     stopped = scheduler.stopped if rungs else {}
     groups = [[member for member in members if member.name not in stopped] for members in groups]
@@ -239,6 +236,9 @@ def run_members(
             print(f"  [trial {part['number']}] {_summary(part)}", file=sys.stderr, flush=True)
         if only_plan:
             return {}, stopped
+        folder.mkdir(parents=True, exist_ok=True)
+        stop = folder / "stop"
+        stop.unlink(missing_ok=True)  # of a command that was killed
         reporter = Reporter(parts, workdir)
         with train.Interruption() as interruption, _quiet():
             tuner = tune.Tuner(

@@ -59,7 +59,9 @@ def refuse_unread_data_dir(configs: Iterable[ConfigDict]) -> None:
 
 def _not_loaded(argv: Sequence[str], error: OSError) -> UserError:
     """What to say of a config file that cannot be loaded; where it is not there, which one may have been meant."""
-    place = next(i for i, argument in enumerate(argv) if re.match(r"--?config(=|$)", argument))
+    place = next((i for i, argument in enumerate(argv) if re.match(r"--?config(=|$)", argument)), None)
+    if place is None:  # in a --flagfile
+        return UserError(str(error))
     given = argv[place].partition("=")[2] if "=" in argv[place] else argv[place + 1]
     path = Path(given.partition(":")[0])
     if path.is_file():

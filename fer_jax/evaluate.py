@@ -48,9 +48,7 @@ class Evaluator:
     def __init__(self, recipe: train.Recipe, mesh: Mesh, *, batch_size: int, variants: float = 0.0):
         step = functools.partial(eval_step, recipe=recipe, variants=variants)
         specs = (sharding.REPLICATED, sharding.SPLIT)
-        self._step = ops.jit(
-            jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=sharding.REPLICATED, check_vma=False)
-        )
+        self._step = ops.jit(sharding.mapped(step, mesh, specs, sharding.REPLICATED))
         self._batch_size = batch_size
 
     def sums(self, variables: dict, split: Split) -> dict:

@@ -142,9 +142,9 @@ def grad_cam(
     Args:
       images: normalised, float [B, H, W, C].
       targets: int [B].
-      layer: a name of `maps`; None is the last one, or what that is given where it is the net's last layer, whose
-        output is each pixel's score already: its Grad-CAM would be blank where the score is below 0, which the softmax
-        does not mind. Where branches are joined last (inception_v3) it is only the last branch.
+      layer: a name of `maps`. None: the last map; where that is the output of the net's last layer, each pixel's score,
+        the map that this layer is given instead, since of scores below 0 Grad-CAM would be blank. In inception_v3,
+        whose branches are joined last, it is the last branch alone.
 
     Raises:
       UserError: there is no such layer; lists those that there are.

@@ -195,8 +195,8 @@ def export(
         measured.
       form: a key of PRECISIONS.
       data_dir: where the run's raw data lie; without it they are taken if they were prepared before.
-      output: of a run's files, which may be those of several, it has the name of the run's folder in theirs; by default
-        that of the model.
+      output: the folder. Files in the default one are named after the model; in a folder given here, which may take the
+        exports of several runs, after the run's folder.
 
     Returns:
       (a row for each file, after the original in float32; what they were asked for)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fer_jax.data.emotions import expressed
+from fer_jax.data.emotions import expressed, remap
 from fer_jax.errors import UserError
 
 CLASSIFICATION_LOSSES = ("softmax", "soft", "squared_hinge")
@@ -111,7 +111,7 @@ class ClassificationHead:
 
     def intensities(self, logits: jax.Array) -> jax.Array:
         """The probabilities of the expressed emotions, for want of anything better: float32 [B, E]."""
-        return self.class_probabilities(logits)[:, _expressed_indices(self.emotions)]
+        return self.class_probabilities(logits)[:, remap(expressed(self.emotions), self.emotions)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +172,3 @@ def complete(intensity: jax.Array, emotions: tuple[str, ...], neutral) -> jax.Ar
     if "neutral" not in emotions:
         return intensity
     return jnp.insert(intensity, emotions.index("neutral"), neutral(intensity), axis=-1)
-
-
-def _expressed_indices(emotions: tuple[str, ...]) -> np.ndarray:
-    return np.array([i for i, name in enumerate(emotions) if name != "neutral"])

@@ -48,8 +48,8 @@ def _neighbours(image):
     # Written once: fused into its nine readers, what comes before would be computed nine times. (On a CPU XLA drops the
     # barrier before it fuses; there it is the concatenation that stays apart.)
     padded = lax.optimization_barrier(padded)
-    starts = [(i, j * channels) for i in range(3) for j in range(3)]
-    return {(i, start // channels): padded[i : i + height, start : start + width * channels] for i, start in starts}
+    shifts = [(i, j) for i in range(3) for j in range(3)]
+    return {(i, j): padded[i : i + height, j * channels : (j + width) * channels] for i, j in shifts}
 
 
 # Exchanges that bring the median of nine values to place 4 (Smith 1996, "Implementing median filters in XC4000E

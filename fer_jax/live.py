@@ -22,7 +22,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import cv2
 import jax
@@ -33,7 +33,7 @@ from fer_jax.data import crops
 from fer_jax.data.datasets import DATASETS
 from fer_jax.data.datasets.base import square
 from fer_jax.data.detect import DETECTORS, Detector, Face, ShapePredictor, make_detector
-from fer_jax.data.emotions import expressed
+from fer_jax.data.emotions import expressed, remap
 from fer_jax.errors import UserError, exits_with_message
 from fer_jax.files import user_path
 from fer_jax.following import EVERY, Follower
@@ -78,7 +78,7 @@ class Analyzer:
         self.unaligned = 0  # faces whose landmarks could not be used; they are left out
         self._find, self._align = Follower(detector, every=detect_every), align
         self._tracker = Tracker(smoothing=smoothing)
-        # Of the crops: the side that the pictures had which it was trained on, from which it resizes them itself.
+        # The side of the crops: that of the pictures it was trained on; the network resizes them to its input.
         trained_on = DATASETS.get(network.dataset)
         self.side = trained_on.IMAGE_SHAPE[0] if trained_on else network.input_shape[0]
 
@@ -88,21 +88,21 @@ class Analyzer:
         Raises:
           UserError: the network's outputs are not finite.
         """
-        boxes, faces = [], []
+        faces, cut_out = [], []
         for face in self._find(image):
             try:
-                faces.append(crop(image, face, side=self.side, align=self._align))
-                boxes.append(face.box)
+                cut_out.append(crop(image, face, side=self.side, align=self._align))
+                faces.append(face)
             except crops.NoCrop:  # landmarks that span no rectangle, as of a face in profile
                 self.unaligned += 1
-        answer = self.network.predict(faces, batch_size=BATCH)
+        answer = self.network.predict(cut_out, batch_size=BATCH)
         answer.require_finite("the network")
         measured = np.concatenate([answer.probabilities, answer.intensities], 1)
-        numbers, smoothed = self._tracker.update(boxes, measured, time)
+        numbers, smoothed = self._tracker.update([face.box for face in faces], measured, time)
         classes = len(self.network.emotions)
         return [
-            TrackedFace(number, box, each[:classes], each[classes:], mean[:classes], mean[classes:])
-            for number, box, each, mean in zip(numbers, boxes, measured, smoothed, strict=True)
+            TrackedFace(number, face, each[:classes], each[classes:], mean[:classes], mean[classes:])
+            for number, face, each, mean in zip(numbers, faces, measured, smoothed, strict=True)
         ]
 
     def forget(self) -> None:
@@ -133,7 +133,7 @@ def picture(image: np.ndarray, faces: Sequence[TrackedFace], emotions: Sequence[
     A face is named after its most probable emotion. The strengths shown are intensities; neutral's, which has none,
     is its probability.
     """
-    shown = [emotions.index(name) for name in expressed(emotions)]
+    shown = remap(expressed(emotions), emotions)
     labels = []
     for face in faces:
         strengths = face.smoothed_probabilities.copy()
@@ -244,37 +244,38 @@ class Stopped(BaseException):
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
     """`process.ending_signals` raise `Stopped`; a second Ctrl-C interrupts as usual, others of a kind are ignored."""
-    before = {}
+    usual = {}
 
     def stop(signum, _frame):
-        signal.signal(signum, before[signum] if signum == signal.SIGINT else signal.SIG_IGN)
+        signal.signal(signum, usual[signum] if signum == signal.SIGINT else signal.SIG_IGN)
         raise Stopped(signum)
 
-    try:
-        with contextlib.suppress(ValueError):  # not in the main thread: signals are left alone
-            for signum in process.ending_signals():
-                before[signum] = signal.signal(signum, stop)
+    with _handled(stop, usual):
         yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
 
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
     """Puts signals off until the end: an exception out of the blue in XLA's compiler ends the process, some
     time later, in a segmentation fault (JAX 0.10)."""
-    before, pending = {}, []
+    pending = []
+    with _handled(lambda signum, _frame: pending.append(signum), {}):
+        yield
+    if pending:
+        os.kill(os.getpid(), pending[0])
+
+
+@contextlib.contextmanager
+def _handled(handler: Callable, usual: dict) -> Iterator[None]:
+    """`process.ending_signals` call the handler; what they did is put into `usual`, and back at the end."""
     try:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError):  # not in the main thread: signals are left alone
             for signum in process.ending_signals():
-                before[signum] = signal.signal(signum, lambda *arguments: pending.append(arguments))
+                usual[signum] = signal.signal(signum, handler)
         yield
     finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-    if pending:
-        os.kill(os.getpid(), pending[0][0])
+        for signum, before in usual.items():
+            signal.signal(signum, before)
 
 
 def load(weights: str) -> Recognizer:
@@ -319,10 +320,9 @@ def check(align: str, *, detector: str, smallest: int) -> None:
 
 def warn_of_alignment(network: Recognizer, name: str, align: str) -> None:
     """Warns where a network was trained on faces that were cut out otherwise than by `align`, one of ALIGNMENTS."""
-    if network.align in ALIGNMENTS and network.align != align:
-        log.warning(
-            "%s was trained on faces aligned by %s: --align=%s cuts them out so", name, network.align, network.align
-        )
+    trained = {"none": "box"}.get(network.align, network.align)
+    if trained in ALIGNMENTS and trained != align:
+        log.warning("%s was trained on faces aligned by %s: --align=%s cuts them out so", name, network.align, trained)
 
 
 def open_outputs(options: argparse.Namespace, source: Source, emotions: Sequence[str]) -> list[Output]:

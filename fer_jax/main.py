@@ -31,9 +31,8 @@ _PROCESS = flags.DEFINE_integer("process", None, "the index of this process, fro
 
 def main(_argv: Sequence[str]) -> None:
     """Runs the config; exits with 1 and a message on what the user can mend, 128 + signal when interrupted."""
-    # JAX lets the first process alone keep programs, and on GPUs all compile a program together: where machines have
-    # caches of their own, the first would find it there and the others wait for it for a day. One in
-    # JAX_COMPILATION_CACHE_DIR is the user's, on a disk that they share.
+    # Only process 0 writes JAX's cache, and on GPUs all compile together. With a cache per machine process 0 would load
+    # a program while the others wait for it, for a day: so only a shared one, which the user names, is used.
     process.set_up(keep_programs=not _DISTRIBUTED.value)
     if _DISTRIBUTED.value:
         if not command_line.WORKDIR.value:

@@ -219,7 +219,7 @@ def _backward(residuals, grad):
 
 def _backward_shifted(x, kernel, grad):
     images, height, width, channels = x.shape
-    parts = math.gcd(images, 8) if isinstance(images, int) else 1  # or symbolic
+    parts = math.gcd(images, 8)
     grads = jnp.split(grad, parts)
     ones = jnp.ones((1, images // parts * height), x.dtype)
     rows = []

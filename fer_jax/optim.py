@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 from fer_jax.errors import UserError
 
 SCHEDULES = ("constant", "cosine", "step")
-OPTIMIZERS = ("sgd", "adam", "muon", "rmsprop", "adagrad")
 
 
 def make_schedule(config: ConfigDict, *, steps_per_epoch: int, total_steps: int) -> Callable[[jax.Array], jax.Array]:
@@ -62,19 +61,17 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
       UserError: unknown optimizer.
     """
     momentum = optax.trace(config.momentum, nesterov=config.nesterov) if config.momentum else optax.identity()
-    if config.name == "sgd":
-        core = momentum
-    elif config.name == "adam":
-        core = optax.scale_by_adam()
-    elif config.name == "muon":
-        orthogonal = optax.chain(momentum, _orthogonalize())
-        core = optax.partition({"matrix": orthogonal, "other": optax.scale_by_adam()}, _matrices)
-    elif config.name == "rmsprop":
-        core = optax.scale_by_rms()
-    elif config.name == "adagrad":
-        core = optax.scale_by_rss()
-    else:
-        raise UserError(f"optim.name = {config.name!r} is unknown: use one of {', '.join(OPTIMIZERS)}")
+    orthogonal = optax.chain(momentum, _orthogonalize())
+    cores = {
+        "sgd": momentum,
+        "adam": optax.scale_by_adam(),
+        "muon": optax.partition({"matrix": orthogonal, "other": optax.scale_by_adam()}, _matrices),
+        "rmsprop": optax.scale_by_rms(),
+        "adagrad": optax.scale_by_rss(),
+    }
+    if config.name not in cores:
+        raise UserError(f"optim.name = {config.name!r} is unknown: use one of {', '.join(cores)}")
+    core = cores[config.name]
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm > 0 else optax.identity()
     steps = [clip, core, _add_decay()] if config.decoupled else [clip, _add_decay(), core]
     return optax.chain(*steps, _scale_by_rate())

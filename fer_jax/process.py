@@ -86,7 +86,7 @@ def set_up_logging() -> None:
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs between runs, unless JAX_COMPILATION_CACHE_DIR says where."""
+    """Keeps compiled programs between runs: in JAX_COMPILATION_CACHE_DIR if set, else in `cache_directory()`/xla."""
     folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config_lib.cache_directory() / "xla"))
     if "jax" in sys.modules:  # has read its environment already
         sys.modules["jax"].config.update("jax_compilation_cache_dir", folder)

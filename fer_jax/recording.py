@@ -16,11 +16,11 @@ from typing import NamedTuple, Protocol
 import cv2
 import numpy as np
 
-from fer_jax.data.detect import Box
+from fer_jax.data.detect import Box, Face
 from fer_jax.data.emotions import expressed
 from fer_jax.errors import UserError
 from fer_jax.files import IMAGES, opencv_address, user_path, whole
-from fer_jax.video import USUAL_FPS, Frame, Pictures, Source
+from fer_jax.video import Frame, Pictures, Source
 
 CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
 GREY_ONLY = ".pgm"  # what is drawn has colours
@@ -31,11 +31,15 @@ class TrackedFace(NamedTuple):
     """A face in a frame; the smoothed values are averages over the time that it has been seen."""
 
     id: int  # of the person, as long as the face is followed; never used again
-    box: Box
+    face: Face
     probabilities: np.ndarray  # float32 [C], of this frame alone
     intensities: np.ndarray  # float32 [E] in 0..1, of `expressed(emotions)`
     smoothed_probabilities: np.ndarray  # float32 [C]
     smoothed_intensities: np.ndarray  # float32 [E]
+
+    @property
+    def box(self) -> Box:
+        return self.face.box
 
 
 class Scene(NamedTuple):
@@ -239,7 +243,7 @@ def open_output(path: Path, source: Source) -> VideoFile | PictureFiles:
                 raise UserError(f"--output={path}: frames are written as video; name it *{', *'.join(CODECS)}")
             opencv_address(path)  # raises where it is none
             path.parent.mkdir(parents=True, exist_ok=True)
-            return VideoFile(path, fps=source.fps or USUAL_FPS)
+            return VideoFile(path, fps=source.fps)
         if suffix in CODECS:
             raise UserError(f"--output={path}: pictures are written to a folder, not as video")
         if suffix and suffix not in IMAGES and not path.is_dir():

@@ -17,7 +17,7 @@ import numpy as np
 
 from fer_jax import files, heads, process, report_compare, report_cost, report_figures, statistics
 from fer_jax.data.crops import METHODS
-from fer_jax.data.emotions import expressed
+from fer_jax.data.emotions import expressed, relabel
 from fer_jax.errors import UserError, exits_with_message
 from fer_jax.files import user_path
 from fer_jax.report_answers import Answers, ask
@@ -194,7 +194,7 @@ def pictures(answers: Answers) -> dict[str, bytes | str]:
     """Title -> what the network looks at, as JPEG, or the reason why there is no such picture."""
     net = answers.net
     some = np.linspace(0, len(answers.label) - 1, min(_FACES, len(answers.label))).astype(int)
-    labels = np.array([net.emotions.index(emotion) for emotion in answers.emotions])[answers.label[some]]
+    labels = relabel(answers.label[some], answers.emotions, net.emotions)
     source = f"{answers.dataset.name}, {answers.split} split" + " (SYNTHETIC faces)" * answers.dataset.synthetic
     faces = report_figures.Faces.of_images(net, answers.image[some], labels, source)
     draw = {

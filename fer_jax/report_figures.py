@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from fer_jax import explain, heads, ops
 from fer_jax.data import normalization
+from fer_jax.data.emotions import remap
 from fer_jax.errors import unknown
 from fer_jax.imaging import to_input
 from fer_jax.recognizer import Recognizer, in_batches
@@ -135,10 +136,10 @@ def activations(net: Recognizer, faces: Faces, layers: Sequence[str] = ()) -> Fi
         if layer not in known:
             raise unknown("layer with a map", layer, known)
     layers = layers or _spread(known)
-    activate = ops.jit(lambda v, x: {layer: explain.activations(model, v, x, layer=layer) for layer in layers})
-    maps = {name: np.asarray(value[0], np.float32) for name, value in activate(net.variables, inputs).items()}
+    activate = ops.jit(lambda v, x: [explain.activations(model, v, x, layer=layer)[0] for layer in layers])
+    maps = [np.asarray(value, np.float32) for value in activate(net.variables, inputs)]
     rows = []
-    for name, value in maps.items():
+    for name, value in zip(layers, maps, strict=True):
         strongest, (height, width, channels) = _strongest(value), value.shape
         text = f"{name}\n{height} x {width}\n{len(strongest)} strongest of\n{channels} channels"
         rows.append((text, value, strongest))
@@ -329,7 +330,7 @@ def across(
             grids[name][0, 0].set_title("face", fontsize=9)
         _footed(figures[name], f"{source}; each picture has its own scale" if faced else "")
     for column, (name, net) in enumerate(nets.items()):
-        targets = np.array([net.emotions.index(emotion) for emotion in emotions])
+        targets = remap(emotions, net.emotions)
         faces = Faces.of_images(net, images, targets, source)
         model = emotion_model(net)
         inputs = normalization.apply(jnp.asarray(faces.images), net.variables["normalizer"])

@@ -82,7 +82,7 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
     mesh = sharding.make_mesh()
     sharding.check_batch_size(config.train.batch_size, mesh, "train.batch_size")
     sharding.check_batch_size(config.eval.batch_size, mesh, "eval.batch_size")
-    _refuse_unknown_names(config)
+    refuse_unknown_names(config)
     with sharding.in_turn("the data are prepared"):
         dataset = combine.load(config.data, data_dir)
     sharding.check_alike("their data", dataset.fingerprint)
@@ -128,8 +128,12 @@ def _warn_of_idle_fields(config: ConfigDict) -> None:
         log.warning("optim.decay_epochs: %s are not reached in %d epochs (train.epochs)", late, config.train.epochs)
 
 
-def _refuse_unknown_names(config: ConfigDict) -> None:
-    """Makes and reads what can be without data, so that a misspelt name is told before they are prepared."""
+def refuse_unknown_names(config: ConfigDict) -> None:
+    """Makes and reads what can be without data, so that a misspelt name is told before they are prepared.
+
+    Raises:
+      UserError: there is one.
+    """
     head = heads.make_head(config.head.name, BASIC7, loss=config.head.loss)
     models.create(config.model.name, num_outputs=head.num_outputs, **config_lib.model_options(config))
     optim.make_schedule(config.optim, steps_per_epoch=1000, total_steps=1000 * config.train.epochs)

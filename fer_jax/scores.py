@@ -1,9 +1,42 @@
-"""The scores of a confusion matrix, in numpy, as scikit-learn defines them over the classes that occur."""
+"""Scores: of a confusion matrix, as scikit-learn defines them; by which weights are selected and runs are compared."""
+
+import dataclasses
 
 import numpy as np
 from ml_collections import ConfigDict
 
 CALIBRATION_BINS = 15  # Guo et al. 2017, "On Calibration of Modern Neural Networks"
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """By what members are compared."""
+
+    metric: str  # its key in results.json
+    heading: str
+    unit: str  # in brackets after the heading
+    scale: float  # from results.json to the table
+    decimals: int
+    higher_is_better: bool
+
+    @property
+    def title(self) -> str:
+        """Of a column or an axis."""
+        return f"{self.heading} ({self.unit})" if self.unit else self.heading
+
+    def text(self, score: float) -> str:
+        """As the table shows it, without its unit."""
+        return f"{self.scale * score:.{self.decimals}f}"
+
+
+ACCURACY = Measure("accuracy", "accuracy", "%", 100, 2, higher_is_better=True)
+BALANCED = Measure("balanced_accuracy", "balanced accuracy", "%", 100, 2, higher_is_better=True)
+RMSE = Measure("rmse", "RMSE", "", 1, 4, higher_is_better=False)  # of intensities, in 0..1
+
+
+def beside(measure: Measure) -> Measure:
+    """What a table shows beside the measure: of rare classes the accuracy alone says little."""
+    return BALANCED if measure is ACCURACY else ACCURACY
 
 
 def classification_scores(confusion: np.ndarray) -> dict[str, float | np.ndarray]:
@@ -33,9 +66,12 @@ def classification_scores(confusion: np.ndarray) -> dict[str, float | np.ndarray
 
 def selection_score(config: ConfigDict, summary: dict) -> float:
     """What weights are selected by, higher is better: the accuracy, of an intensity head the RMSE if there is one."""
-    if config.head.name == "intensity" and "rmse" in summary:
-        return -summary["rmse"]
-    return summary["accuracy"]
+    return -summary["rmse"] if selected_by_rmse(config, summary) else summary["accuracy"]
+
+
+def selected_by_rmse(config: ConfigDict, summary: dict) -> bool:
+    """Whether it is the RMSE of the intensities that selects weights, not the accuracy."""
+    return config.head.name == "intensity" and "rmse" in summary
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -51,7 +51,7 @@ def copies(
 def optimistic_because(
     member: Path, images: np.ndarray, data: prepare.Dataset, split: str, copied: np.ndarray | None
 ) -> str | None:
-    """Why the answers of a network of an ensemble on these images of a split say too much of new faces, if they may.
+    """Why the answers of an ensemble's member to these images may be better than to new faces; None: no reason known.
 
     Args:
       member: a run directory, or as `recognizer.load` takes it.

@@ -6,7 +6,7 @@ Of several processes (`process.join`) each has its own devices in the mesh, and 
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -31,6 +31,15 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
 def on_cpu(mesh: Mesh) -> bool:
     """Whether it is of CPUs: there convolutions lose their threads in a scan, which takes three times as long."""
     return mesh.devices.flat[0].platform == "cpu"
+
+
+def mapped(function: Callable, mesh: Mesh, in_specs, out_specs) -> Callable:
+    """The function on every device's part of its arguments, as the specs say: `jax.shard_map`.
+
+    Without its check (check_vma), with which the gradients of replicated parameters arrive summed already: after
+    `lax.pmean` they would be wrong, in silence.
+    """
+    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 def replicate(tree, mesh: Mesh):

@@ -114,13 +114,8 @@ def compile_steps(recipe: train.Recipe, mesh: Mesh, form: str):
             return lax.scan(lambda state, index: stacked(state, arrays, index, keys, hyper), state, order)
 
     order = PartitionSpec(None, MEMBER, sharding.AXIS)
-    program = jax.shard_map(
-        steps,
-        mesh=mesh,
-        in_specs=(_MEMBERS, sharding.REPLICATED, order, _MEMBERS, _MEMBERS),
-        out_specs=(_MEMBERS, PartitionSpec(None, MEMBER)),
-        check_vma=False,
-    )
+    specs = (_MEMBERS, sharding.REPLICATED, order, _MEMBERS, _MEMBERS)
+    program = sharding.mapped(steps, mesh, specs, (_MEMBERS, PartitionSpec(None, MEMBER)))
     return ops.jit(program, donate_argnums=0)
 
 
@@ -133,8 +128,7 @@ def compile_sums(recipe: train.Recipe, mesh: Mesh, form: str):
         with ops.convolutions(form):
             return jax.vmap(evaluate, in_axes=(0, None))(variables, batch)
 
-    specs = (_MEMBERS, sharding.SPLIT)
-    return ops.jit(jax.shard_map(sums, mesh=mesh, in_specs=specs, out_specs=_MEMBERS, check_vma=False))
+    return ops.jit(sharding.mapped(sums, mesh, (_MEMBERS, sharding.SPLIT), _MEMBERS))
 
 
 class _Crew:
@@ -254,7 +248,7 @@ def fit(courses: Sequence[Course], form: str, *, started: float, until: int | No
             count = train.steps_at_once(steps_per_epoch, step % steps_per_epoch, most)
             state, results = stack.take(state, keys, step, count)
             if count > 1:
-                jax.block_until_ready(results)  # as in `train.scanned_steps`
+                jax.block_until_ready(results)  # as in `train.training_steps`
             crew.add(results)
             images = len(results["loss"]) * images_a_step
             step += len(results["loss"])

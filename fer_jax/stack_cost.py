@@ -58,7 +58,8 @@ def choose(experiment: Experiment, members: int, form: str = "auto") -> Cost:
 
 def measure(experiment: Experiment, members: int, forms: Sequence[str]) -> list[Cost]:
     """Times a few steps of each form with that many members, on images of the full size; the fastest first."""
-    experiment = dataclasses.replace(experiment, recipe=experiment.recipe.stages()[-1][1])
+    recipe = dataclasses.replace(experiment.recipe, smaller_first=())
+    experiment = dataclasses.replace(experiment, recipe=recipe)
     costs = []
     for form in forms:
         if form == SEQUENTIAL:

@@ -27,10 +27,10 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
-from fer_jax import command_line, files, process, sweep_figures, sweep_table
+from fer_jax import command_line, files, process, sweep_table
 from fer_jax import config as config_lib
 from fer_jax.errors import OutOfMemory, UserError
-from fer_jax.scores import selection_score
+from fer_jax.scores import ACCURACY, RMSE, Measure, beside, selected_by_rmse, selection_score
 from fer_jax.sweep_members import Member, check, declared, members, read_axis
 from fer_jax.sweep_plan import Group, differing, plan, same_images, stops, unfinished
 
@@ -233,24 +233,20 @@ def best_until(folder: Path, config: ConfigDict, epochs: int) -> float:
     return max(selection_score(config, row) for row in rows if row["epoch"] <= epochs)
 
 
-def compared_by(planned: Sequence[Member], outcomes: dict[str, Outcome]) -> sweep_figures.Measure:
+def compared_by(planned: Sequence[Member], outcomes: dict[str, Outcome]) -> Measure:
     """By what the members are compared: what all their runs were selected by if it is the RMSE, else the accuracy."""
     scored = [(member.config, outcomes[member.name]) for member in planned if member.name in outcomes]
     scored = [(config, outcome["metrics"]) for config, outcome in scored if isinstance(outcome, dict)]
-    if all(selection_score(config, metrics) == -metrics.get("rmse", float("nan")) for config, metrics in scored):
-        return sweep_figures.RMSE
-    return sweep_figures.ACCURACY
+    return RMSE if all(selected_by_rmse(config, metrics) for config, metrics in scored) else ACCURACY
 
 
-def tabulate(
-    planned: Sequence[Member], outcomes: dict[str, Outcome], by: sweep_figures.Measure
-) -> list[sweep_table.Cell]:
+def tabulate(planned: Sequence[Member], outcomes: dict[str, Outcome], by: Measure) -> list[sweep_table.Cell]:
     """The cells in the order of the plan, with the `scores` of their members."""
     cells: dict[str, list[Member]] = {}
     for member in planned:
         cells.setdefault(member.cell, []).append(member)
 
-    def values(some: Sequence[Member], measure: sweep_figures.Measure) -> tuple[float, ...]:
+    def values(some: Sequence[Member], measure: Measure) -> tuple[float, ...]:
         return tuple(score for _, score in scores(some, outcomes, measure))
 
     return [
@@ -260,15 +256,13 @@ def tabulate(
             failed=sum(isinstance(outcomes[member.name], Failed) for member in some),
             stopped=sum(isinstance(outcomes[member.name], Stopped) for member in some),
             lacks_folds=any("data.fold" in m.overrides and isinstance(outcomes[m.name], Failed) for m in some),
-            beside=values(some, sweep_figures.beside(by)),
+            beside=values(some, beside(by)),
         )
         for name, some in cells.items()
     ]
 
 
-def scores(
-    planned: Sequence[Member], outcomes: dict[str, Outcome], by: sweep_figures.Measure
-) -> list[tuple[dict, float]]:
+def scores(planned: Sequence[Member], outcomes: dict[str, Outcome], by: Measure) -> list[tuple[dict, float]]:
     """The overrides and the score of each finished member.
 
     Seeds of one fold share its images: they are one score, their mean, or the intervals would be far too narrow.

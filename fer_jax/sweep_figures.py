@@ -1,6 +1,5 @@
-"""The figures of a sweep as PNG: how the score depends on what was varied; and by which score members are compared."""
+"""The figures of a sweep as PNG: how the score depends on what was varied."""
 
-import dataclasses
 import textwrap
 from pathlib import Path
 
@@ -10,39 +9,9 @@ from matplotlib.figure import Figure
 
 from fer_jax import statistics
 from fer_jax.figures import TRAIN, VALIDATION
+from fer_jax.scores import Measure
 
 _LABEL = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
-
-
-@dataclasses.dataclass(frozen=True)
-class Measure:
-    """By what members are compared."""
-
-    metric: str  # its key in results.json
-    heading: str
-    unit: str  # in brackets after the heading
-    scale: float  # from results.json to the table
-    decimals: int
-    higher_is_better: bool
-
-    @property
-    def title(self) -> str:
-        """Of a column or an axis."""
-        return f"{self.heading} ({self.unit})" if self.unit else self.heading
-
-    def text(self, score: float) -> str:
-        """As the table shows it, without its unit."""
-        return f"{self.scale * score:.{self.decimals}f}"
-
-
-ACCURACY = Measure("accuracy", "accuracy", "%", 100, 2, higher_is_better=True)
-BALANCED = Measure("balanced_accuracy", "balanced accuracy", "%", 100, 2, higher_is_better=True)
-RMSE = Measure("rmse", "RMSE", "", 1, 4, higher_is_better=False)  # of intensities, in 0..1
-
-
-def beside(measure: Measure) -> Measure:
-    """What a table shows beside the measure: of rare classes the accuracy alone says little."""
-    return BALANCED if measure is ACCURACY else ACCURACY
 
 
 def factor_effects(effects: dict[str, list[tuple[object, list[np.ndarray]]]], path: Path, measure: Measure) -> None:

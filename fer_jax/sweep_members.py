@@ -1,26 +1,31 @@
 """The members of a sweep: what a config file and the command line ask for, checked before anything is compiled."""
 
 import ast
+import contextlib
 import dataclasses
-import importlib.util
 import itertools
 import json
-import types
-from collections.abc import Mapping, Sequence
+import runpy
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from fer_jax import config as config_lib
-from fer_jax import sweep_table
 from fer_jax.errors import UserError
 
 LONGEST_NAME = 200  # of a run directory, in bytes; file systems take 255
-# Fields that change no score, only how it is come by: the same batches in the same order, the same weights.
+REPEATS = ("seed", "data.fold")  # fields whose values are repetitions of one cell
+# Fields that affect speed, logs and storage, never a score: the same batches in the same order, the same weights.
 WITHOUT_EFFECT = (
     *("data.residence", "data.workers", "eval.batch_size"),
     *("train.log_every", "train.keep_every", "train.saving_share"),
 )
+
+
+def cell_name(overrides: dict) -> str:
+    """Of the cell that runs with these overrides are repetitions of."""
+    return ", ".join(f"{field}={value}" for field, value in overrides.items() if field not in REPEATS) or "base"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Member:
     @property
     def cell(self) -> str:
         """The line of the table that it belongs to: the overrides apart from those that only repeat it."""
-        return sweep_table.cell_name(self.overrides)
+        return cell_name(self.overrides)
 
 
 def members(config: ConfigDict, axes: Sequence[Sequence[dict]]) -> list[Member]:
@@ -121,15 +126,22 @@ def declared(path: Path, *, quick: bool = False) -> tuple[dict, list[dict]]:
     Raises:
       UserError: the file has no `quick()`.
     """
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if quick and not hasattr(module, "quick"):
+    module = runpy.run_path(str(path))
+    if quick and "quick" not in module:
         raise UserError(f"--quick: {path} has no quick(); those in configs/ablations have, or leave --quick out")
     if quick:
-        overrides, members = module.quick()
+        overrides, members = module["quick"]()
         return overrides, list(members)
-    return {}, list(module.sweep()) if hasattr(module, "sweep") else [{}]
+    return {}, list(module["sweep"]()) if "sweep" in module else [{}]
+
+
+@contextlib.contextmanager
+def _naming(member: Member) -> Iterator[None]:
+    """Says of which member a `UserError` is."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{member.name}: {error}") from error
 
 
 def check(
@@ -137,7 +149,7 @@ def check(
     data_dir: str | None = None,
     *,
     halving: int = 0,
-    done: Mapping[str, dict] = types.MappingProxyType({}),
+    done: Mapping[str, dict] | None = None,
 ) -> None:
     """Prepares the data of the members to train and makes their networks' shapes: mistakes show before a long wait.
 
@@ -152,9 +164,13 @@ def check(
     from fer_jax import run, run_directory, stack
     from fer_jax.data import combine, pipeline
 
-    datasets = {}
+    datasets, done = {}, done or {}
     to_train = [member for member in planned if member.name not in done]
-    for member in {stack.structure(member.config): member for member in to_train}.values():
+    kinds = {stack.structure(member.config): member for member in to_train}.values()
+    for member in kinds:
+        with _naming(member):
+            run.refuse_unknown_names(member.config)
+    for member in kinds:
         config, data = member.config, member.config.data
         asked = json.dumps(data.to_dict())
         if asked not in datasets:
@@ -171,10 +187,8 @@ def check(
         images, batch_size = dataset.splits["train"], config.train.batch_size
         if images < batch_size:
             pipeline.train_order(images, batch_size, config.seed)  # says what is wrong
-        try:
+        with _naming(member):
             run.make_recipe(config, dataset, images // batch_size)
-        except UserError as error:
-            raise UserError(f"{member.name}: {error}") from error
     fingerprints = {asked: (dataset.fingerprint, "the data at hand") for asked, dataset in datasets.items()}
     for member in planned:
         config = member.config.to_dict()

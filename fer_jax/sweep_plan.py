@@ -20,7 +20,7 @@ class Group:
     form: str  # one of stack_cost.FORMS
     at_once: int
     seconds: float  # expected, of all that is left to do
-    megabytes: float  # a member takes of the device's memory; NaN, as the seconds: more than there is
+    megabytes: float  # of device memory per member; NaN, like the seconds, where not even one fits
 
     def describe(self) -> str:
         """A line of the plan."""
@@ -74,23 +74,22 @@ def plan(
     Raises:
       UserError: a member's directory holds a run of another config, or the data are wrong.
     """
-    from fer_jax import run, run_directory, stack_cost
 
-    groups = []
-    for alike in unfinished(planned, workdir, claim=claim):
+    def of(alike: Sequence[Member]) -> Group:  # a call for each group: its data leave the memory with it
+        from fer_jax import run, run_directory, stack_cost
+
         try:
             with run_directory.full_memory_explained():
                 experiment = run.build(alike[0].config, data_dir)
                 cost = stack_cost.choose(experiment, len(alike), form)
                 megabytes = stack_cost.bytes_a_member(experiment) / 1e6
         except OutOfMemory:  # of one member of many, which is no reason not to train the others
-            groups.append(Group(tuple(alike), stack_cost.SEQUENTIAL, 1, math.nan, math.nan))
-            continue
+            return Group(tuple(alike), stack_cost.SEQUENTIAL, 1, math.nan, math.nan)
         until = epochs * experiment.order.steps_per_epoch if epochs else experiment.total_steps
         left = sum(max(until - _steps_taken(workdir / member.name), 0) for member in alike)
-        seconds = cost.seconds / len(alike) * left
-        groups.append(Group(tuple(alike), cost.form, cost.at_once, seconds, megabytes))
-    return groups
+        return Group(tuple(alike), cost.form, cost.at_once, cost.seconds / len(alike) * left, megabytes)
+
+    return [of(alike) for alike in unfinished(planned, workdir, claim=claim)]
 
 
 def _steps_taken(folder: Path) -> int:

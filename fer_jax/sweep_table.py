@@ -5,7 +5,6 @@ Files: table.md, table.csv, table.tex, table.json.
 
 import csv
 import dataclasses
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -14,16 +13,10 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from fer_jax import files, statistics, sweep_figures
-from fer_jax.sweep_figures import ACCURACY, Measure
+from fer_jax import files, scores, statistics, sweep_figures
+from fer_jax.scores import ACCURACY, Measure
+from fer_jax.sweep_members import REPEATS, cell_name
 from fer_jax.tables import as_text
-
-REPEATS = ("seed", "data.fold")  # fields whose values are repetitions of one cell
-
-
-def cell_name(overrides: dict) -> str:
-    """Of the cell that runs with these overrides are repetitions of."""
-    return ", ".join(f"{field}={value}" for field, value in overrides.items() if field not in REPEATS) or "base"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +28,7 @@ class Cell:
     failed: int
     stopped: int = 0  # by successive halving
     lacks_folds: bool = False  # some that failed were of folds: the others' images are not those of all
-    beside: tuple[float, ...] = ()  # the scores of the same members by `sweep_figures.beside` of the Measure
+    beside: tuple[float, ...] = ()  # the scores of the same members by `scores.beside` of the Measure
 
     @property
     def mean(self) -> float:
@@ -56,8 +49,8 @@ def significantly_best(cells: Sequence[Cell], measure: Measure = ACCURACY) -> Ce
     """The cell with the best mean, if by Welch's t-test it is better than every other one; None otherwise.
 
     The tests are corrected for their number (Holm 1979); a cell of one score cannot be compared. Nor is one the best of
-    which members failed: the others may be its luckier seeds. None is where lines were stopped early, which it has not
-    been compared with.
+    which members failed: the others may be its luckier seeds. If halving stopped any line, none is
+    the best: the stopped ones have no final score to compare with.
     """
     sign = 1 if measure.higher_is_better else -1
     ranked = sorted((cell for cell in cells if cell.scores), key=lambda cell: -sign * cell.mean)
@@ -96,7 +89,7 @@ def write_tables(
       unlike: a field by which the cells differ in the images that they are scored on: then none is the best.
       optimistic: whether these images have selected the weights of some.
     """
-    best, beside = None if unlike else significantly_best(cells, measure), sweep_figures.beside(measure)
+    best, beside = None if unlike else significantly_best(cells, measure), scores.beside(measure)
     rows = [
         {
             "cell": cell.name,
@@ -113,8 +106,7 @@ def write_tables(
     ]
     plain = [{name: None if value != value else value for name, value in row.items()} for row in rows]  # nan
     content = {"split": split, "measure": measure.metric, "unlike": unlike, "optimistic": optimistic, "rows": plain}
-    with files.whole(folder / "table.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    files.write_json(folder / "table.json", content)
     with files.whole(folder / "table.csv") as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()

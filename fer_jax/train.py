@@ -7,7 +7,6 @@ over that axis. What is compiled in is a `Recipe`; what may vary without a new c
 
 import dataclasses
 import functools
-import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
 
@@ -19,7 +18,7 @@ import numpy as np
 import optax
 from jax import lax
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 from ml_collections import ConfigDict
 
 from fer_jax import augment, imaging, models, ops, process, sharding
@@ -33,8 +32,8 @@ DIVERGED = (  # what to do then
     "try a lower --config.optim.learning_rate, or --config.optim.clip_norm=1, in another --workdir; the last good "
     "checkpoint, if there was one, is kept here"
 )
-# Of one program: an epoch of FER2013 in batches of 64 has 448 steps. The floating-point operations are a quarter of a
-# minute's on a T4, and long enough for an H100 that the time between two programs is nothing beside it.
+# Of one program: an epoch of FER2013 in batches of 64 has 448 steps. The floating-point operations take a
+# T4 about 15 s, and an H100 long enough that the gap between two programs does not matter.
 MOST_STEPS, MOST_OPERATIONS = 512, 5e13
 
 
@@ -67,19 +66,14 @@ class Recipe:
     # Smaller images before those of input_shape: (up to which step, pixels a side), see `train.smaller_first`.
     smaller_first: tuple[tuple[int, int], ...] = ()
 
-    def stages(self) -> list[tuple[float, "Recipe"]]:
-        """(up to which step, the recipe of these steps), in order; the last one's end is infinity.
+    def at(self, step: int) -> "Recipe":
+        """What the step after so many is made of.
 
         Progressive resizing, as by Tan & Le 2021, "EfficientNetV2", section 4.1.
         """
-        last = dataclasses.replace(self, smaller_first=())
-        channels = self.input_shape[2]
-        smaller = [(end, dataclasses.replace(last, input_shape=(s, s, channels))) for end, s in self.smaller_first]
-        return [*smaller, (math.inf, last)]
-
-    def at(self, step: int) -> "Recipe":
-        """What the step after so many is made of."""
-        return next(recipe for end, recipe in self.stages() if step < end)
+        side = next((side for end, side in self.smaller_first if step < end), None)
+        shape = (side, side, self.input_shape[2]) if side else self.input_shape
+        return dataclasses.replace(self, input_shape=shape, smaller_first=())
 
 
 def hyperparameters(config: ConfigDict, class_counts: Sequence[int]) -> dict:
@@ -197,14 +191,9 @@ def _average(ema: dict | None, current: dict, step: jax.Array, decay: jax.Array)
 @functools.lru_cache(maxsize=4)  # the members of a sweep share it
 def compile_step(recipe: Recipe, mesh: Mesh):
     """The jitted step on a global batch: (state, batch, key, hyper) -> (state, metrics). Donates the state."""
-    # check_vma=False with pmean(grads): with the check on, gradients of replicated parameters arrive summed.
-    step = jax.shard_map(
-        functools.partial(train_step, recipe=recipe),
-        mesh=mesh,
-        in_specs=(sharding.REPLICATED, sharding.SPLIT, sharding.REPLICATED, sharding.REPLICATED),
-        out_specs=sharding.REPLICATED,
-        check_vma=False,
-    )
+    replicated = sharding.REPLICATED
+    step = functools.partial(train_step, recipe=recipe)
+    step = sharding.mapped(step, mesh, (replicated, sharding.SPLIT, replicated, replicated), replicated)
     return ops.jit(step, donate_argnums=0)
 
 
@@ -222,20 +211,9 @@ def compile_epoch(recipe: Recipe, mesh: Mesh):
 
         return lax.scan(body, state, order)
 
-    replicated = sharding.REPLICATED
-    program = jax.shard_map(
-        steps,
-        mesh=mesh,
-        in_specs=(
-            replicated,
-            replicated,
-            jax.sharding.PartitionSpec(None, sharding.AXIS),
-            replicated,
-            replicated,
-        ),
-        out_specs=replicated,
-        check_vma=False,
-    )
+    replicated, by_example = sharding.REPLICATED, PartitionSpec(None, sharding.AXIS)
+    specs = (replicated, replicated, by_example, replicated, replicated)
+    program = sharding.mapped(steps, mesh, specs, replicated)
     return ops.jit(program, donate_argnums=0)
 
 
@@ -263,55 +241,39 @@ def steps_at_once(epoch: int, start: int, most: int) -> int:
     return min(size - start % size, epoch - start)
 
 
-def scanned_steps(
-    state: TrainState, split: ResidentSplit, order: TrainOrder, key, hyper, *, recipe: Recipe, mesh: Mesh, most: int
-):
-    """From `state.step` on, an epoch, or `steps_at_once` of it, at a time as one program; yields (state, metrics)."""
-    program = compile_epoch(recipe, mesh)
-    step = int(state.step)
-    while True:
-        epoch, start = divmod(step, order.steps_per_epoch)
-        count = steps_at_once(order.steps_per_epoch, start, most)
-        state, metrics = program(state, split.arrays, order.epoch(epoch)[start : start + count], key, hyper)
+def training_steps(
+    state: TrainState,
+    split: Split,
+    order: TrainOrder,
+    key: jax.Array,
+    hyper: dict,
+    *,
+    recipe: Recipe,
+    mesh: Mesh,
+    stop: int,
+    most: int = MOST_STEPS,
+) -> Iterator[tuple[TrainState, dict]]:
+    """From `state.step` on, to step `stop`: the state and the metrics after each program, of one step or of several.
+
+    What suits the platform; both give the same results. On CPUs and of streamed data it is a step at a time, which is
+    not waited for. Else it is up to `most` steps, to the end of the epoch; the last program may pass `stop`.
+    """
+    first = int(state.step)
+    if sharding.on_cpu(mesh) or not isinstance(split, ResidentSplit):
+        for step, batch in enumerate(split.batches(order, first, stop), first):
+            state, metrics = compile_step(recipe.at(step), mesh)(state, batch, key, hyper)
+            yield state, metrics
+        return
+    step = first
+    while step < stop:
+        stage, (epoch, start) = recipe.at(step), divmod(step, order.steps_per_epoch)
+        longest = min(most, most_steps(stage, order.batch_size // mesh.size))
+        count = steps_at_once(order.steps_per_epoch, start, longest)
+        index = order.epoch(epoch)[start : start + count]
+        state, metrics = compile_epoch(stage, mesh)(state, split.arrays, index, key, hyper)
         jax.block_until_ready(metrics)  # or all parts of an epoch would be under way before a signal is looked for
         yield state, metrics
         step += count
-
-
-def looped_steps(
-    state: TrainState, split: Split, order: TrainOrder, key, hyper, *, recipe: Recipe, mesh: Mesh, stop: int
-):
-    """From `state.step` on, a step at a time up to step `stop`; yields (state, metrics) without waiting for them."""
-    program = compile_step(recipe, mesh)
-    for batch in split.batches(order, int(state.step), stop):
-        state, metrics = program(state, batch, key, hyper)
-        yield state, metrics
-
-
-def training_steps(
-    state, split, order, key, hyper, *, recipe, mesh, stop, most=MOST_STEPS
-) -> Iterator[tuple[TrainState, dict]]:
-    """The steps in the form that suits the platform, up to `most` as one program; both give the same results.
-
-    From `state.step` on, to step `stop`, which the last program of several steps may pass.
-    """
-    scanned = isinstance(split, ResidentSplit) and not sharding.on_cpu(mesh)
-    step = int(state.step)
-    for end, stage in recipe.stages():
-        if step >= end:
-            continue
-        if scanned:
-            some = min(most, most_steps(stage, order.batch_size // mesh.size))
-            steps = scanned_steps(state, split, order, key, hyper, recipe=stage, mesh=mesh, most=some)
-        else:
-            steps = looped_steps(state, split, order, key, hyper, recipe=stage, mesh=mesh, stop=min(stop, end))
-        for state, metrics in steps:
-            yield state, metrics
-            step += metrics["loss"].size
-            if step >= stop:
-                return
-            if step >= end:
-                break
 
 
 class Interrupted(Exception):

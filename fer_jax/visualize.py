@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fer_jax import process, recognizer, report_figures, run_directory
+from fer_jax.data.emotions import relabel
 from fer_jax.errors import UserError, exits_with_message
 from fer_jax.files import read_image, user_path
 from fer_jax.imaging import to_input
@@ -106,7 +107,7 @@ def visualize_several(
     images, labels, source = dataset.showing(split, shared, most=MOST_FACES)
     sure = np.zeros(len(images))
     for net in nets.values():
-        own = np.array([net.emotions.index(name) for name in shared])[labels]
+        own = relabel(labels, shared, net.emotions)
         sure += net.predict(images).probabilities[np.arange(len(images)), own]
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     chosen = np.array([some[sure[some].argmax()] for some in members])

@@ -5,7 +5,6 @@ meanwhile.
 """
 
 import dataclasses
-import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -15,8 +14,8 @@ import numpy as np
 
 from fer_jax import explain, ops
 from fer_jax.data import normalization
-from fer_jax.data.detect import Detector, Face
-from fer_jax.data.emotions import expressed
+from fer_jax.data.detect import Detector
+from fer_jax.data.emotions import expressed, remap
 from fer_jax.heads import IntensityHead
 from fer_jax.imaging import to_input
 from fer_jax.live import Analyzer, crop, picture
@@ -66,6 +65,7 @@ class Networks:
         align: how faces are cut out, see `live.Analyzer`.
         """
         self._networks, self._make_detector, self._align = dict(networks), make_detector, align
+        self._cams = {name: _cam(network) for name, network in self._networks.items()}
         self._lock = threading.Lock()
 
     @property
@@ -93,19 +93,9 @@ class Networks:
         """
         with self._lock:
             network = self._networks[seen.network]
-            heat = self._cam(seen.network)(network.variables, seen.input[None], jnp.array([emotion]))[0]
+            heat = self._cams[seen.network](network.variables, seen.input[None], jnp.array([emotion]))[0]
         heat = cv2.resize(np.asarray(heat), (VIEW, VIEW), interpolation=cv2.INTER_LINEAR)
         return heat / max(float(heat.max()), 1e-12)
-
-    @functools.lru_cache(maxsize=32)  # noqa: B019 - there is one Networks, for the life of the process
-    def _cam(self, name: str) -> Callable:
-        network = self._networks[name]
-
-        def cam(variables, images, targets):
-            inputs = normalization.apply(to_input(images, network.input_shape), variables["normalizer"])
-            return explain.grad_cam(emotion_model(network), variables, inputs, targets)
-
-        return ops.jit(cam)
 
 
 class Session:
@@ -123,10 +113,8 @@ class Session:
         self.name, self.emotions = name, network.emotions
         self.image: np.ndarray | None = None  # the last one
         self.tracked: list[TrackedFace] = []  # the faces in it
-        self._found: dict[tuple, Face] = {}  # of these, by their boxes
-        self._just_found: dict[tuple, Face] = {}  # in an image that is being looked at
-        self._detector, self._lock, self._align = detector, lock, align
-        self._analyzer = Analyzer(network, self._find, align=align, smoothing=smoothing)
+        self._lock, self._align = lock, align
+        self._analyzer = Analyzer(network, detector, align=align, smoothing=smoothing)
 
     @property
     def unaligned(self) -> int:
@@ -142,7 +130,7 @@ class Session:
         """The faces of an image uint8 [H, W, 3], RGB, `time` seconds after the start."""
         with self._lock:
             tracked = self._analyzer.faces(image, time)  # may raise: what was seen before stays, all of it
-            self.tracked, self.image, self._found = tracked, image, self._just_found
+            self.tracked, self.image = tracked, image
             return self.tracked
 
     def examine(self) -> list[Seen]:
@@ -153,24 +141,31 @@ class Session:
 
     def drawn(self) -> np.ndarray:
         """The last image with its faces labelled: uint8 [H, W, 3]."""
-        return picture(self.image, self.tracked, self.emotions)
+        with self._lock:
+            image, tracked = self.image, self.tracked
+        return picture(image, tracked, self.emotions)
 
     def seen(self, tracked: TrackedFace, title: str = "") -> Seen:
         """A face of the last image, with the answer to this image alone."""
-        face = self._found[tracked.box]
-        view, given = (crop(self.image, face, side=side, align=self._align) for side in (VIEW, self._analyzer.side))
+        sides = VIEW, self._analyzer.side
+        view, given = (crop(self.image, tracked.face, side=side, align=self._align) for side in sides)
         answers = tracked.probabilities, tracked.intensities
         return Seen(view, given, *answers, self.emotions, self.name, title)
 
-    def _find(self, image: np.ndarray) -> list[Face]:
-        faces = self._detector(image)
-        self._just_found = {face.box: face for face in faces}
-        return faces
+
+def _cam(network: Recognizer) -> Callable:
+    """Grad-CAM of (variables, images uint8 [n, H, W, C], emotions int [n]), compiled when it is first called."""
+
+    def cam(variables, images, targets):
+        inputs = normalization.apply(to_input(images, network.input_shape), variables["normalizer"])
+        return explain.grad_cam(emotion_model(network), variables, inputs, targets)
+
+    return ops.jit(cam)
 
 
 def follow(session: Session, frames: Iterable[Frame], people: dict[int, Person]) -> Iterator[Frame]:
     """Looks at the frames of a clip in turn, gives each one, and fills in the people by their numbers."""
-    shown = [session.emotions.index(name) for name in expressed(session.emotions)]
+    shown = remap(expressed(session.emotions), session.emotions)
     for frame in frames:
         for face in session.look(frame.image, frame.time):
             person = people.setdefault(face.id, Person())

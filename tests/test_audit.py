@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fer_jax.data import audit, prepare, rows, synthetic
+from fer_jax.data import audit, prepare, rows, subjects, synthetic
 from fer_jax.errors import UserError
 from tests.faces import write_fer2013
 
@@ -107,9 +107,9 @@ def test_flat_images_are_found_and_are_nobodys_near_copy(faces):
 
 
 def test_subjects_in_two_splits():
-    subjects = {"train": ["a", "a", "b", "c", ""], "validation": ["d", "c", ""], "test": ["a", "e"]}
-    assert audit.shared_subjects(subjects) == {"a": {"train": 2, "test": 1}, "c": {"train": 1, "validation": 1}}
-    assert audit.shared_subjects({"train": ["a"], "test": ["b"]}) == {}
+    named = {"train": ["a", "a", "b", "c", ""], "validation": ["d", "c", ""], "test": ["a", "e"]}
+    assert subjects.shared(named) == {"a": {"train": 2, "test": 1}, "c": {"train": 1, "validation": 1}}
+    assert subjects.shared({"train": ["a"], "test": ["b"]}) == {}
 
 
 def test_subjects_are_read_as_text_or_numbers():

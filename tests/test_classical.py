@@ -53,7 +53,10 @@ def test_the_strength_of_a_classical_baseline_is_chosen_on_validation(monkeypatc
 
     def dataset(*splits):
         return types.SimpleNamespace(
-            name="x", splits=dict.fromkeys(splits, 1), arrays=lambda split: {"image": split, "label": None}
+            name="x",
+            splits=dict.fromkeys(splits, 1),
+            reported_split=splits[-1],
+            arrays=lambda split: {"image": split, "label": None},
         )
 
     monkeypatch.setattr(classical, "extract", lambda images, name: images)

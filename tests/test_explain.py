@@ -353,6 +353,16 @@ def test_the_command_draws_pictures_of_files_of_any_size(workdir, tmp_path, caps
         visualize.main([f"--workdir={workdir}", f"--image={files[0]}", f"--output={tmp_path / 'no.png'}"])
 
 
+@pytest.mark.parametrize("workdir", ["classification"], indirect=True)
+def test_maps_are_drawn_in_the_order_that_they_are_asked_in(workdir):
+    net = recognizer.load(workdir)
+    faces = report_figures.Faces.of_images(net, np.full((1, 48, 48, 1), 90, np.uint8), np.array([0]), "one")
+    for layers in (["relu_1", "Conv_0", "relu_0"], ["Conv_0", "relu_0", "relu_1"]):
+        figure = report_figures.activations(net, faces, layers)
+        texts = [text.get_text().split()[0] for axes in figure.axes for text in axes.texts]
+        assert texts == layers
+
+
 def test_maps_are_drawn_through_training(workdir):
     net = recognizer.load(workdir)
     others = jax.tree.map(lambda leaf: 0.5 * leaf, net.variables["params"])

@@ -175,7 +175,7 @@ def test_a_picture_of_the_data_set_gets_the_answer_that_evaluation_gives_it(netw
 def test_a_table_has_each_number_under_its_name(tmp_path):
     rng = np.random.default_rng(0)
     arrays = [rng.random(size).astype(np.float32) for size in (7, 6, 7, 6)]
-    face = recording.TrackedFace(4, (1.0, 2.0, 30.0, 40.0), *arrays)
+    face = recording.TrackedFace(4, Face((1.0, 2.0, 30.0, 40.0)), *arrays)
     for path in (tmp_path / "t.csv", tmp_path / "t.jsonl"):
         table = recording.open_table(path, BASIC7)
         table.write(recording.Scene(video.Frame(3, 0.25, np.zeros((1, 1, 3), np.uint8), "a.png"), [face]), None)
@@ -544,6 +544,8 @@ def test_a_network_of_faces_cut_out_otherwise_is_told_of(network, caplog):
     assert not caplog.text
     live.warn_of_alignment(aligned, "mine", "box")
     assert "mine was trained on faces aligned by landmarks: --align=landmarks cuts them out so" in caplog.text
+    live.warn_of_alignment(dataclasses.replace(network, align="none"), "other", "landmarks")
+    assert "other was trained on faces aligned by none: --align=box cuts them out so" in caplog.text
 
 
 def test_alignment_without_landmarks_is_refused_at_once(weights, tmp_path, monkeypatch):
@@ -593,7 +595,7 @@ def test_what_nohup_ignores_ends_nothing(as_in_a_terminal):
 def test_the_strengths_shown_are_intensities_and_neutrals_probability(network, monkeypatch):
     face = recording.TrackedFace(
         1,
-        (10.0, 10.0, 50.0, 50.0),
+        Face((10.0, 10.0, 50.0, 50.0)),
         *(np.zeros(7), np.zeros(6)),
         np.array([0.1, 0, 0, 0.2, 0, 0, 0.7], np.float32),
         np.array([0.3, 0, 0, 0.9, 0, 0], np.float32),

@@ -14,8 +14,10 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from fer_jax import config as config_lib
-from fer_jax import run_directory, sweep, sweep_figures, sweep_members, sweep_plan, sweep_table
+from fer_jax import run_directory, sweep, sweep_members, sweep_plan, sweep_table
+from fer_jax.data import combine
 from fer_jax.errors import UserError
+from fer_jax.scores import ACCURACY, RMSE
 from tests import tiny_config
 from tests.faces import write_fer2013
 
@@ -138,6 +140,13 @@ def test_mistakes_in_the_last_member_are_found_before_the_first_is_compiled(
         sweep_members.check(planned, str(data))
 
 
+def test_a_misspelt_name_is_told_before_the_data_are_prepared(monkeypatch):
+    monkeypatch.setattr(combine, "load", lambda *_: pytest.fail("the data were prepared"))
+    planned = sweep_members.members(tiny_config.get_config(), [[{}, {"optim.name": "adamm"}]])
+    with pytest.raises(UserError, match=r"^optim\.name=adamm: optim\.name = 'adamm' is unknown"):
+        sweep_members.check(planned)
+
+
 def test_a_sweep_over_data_with_nothing_to_compare_on_is_refused_before_it_trains(tmp_path, cache):
     data = write_fer2013(tmp_path / "raw", train=140, validation=0, test=0)
     planned = sweep_members.members(tiny_config.get_config(), [config_lib.seeds(2)])
@@ -191,7 +200,7 @@ def test_the_effect_of_each_factor_is_drawn(tmp_path):
     # So they are where combinations are missing, as of runs that failed or were stopped.
     assert sweep_table.draw(searched[1:], tmp_path) == ["cells.png"]
     # The best on top, whichever way is better: the same picture but for the names of the scores.
-    for name, measure, sign in (("up", sweep_figures.ACCURACY, 1), ("down", sweep_figures.RMSE, -1)):
+    for name, measure, sign in (("up", ACCURACY, 1), ("down", RMSE, -1)):
         measure = dataclasses.replace(measure, heading="", unit="", scale=0, decimals=0)
         (tmp_path / name).mkdir()
         sweep_table.draw([(overrides, sign * score) for overrides, score in searched], tmp_path / name, measure)
@@ -263,8 +272,8 @@ def test_the_best_is_marked_only_where_it_is_significantly_so():
     # Two that happen to be equal say nothing of how others would differ.
     lucky = sweep_table.Cell("lucky", (0.7, 0.7), 0), sweep_table.Cell("less so", (0.6975, 0.6975), 0)
     assert sweep_table.significantly_best(lucky) is None
-    assert sweep_table.significantly_best([low, clear, near], sweep_figures.RMSE) is low
-    assert sweep_table.significantly_best([clear, close], sweep_figures.RMSE) is None
+    assert sweep_table.significantly_best([low, clear, near], RMSE) is low
+    assert sweep_table.significantly_best([clear, close], RMSE) is None
     # Of what failed the others may be the luckier seeds, or with folds the easier images.
     unlucky = dataclasses.replace(near, failed=2)
     assert sweep_table.significantly_best([low, clear, unlucky]) is clear
@@ -287,7 +296,7 @@ def test_nothing_is_the_best_where_the_images_differ(tmp_path, folds):
     }
     unlike = sweep_plan.differing(planned, sweep_plan.same_images(planned))
     assert unlike == "data.name"
-    cells = sweep.tabulate(planned, outcomes, sweep_figures.ACCURACY)
+    cells = sweep.tabulate(planned, outcomes, ACCURACY)
     text = sweep_table.write_tables(cells, "test", tmp_path, unlike=unlike)
     assert "| data.name=synthetic | 3 | 96.00 ± 1.00 |" in text
     assert "scored on different images (data.name), so none is compared" in text
@@ -320,7 +329,7 @@ def test_intensity_heads_are_compared_by_the_rmse_that_their_runs_are_selected_b
     rmse = dict(zip([member.name for member in planned], (0.2, 0.21, 0.2, 0.1, 0.11, 0.1), strict=True))
     outcomes = {name: {"split": "test", "metrics": {"accuracy": 3 * x, "rmse": x}} for name, x in rmse.items()}
     by = sweep.compared_by(planned, outcomes)
-    assert by is sweep_figures.RMSE
+    assert by is RMSE
     cells = sweep.tabulate(planned, outcomes, by)
     text = sweep_table.write_tables(cells, "test", tmp_path, by)
     assert text.splitlines()[0] == "|  | n | RMSE, test | mean, 95 % interval | accuracy (%) |"
@@ -331,11 +340,11 @@ def test_intensity_heads_are_compared_by_the_rmse_that_their_runs_are_selected_b
     assert r"\begin{tabular}{lrrrr}" in (tmp_path / "table.tex").read_text()
     # Of data without intensities, or beside a classification head, the accuracy is what all have.
     without = {name: {"metrics": {"accuracy": x}} for name, x in rmse.items()}
-    assert sweep.compared_by(planned, without) is sweep_figures.ACCURACY
+    assert sweep.compared_by(planned, without) is ACCURACY
     mixed = sweep_members.members(tiny_config.get_config(), [[{}, intensity]])
     outcomes = {member.name: {"metrics": {"accuracy": 0.5, "rmse": 0.1}} for member in mixed}
-    assert sweep.compared_by(mixed, outcomes) is sweep_figures.ACCURACY
-    assert sweep.compared_by(mixed[1:], outcomes) is sweep_figures.RMSE
+    assert sweep.compared_by(mixed, outcomes) is ACCURACY
+    assert sweep.compared_by(mixed[1:], outcomes) is RMSE
 
 
 def test_of_equal_cells_one_in_twenty_is_said_to_be_the_best():
@@ -353,10 +362,10 @@ def test_seeds_of_one_fold_are_one_score():
     planned = sweep_members.members(tiny_config.get_config(), axes)
     scores = dict(zip([member.name for member in planned], (0.1, 0.3, 0.4, 0.6, 0.7, 0.9), strict=True))
     outcomes = {name: {"metrics": metrics(score)} for name, score in scores.items()}
-    (cell,) = sweep.tabulate(planned, outcomes, sweep_figures.ACCURACY)
+    (cell,) = sweep.tabulate(planned, outcomes, ACCURACY)
     assert cell.scores == pytest.approx((0.2, 0.5, 0.8))
     last = planned[-1].name
-    (cell,) = sweep.tabulate(planned, outcomes | {last: sweep.Failed("")}, sweep_figures.ACCURACY)
+    (cell,) = sweep.tabulate(planned, outcomes | {last: sweep.Failed("")}, ACCURACY)
     assert (cell.scores, cell.failed) == (pytest.approx((0.2, 0.5, 0.7)), 1)
 
 
@@ -365,12 +374,12 @@ def test_pictures_show_the_scores_of_the_table_and_none_of_an_earlier_sweep(tmp_
     axes += [config_lib.product(data__fold=range(2)), config_lib.seeds(2)]
     planned = sweep_members.members(tiny_config.get_config(), axes)
     outcomes = {member.name: {"metrics": metrics(0.1 * i)} for i, member in enumerate(planned)}
-    found = sweep.scores(planned, outcomes, sweep_figures.ACCURACY)
+    found = sweep.scores(planned, outcomes, ACCURACY)
     assert [score for _, score in found] == pytest.approx([0.05, 0.25, 0.45, 0.65])  # the means over seeds
-    cells = sweep.tabulate(planned, outcomes, sweep_figures.ACCURACY)
+    cells = sweep.tabulate(planned, outcomes, ACCURACY)
     assert [score for cell in cells for score in cell.scores] == pytest.approx([score for _, score in found])
     single = sweep_members.members(tiny_config.get_config(), [config_lib.seeds(2)])  # without folds each counts
-    assert len(sweep.scores(single, {each.name: {"metrics": {"rmse": 1}} for each in single}, sweep_figures.RMSE)) == 2
+    assert len(sweep.scores(single, {each.name: {"metrics": {"rmse": 1}} for each in single}, RMSE)) == 2
     assert sweep_table.draw(found, tmp_path) == ["effects.png"]
     assert sweep_table.draw(found[:3], tmp_path) == ["cells.png"]
     assert [path.name for path in tmp_path.iterdir()] == ["cells.png"]

@@ -1,6 +1,5 @@
 """The training step: one device equals eight, a scan equals a loop, and the updates are what the papers mean."""
 
-import itertools
 import os
 import re
 import signal
@@ -48,6 +47,12 @@ def make(config, mesh):
     return recipe, state, hyper
 
 
+def in_form(patch, form):
+    """What `most` of `train.training_steps` is to be; from now on it trains as on a CPU (`loop`) or an accelerator."""
+    patch.setattr(sharding, "on_cpu", lambda mesh: form == "loop")
+    return {"loop": 1, "scan": train.MOST_STEPS, "parts": 4}[form]
+
+
 def run_steps(config, mesh, steps, form="loop"):
     """The losses of the first steps, and the final state, on noise."""
     recipe, state, hyper = make(config, mesh)
@@ -55,17 +60,13 @@ def run_steps(config, mesh, steps, form="loop"):
     split = pipeline.ResidentSplit(noise_arrays(100), mesh)
     key = jax.random.key(1)
     losses = []
-    if form == "loop":
-        iterator = train.looped_steps(state, split, order, key, hyper, recipe=recipe, mesh=mesh, stop=steps)
-    else:
-        most = {"scan": train.MOST_STEPS, "parts": 4}[form]
-        iterator = train.scanned_steps(state, split, order, key, hyper, recipe=recipe, mesh=mesh, most=most)
-    for current, metrics in iterator:
-        assert form == "loop" or metrics["loss"].is_ready()  # signals are looked for in between
-        losses.extend(np.atleast_1d(metrics["loss"]).tolist())
-        if len(losses) >= steps:
-            return np.array(losses), jax.device_get(current)
-    return np.array(losses), jax.device_get(current)
+    with pytest.MonkeyPatch.context() as patch:
+        common = {"recipe": recipe, "mesh": mesh, "stop": steps, "most": in_form(patch, form)}
+        for taken, metrics in train.training_steps(state, split, order, key, hyper, **common):
+            state = taken
+            assert form == "loop" or metrics["loss"].is_ready()  # signals are looked for in between
+            losses.extend(np.atleast_1d(metrics["loss"]).tolist())
+    return np.array(losses), jax.device_get(state)
 
 
 @pytest.fixture(scope="module")
@@ -163,24 +164,17 @@ def test_smaller_images_come_first_also_after_a_resume(one, form, monkeypatch):
     recipe, state, hyper = make(small_config(**small), one)
     split, key = pipeline.ResidentSplit(noise_arrays(100), one), jax.random.key(1)
     order = pipeline.TrainOrder(length=100, batch_size=16, seed=0)
-    assert [(end, stage.input_shape) for end, stage in recipe.stages()] == [
-        (6, (24, 24, 1)),
-        (12, (32, 32, 1)),
-        (np.inf, (48, 48, 1)),
-    ]
+    assert [recipe.at(step).input_shape[0] for step in (0, 5, 6, 11, 12, 10**6)] == [24, 24, 32, 32, 48, 48]
     expected, losses = [], []
     by_hand = jax.tree.map(jnp.copy, state)
     for step, batch in enumerate(split.batches(order, 0, 14)):
         by_hand, metrics = train.compile_step(recipe.at(step), one)(by_hand, batch, key, hyper)
         expected.append(float(metrics["loss"]))
-    if form == "scan":  # as on an accelerator
-        monkeypatch.setattr(
-            train, "looped_steps", lambda *arguments, stop, **of: train.scanned_steps(*arguments, **of, most=9)
-        )
+    most = in_form(monkeypatch, form)
     for cut in (4, 14) if form == "loop" else (6, 14):  # the second time from where the first one stopped
-        steps = train.training_steps(state, split, order, key, hyper, recipe=recipe, mesh=one, stop=cut)
-        while len(losses) < cut:
-            state, metrics = next(steps)
+        common = {"recipe": recipe, "mesh": one, "stop": cut, "most": most}
+        for taken, metrics in train.training_steps(state, split, order, key, hyper, **common):
+            state = taken
             losses.extend(np.atleast_1d(metrics["loss"]).tolist())
     tolerance = {"loop": 0, "scan": 1e-5}[form]
     np.testing.assert_allclose(losses[:14], expected, atol=tolerance)
@@ -558,20 +552,19 @@ def test_on_an_accelerator_resident_epochs_are_programs_of_many_steps_and_end_wh
     recipe, state, hyper = make(small_config(), one)
     split = pipeline.ResidentSplit(noise_arrays(100), one)
     order = pipeline.TrainOrder(length=100, batch_size=16, seed=0)
-    asked = []
 
-    def scanned(*_, **options):
-        asked.append(options["most"])
-        while True:  # as `scanned_steps`, which goes on as long as it is asked
-            yield "state", {"loss": np.zeros(4)}
+    def compile_epoch(recipe, mesh):
+        return lambda state, arrays, order, key, hyper: (state, {"loss": np.zeros(len(order))})
 
-    monkeypatch.setattr(train, "scanned_steps", scanned)
-    common = {"recipe": recipe, "mesh": one, "stop": 10, "most": 4}
+    monkeypatch.setattr(train, "compile_epoch", compile_epoch)
     monkeypatch.setattr(sharding, "on_cpu", lambda mesh: False)
-    steps = train.training_steps(state, split, order, jax.random.key(1), hyper, **common)
-    steps = list(itertools.islice(steps, 9))
-    assert [metrics["loss"].size for _, metrics in steps] == [4, 4, 4]  # the last of them passes step 10
-    monkeypatch.setattr(sharding, "on_cpu", lambda mesh: True)
-    monkeypatch.setattr(train, "looped_steps", lambda *_, **__: iter(()))
-    assert not list(train.training_steps(state, split, order, jax.random.key(1), hyper, **common))
-    assert asked == [4]
+
+    def sizes(stop, most):
+        common = {"recipe": recipe, "mesh": one, "stop": stop, "most": most}
+        steps = train.training_steps(state, split, order, jax.random.key(1), hyper, **common)
+        return [metrics["loss"].size for _, metrics in steps]
+
+    assert sizes(stop=10, most=train.MOST_STEPS) == [6, 6]  # the last of them passes step 10
+    assert sizes(stop=10, most=3) == [3, 3, 3, 3]
+    assert sizes(stop=9, most=3) == [3, 3, 3]
+    assert sizes(stop=0, most=3) == []

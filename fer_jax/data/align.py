@@ -62,6 +62,14 @@ class Settings:
         """The file of detections."""
         return self.detections or self.output / "detections.jsonl"
 
+    def finder(self) -> Detector | Supplied:
+        """What finds the faces.
+
+        Raises:
+          UserError: no such detector, or no landmarks where they are said to lie.
+        """
+        return Supplied(self.landmarks) if self.landmarks else make_detector(self.detector, self.model)
+
     @property
     def origin(self) -> str:
         """What finds the faces; see `detections.origin`."""
@@ -252,10 +260,7 @@ def align_tree(
         settings.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to --output={settings.output} ({error.strerror}): choose another") from error
-    if settings.landmarks is None:
-        make_detector(settings.detector, settings.model)  # fails here, not in every worker
-    else:
-        Supplied(settings.landmarks)
+    settings.finder()  # fails here, not in every worker
     _claim(settings, whole=whole)
     before, by = settings.known(), {"detector": settings.origin}
     looked_at = [record["path"] for record in detections.records(settings.kept)] if whole else []
@@ -291,10 +296,7 @@ def _open(table: Path, mode: str = "r") -> TextIO:
 def _aligner(settings: Settings) -> Callable[[tuple[str, dict | None, Box | None]], tuple[dict | None, list]]:
     """`align_image` of (path, known, box), with the settings and a detector of its own: made in each worker."""
     cv2.setNumThreads(1)  # the workers are the parallelism
-    if settings.landmarks:
-        detector = Supplied(settings.landmarks)
-    else:
-        detector = make_detector(settings.detector, settings.model)
+    detector = settings.finder()
     return lambda work: align_image(*work, settings=settings, detector=detector)
 
 

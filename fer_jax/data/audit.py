@@ -20,6 +20,7 @@ from fer_jax.data.audit_page import page, summary
 from fer_jax.data.crops import METHODS
 from fer_jax.data.emotions import expressed
 from fer_jax.data.rows import digests
+from fer_jax.data.subjects import shared
 from fer_jax.errors import UserError, exits_with_message
 
 # Of two images of which one is taken for an altered copy of the other. On FER2013 all of 48 pairs looked at between
@@ -158,21 +159,6 @@ def _joined(group: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     return parent
 
 
-def shared_subjects(subjects: dict[str, list[str]]) -> dict[str, dict[str, int]]:
-    """The subjects that are in more than one split, with their number of images in each.
-
-    Args:
-      subjects: split -> the subject of each example; an empty one is unknown.
-    """
-    counts = {split: Counter(names) for split, names in subjects.items()}
-    found = {}
-    for subject in sorted(set().union(*counts.values()) - {""}):
-        splits = {split: count[subject] for split, count in counts.items() if subject in count}
-        if len(splits) > 1:
-            found[subject] = splits
-    return found
-
-
 def intensity_histogram(intensity: np.ndarray) -> np.ndarray:
     """How often each emotion has an intensity in each tenth of 0..1, 0 itself left out: int [E, 10] of [N, E]."""
     return np.array([np.histogram(column[column > 0], BINS, (0, 1))[0] for column in intensity.T], np.int64)
@@ -308,7 +294,7 @@ def audit(dataset: prepare.Dataset, correlation: float = CORRELATION) -> dict:
         "with_exact_copy": _with_copy(exact, list(images)),
         "with_any_copy": _with_copy(near + [group for group in exact if group[0] not in in_near], list(images)),
         "subjects": subjects and len(set().union(*subjects.values()) - {""}),
-        "shared_subjects": subjects and shared_subjects(subjects),
+        "shared_subjects": subjects and shared(subjects),
         "leave_out": to_leave_out(exact, flat, labels),
     }
 

@@ -269,11 +269,7 @@ def _refuse_shared_images(joined: Selection) -> None:
 
 
 def _warn_of_shared_subjects(joined: Selection) -> None:
-    places = {}
-    for split in joined.splits:
-        for subject in np.unique(joined.subjects(split)).tolist():
-            places.setdefault(subject, []).append(split)
-    if shared := sorted(subject for subject, splits in places.items() if subject and len(splits) > 1):
+    if shared := list(subjects.shared({split: joined.subjects(split).tolist() for split in joined.splits})):
         log.warning(
             "data: %d subjects are in two splits of %s, scores will be too high: %s",
             len(shared),

@@ -86,7 +86,7 @@ def warp(image: np.ndarray, transform: np.ndarray, *, size: int = 128) -> np.nda
 
 
 def _around(image: np.ndarray, transform: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The part of an image that a crop is taken from, as wide as that or a border pixel, and the map from there."""
+    """The part of an image that a crop shows, at least one row and column even outside, and the map from it."""
     corners = np.array([(x, y) for x in (-1, size) for y in (-1, size)])
     shown = np.linalg.solve(transform[:, :2], (corners - transform[:, 2]).T)
     most = np.array(image.shape[1::-1])

@@ -329,7 +329,8 @@ class Selection(Dataset):
 
     def _adapter(self, pick: Pick, split: str) -> Adapter:
         dataset = pick.dataset
-        # Without intensities to score by there may be some to train on, which are not for what is held out.
+        # A data set not scored by intensities may have some to train on (ferplus, variant fer2013): training images
+        # that a fold holds out get the one-hot vectors of their labels instead.
         held_out = pick.split == "train" and split != "train"
         one_hot = not self.has_intensity and (held_out or self._some_have_intensity)
         return Adapter(dataset.emotions, self.emotions, self.image_shape, dataset.image_shape, one_hot)

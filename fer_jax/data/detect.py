@@ -50,7 +50,7 @@ class Face:
 
 
 # Of an image uint8 [H, W, 3], RGB; those of `make_detector` take `sizes` too: the least and the greatest side in pixels
-# that the faces in it can have. Haar takes less time then, the others find what they find.
+# that the faces in it can have. Only Haar uses it, to search faster.
 Detector = Callable[..., list[Face]]
 
 

@@ -112,15 +112,8 @@ class ResidentSplit:
         self.arrays = sharding.replicate(arrays, mesh)
         self.length = len(arrays["label"])
         self._mesh = mesh
-        self._gather = jax.jit(
-            jax.shard_map(
-                gather,
-                mesh=mesh,
-                in_specs=(sharding.REPLICATED, sharding.SPLIT, sharding.SPLIT),
-                out_specs=sharding.SPLIT,
-                check_vma=False,
-            )
-        )
+        specs = (sharding.REPLICATED, sharding.SPLIT, sharding.SPLIT)
+        self._gather = jax.jit(sharding.mapped(gather, mesh, specs, sharding.SPLIT))
 
     def batches(self, order: Order, start: int, stop: int) -> Iterator[dict[str, jax.Array]]:
         """The batches of the steps start..stop-1, split over the mesh."""

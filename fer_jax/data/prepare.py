@@ -3,8 +3,8 @@
     python -m fer_jax.data.prepare fer2013 --data_dir=PATH
 
 Prepared data lie in `$FER_JAX_CACHE/datasets` (default `~/.cache/fer_jax/datasets`), keyed by the content of
-the raw files. A preparation that is cut short leaves nothing behind that could be taken for a data set, and the same
-command goes on where it was.
+the raw files. A preparation that is cut short leaves nothing behind that could be taken for a data set; where the
+data are image files, the same command goes on where it was.
 """
 
 import contextlib

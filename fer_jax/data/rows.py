@@ -13,7 +13,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from fer_jax.data.emotions import expressed, relabel
+from fer_jax.data.emotions import expressed, relabel, remap
 
 ARRAYS = {"image": np.uint8, "label": np.int32, "intensity": np.float32}
 TEXTS = ("subject", "source")
@@ -66,7 +66,7 @@ class Adapter:
     """Brings rows [n] of one data set to the emotions and the image shape of another."""
 
     emotions: tuple[str, ...]
-    target: tuple[str, ...]  # holds every emotion that occurs
+    target: tuple[str, ...]  # holds every emotion of the rows that are picked
     image_shape: tuple[int, int, int]  # of the result: RGB where either is
     source_shape: tuple[int, int, int]
     one_hot: bool  # the intensities of the result are its labels' one-hot vectors
@@ -92,7 +92,7 @@ class Adapter:
     def intensity(self, intensity: np.ndarray, label: np.ndarray) -> np.ndarray:
         """Intensities float32 [..., E] in the columns of the same name; of emotions that the target lacks none."""
         if self.one_hot:
-            names = np.array([self.target.index(name) for name in expressed(self.target)])
+            names = remap(expressed(self.target), self.target)
             return (np.asarray(label)[..., None] == names).astype(np.float32)
         adapted = np.zeros((*intensity.shape[:-1], len(expressed(self.target))), np.float32)
         for column, name in enumerate(expressed(self.emotions)):

@@ -4,6 +4,7 @@ All of it is a function of the names and a seed: the order of the subjects does 
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -39,20 +40,12 @@ def split_subjects(
     return splits
 
 
-def split_stratified(
-    emotions: Mapping[Hashable, str], shares: Sequence[float] = SHARES, seed: int = 0
-) -> dict[str, set[Hashable]]:
-    """For data without known subjects: every item in one split, each emotion divided by the shares.
-
-    Args:
-      emotions: of each item.
-      shares: as in `split_subjects`.
-      seed: of what goes where.
-    """
+def split_stratified(emotions: Mapping[Hashable, str]) -> dict[str, set[Hashable]]:
+    """For data without known subjects: every item, whose emotion is given, in one split, each emotion by SHARES."""
     splits = {split: set() for split in SPLITS}
     for emotion in sorted(set(emotions.values())):
         members = [item for item, its_emotion in emotions.items() if its_emotion == emotion]
-        for split, chosen in split_subjects(members, shares, seed).items():
+        for split, chosen in split_subjects(members).items():
             splits[split] |= chosen
     return splits
 
@@ -78,6 +71,21 @@ def divide(
     for item in items:
         divided[split_of[key(item)]].append(item)
     return {split: chosen for split, chosen in divided.items() if chosen}
+
+
+def shared(subjects: Mapping[str, Iterable[str]]) -> dict[str, dict[str, int]]:
+    """The subjects that are in more than one split, with their number of images in each.
+
+    Args:
+      subjects: split -> the subject of each example; an empty one is unknown.
+    """
+    counts = {split: Counter(names) for split, names in subjects.items()}
+    found = {}
+    for subject in sorted(set().union(*counts.values()) - {""}):
+        splits = {split: count[subject] for split, count in counts.items() if subject in count}
+        if len(splits) > 1:
+            found[subject] = splits
+    return found
 
 
 def _shuffled(subjects: Iterable[Hashable], seed: int) -> list[Hashable]:

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from fer_jax import files
 from fer_jax.data.datasets.base import FaceBuilder, missing
 from fer_jax.data.datasets.fer2013 import OFFICIAL, SIDE, USAGES, find_csv, read_csv
-from fer_jax.data.emotions import BASIC7, CANONICAL, canonical, expressed
+from fer_jax.data.emotions import BASIC7, CANONICAL, canonical, expressed, remap
 from fer_jax.errors import UserError
 
 VOTES_FILE = "fer2013new.csv"
@@ -29,7 +29,7 @@ COLUMNS = (
     "NF",
 )
 # Which column holds each canonical emotion.
-_ORDER = [[canonical(name) for name in COLUMNS[:8]].index(emotion) for emotion in CANONICAL]
+_ORDER = remap(CANONICAL, [canonical(name) for name in COLUMNS[:8]])
 
 
 class Ferplus(FaceBuilder):
@@ -179,8 +179,7 @@ def decide(votes: np.ndarray, rule: str) -> str | None:
 def intensities(votes: np.ndarray) -> np.ndarray:
     """The share of each expressed emotion in the votes for emotions [10]: float32 [7], neutral the rest."""
     shares = votes[_ORDER] / max(votes[_ORDER].sum(), 1)
-    keep = [CANONICAL.index(name) for name in expressed(CANONICAL)]
-    return shares[keep].astype(np.float32)
+    return shares[remap(expressed(CANONICAL), CANONICAL)].astype(np.float32)
 
 
 def translation(labels: Sequence[str], votes: Sequence[np.ndarray]) -> np.ndarray:

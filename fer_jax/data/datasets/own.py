@@ -19,7 +19,7 @@ from fer_jax.data.datasets.base import (
     split_of,
 )
 from fer_jax.data.emotions import CANONICAL, canonical
-from fer_jax.data.subjects import SPLITS, divide, split_stratified, split_subjects
+from fer_jax.data.subjects import SPLITS, divide, shared, split_stratified, split_subjects
 from fer_jax.errors import UserError
 from fer_jax.files import IMAGES, csv_rows, entries, opencv_address, user_path
 
@@ -31,7 +31,6 @@ _VIDEOS = (".mp4", ".avi")
 class Row(NamedTuple):
     """One row of the CSV; empty where there is no such column."""
 
-    line: int  # of the file, the header being line 1
     source: str  # the path as it is written
     path: Path
     emotion: str
@@ -96,12 +95,9 @@ class Csv(PictureBuilder):
         return divide(pictures, lambda picture: picture.source, split_stratified(emotions))
 
     def _warn_of_shared_subjects(self):
-        places = {}
-        for row in self.rows:
-            places.setdefault(row.subject, set()).add(row.split)
-        if shared := sorted(subject for subject, splits in places.items() if subject and len(splits) > 1):
-            shown = ", ".join(shared[:8])
-            self.warnings.append(f"{len(shared)} subjects are in two splits, scores will be too high: {shown}")
+        if twice := list(shared({split: [row.subject for row in self.rows if row.split == split] for split in SPLITS})):
+            shown = ", ".join(twice[:8])
+            self.warnings.append(f"{len(twice)} subjects are in two splits, scores will be too high: {shown}")
 
 
 def read_csv(path: Path) -> tuple[list[Row], list[str]]:
@@ -161,7 +157,7 @@ def _parse(path: Path, line: int, values: dict[str, str], filled: set[str]) -> R
     split = split_of(values.get("split", "")) or ""
     if "split" in filled and not split:
         raise UserError(f"{where}: unknown split {values['split']!r}; use {', '.join(SPLITS)}")
-    return Row(line, values["path"], image, emotion, intensity, subject, split)
+    return Row(values["path"], image, emotion, intensity, subject, split)
 
 
 class Folder(PictureBuilder):
