@@ -49,6 +49,15 @@ def run(source, table, output, *, runner="processes", **options):
     return settings, {(row["path"], row["face"]): row for row in rows}
 
 
+def test_the_largest_face_is_taken_wherever_it_stands(tree, tmp_path):
+    source, table = tree
+    header, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([header, *rows[::-1]]))  # the smaller face of a/2.png first
+    small, large = (Face.from_landmarks(points).box for points in detect.read_table(table)["a/2.png"])
+    _, found = run(source, table, tmp_path / "out", runner="threads")
+    assert small[2] < large[2] == pytest.approx(found["a/2.png", 0]["width"], abs=0.06)
+
+
 @pytest.fixture
 def looked(tree, monkeypatch):
     """The images that a detector has looked at, whichever is asked for; it finds the faces of the tree.

@@ -356,6 +356,14 @@ def test_the_share_of_a_mix_has_the_beta_distribution_of_its_parameter(name, alp
     assert stats.kstest(share, stats.beta(alpha, alpha).cdf).statistic < 0.05
 
 
+def test_where_both_are_given_half_of_the_images_are_mixed_by_each():
+    image, both = jnp.zeros((16, 16, 1)), {"mixup": 1.0, "cutmix": 1.0}
+    keys = jax.random.split(jax.random.key(0), 1000)
+    mixed, _ = jax.jit(jax.vmap(lambda key: augment._mix_two(key, image, image + 1, both)))(keys)
+    pasted = ((mixed == 0) | (mixed == 1)).all((1, 2, 3))  # of mixup all pixels lie between
+    assert stats.binomtest(int(pasted.sum()), len(pasted), 0.5).pvalue > 1e-3
+
+
 @pytest.mark.parametrize("alpha", [0.1, 0.4, 1.0, 3.0])
 def test_the_draws_without_loops_have_the_symmetric_beta_distribution(alpha):
     keys = jax.random.split(jax.random.key(0), 100_000)

@@ -1,5 +1,6 @@
 """What a run keeps beside its state: killed at the worst moments it loses nothing and tells the same."""
 
+import dataclasses
 import json
 
 import jax
@@ -84,6 +85,23 @@ def test_killed_between_its_two_checkpoints_a_run_keeps_its_best(data, tmp_path,
 @pytest.fixture(scope="module")
 def experiment(data):
     return run.build(config(), data)
+
+
+def test_seeds_differ_in_their_initial_weights_and_keys(experiment):
+    (one, key), (other, its_key) = (course.fresh_state(experiment.sibling(config(seed=seed))) for seed in (0, 1))
+    assert (one.params["Conv_0"]["kernel"] != other.params["Conv_0"]["kernel"]).any()
+    assert (jax.random.key_data(key) != jax.random.key_data(its_key)).any()
+
+
+def test_class_weights_are_those_of_the_training_images(experiment):
+    counts = {"train": (1, 2, 3, 4, 5, 6, 7), "validation": (3,) * 7, "test": (3,) * 7}
+    weighted = dataclasses.replace(
+        experiment,
+        dataset=dataclasses.replace(experiment.dataset, class_counts=counts),
+        config=config(**{"head.class_weights": "inverse"}),
+    )
+    weights = weighted.hyperparameters["class_weights"]
+    np.testing.assert_allclose(weights[0] / weights, range(1, 8), rtol=1e-5)
 
 
 def test_where_a_run_goes_on_elsewhere_both_places_are_told(tmp_path, monkeypatch):

@@ -25,6 +25,13 @@ def sample():
     return logits, rng.integers(0, 7, 64), targets
 
 
+def test_a_head_of_the_squared_hinge_has_that_loss(sample):
+    logits, labels, _ = sample
+    sign = 2 * np.eye(7)[labels] - 1
+    found = heads.make_head("classification", BASIC7, loss="squared_hinge").loss(logits, {"label": labels})
+    np.testing.assert_allclose(found, (np.maximum(0, 1 - sign * logits) ** 2).sum(1), rtol=1e-5)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_softmax_cross_entropy_equals_torch(torch, sample, smoothing):
     logits, labels, _ = sample

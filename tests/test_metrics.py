@@ -49,6 +49,10 @@ def test_scores_equal_scikit_learn(classes):
     for i, emotion in enumerate(SEVEN):
         recall = summary[f"accuracy/{emotion}"]
         assert (recall is None) == (i not in classes)
+    if len(classes) == 7:
+        for name, score in (("accuracy", reference.recall_score), ("f1", reference.f1_score)):
+            found = [summary[f"{name}/{emotion}"] for emotion in SEVEN]
+            np.testing.assert_allclose(found, score(labels, predicted, average=None))
     assert summary["count"] == 200
 
 

@@ -74,6 +74,9 @@ def test_members_of_an_ensemble_answer_in_one_order_of_emotions(runs):
     emotions, backwards = members[0].emotions, members[0].emotions[::-1]
     np.testing.assert_array_equal(ensemble.probabilities(members[0], workdirs[0], images, emotions), expected)
     np.testing.assert_array_equal(ensemble.probabilities(members[0], workdirs[0], images, backwards), expected[:, ::-1])
+    turned = (*emotions[2:], *emotions[:2])
+    found = ensemble.probabilities(members[0], workdirs[0], images, turned)
+    np.testing.assert_array_equal(found, np.roll(expected, -2, 1))
     with pytest.raises(UserError, match=rf"the network of {workdirs[0]} knows .*, the images show happy, sad"):
         ensemble.probabilities(members[0], workdirs[0], images, ("happy", "sad"))
 

@@ -26,6 +26,7 @@ from fer_jax import (
     report_cost,
     report_figures,
     report_page,
+    statistics,
 )
 from fer_jax.data import combine, prepare
 from fer_jax.errors import UserError
@@ -550,6 +551,25 @@ def test_a_config_from_before_a_field_existed_is_still_the_same(answers, copy, r
     found = report.findings(again)
     tables = report_compare.compare([answers, again], [found, found | {"seed": 7}])
     assert tables[1][1][0][1] == "n = 2"
+
+
+def test_a_pair_of_runs_has_both_of_its_tests_and_a_run_its_balanced_accuracy(answers):
+    right = np.eye(7, dtype=np.float32)[answers.label]
+    wrong = right[:, ::-1] + 2 * np.roll(right, 1, 1)
+    place = np.arange(21)[:, None]
+    a, b = (
+        dataclasses.replace(answers, probabilities=np.where(mistaken, wrong, right))
+        for mistaken in (place < 2, (place >= 2) & (place < 10))
+    )
+    tables = report_compare.compare([a, b], [report.findings(each) for each in (a, b)])
+    row = dict(zip(tables[-1][0], tables[-1][1][0], strict=True))
+    drawn, exact = (test(a.correct, b.correct) for test in (statistics.paired_bootstrap, statistics.mcnemar))
+    assert (row["only a right"], row["only b right"]) == ("8", "2")
+    assert row["95 %"] == f"{drawn['low']:+.2%} to {drawn['high']:+.2%}"
+    assert row["p (paired bootstrap)"] == f"{drawn['p']:.2g}"
+    assert row["p (McNemar, exact)"] == f"{exact['p']:.2g}" != row["p (paired bootstrap)"]
+    single = dict(zip(tables[0][0], tables[0][1][0], strict=True))
+    assert single["balanced accuracy"] == f"{report.findings(a)['balanced_accuracy']:.2%}"
 
 
 def test_a_seed_named_twice_is_one_seed_and_other_examples_are_no_comparison(answers, runs):

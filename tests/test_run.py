@@ -388,7 +388,7 @@ def test_what_an_audit_lists_is_left_out_of_training_and_scored_beside(residence
     assert {image.tobytes() for image in streamed["image"]} == seen
     results = run.run(config, tmp_path / "run", data_dir=raw)
     assert results["examples"] == 23
-    assert results["deduplicated"]["examples"] == 22
+    assert results["deduplicated"]["examples"] == results["deduplicated"]["metrics"]["count"] == 22
     assert "without copies and flat images, 22 images" in run.format_results(results)
     assert results["variants"]["metrics"]["count"] == 23 * 28
     assert "on all 28 variants" in run.format_results(results)
@@ -403,8 +403,9 @@ def test_balanced_sampling_is_that_of_the_order(tmp_path, cache):
     with config.unlocked():
         config.train.batch_size = config.eval.batch_size = 8
         config.data.sampling = "balanced"
-    order = run.build(config, str(write_fer2013(tmp_path / "raw"))).order
-    assert isinstance(order, pipeline.BalancedOrder)
+    experiment = run.build(config, str(write_fer2013(tmp_path / "raw")))
+    assert isinstance(experiment.order, pipeline.BalancedOrder)
+    np.testing.assert_array_equal(np.frombuffer(experiment.order.labels, np.int32), experiment.dataset.labels("train"))
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from fer_jax import (
     sweep_plan,
     train,
 )
-from fer_jax.course import Course
+from fer_jax.course import Course, fresh_state
 from fer_jax.data import pipeline
 from fer_jax.errors import UserError
 from tests import tiny_config
@@ -124,6 +124,7 @@ def test_where_an_epoch_is_several_programs_the_rows_are_those_of_a_run_alone(ex
     alone, stacked = (files.read_rows(tmp_path / name / "metrics.jsonl") for name in ("alone", "0"))
     assert [row["step"] for row in stacked if row["split"] == "train"] == [3, 6, 8]
     assert [row["step"] for row in alone] == [row["step"] for row in stacked]
+    np.testing.assert_allclose([row["loss"] for row in stacked], [row["loss"] for row in alone], rtol=1e-4)
 
 
 def test_a_run_whose_selected_weights_are_gone_reports_no_others(experiment, alone, tmp_path):
@@ -167,10 +168,14 @@ def test_weights_of_some_epochs_are_kept_as_alone(data, tmp_path):
     config = small_config(**{"train.keep_every": 2, "train.epochs": 4})
     experiment = run.build(config, data)
     run.fit(experiment, tmp_path / "alone", started=0.0, until=16)
-    stack.fit([Course(experiment, tmp_path / name) for name in "ab"], "grouped", started=0.0, until=16)
-    kept = [[path.name for path in (tmp_path / name / "weights").iterdir()] for name in ("alone", "a", "b")]
-    assert kept == [["epoch-0002.safetensors"]] * 3
-    recognizer.load(tmp_path / "a/weights/epoch-0002.safetensors")
+    other = experiment.sibling(config_lib.overridden(config, {"seed": 1}))
+    courses = [Course(of, tmp_path / name) for of, name in ((other, "other"), (experiment, "same"))]
+    stack.fit(courses, "grouped", started=0.0, until=16)
+    kept = {name: list((tmp_path / name / "weights").iterdir()) for name in ("alone", "other", "same")}
+    assert all([path.name for path in paths] == ["epoch-0002.safetensors"] for paths in kept.values())
+    alone, other, same = (recognizer.load(paths[0]).variables["params"]["Conv_0"]["kernel"] for paths in kept.values())
+    np.testing.assert_allclose(same, alone, atol=1e-4)
+    assert np.abs(other - alone).max() > 0.1
 
 
 def test_interrupted_it_saves_every_member(experiment, tmp_path, monkeypatch):
@@ -182,7 +187,13 @@ def test_interrupted_it_saves_every_member(experiment, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "Interruption", Immediately)
     with pytest.raises(train.Interrupted):
         stack.fit(open_courses(experiment, tmp_path, NUMBERS[:2]), "grouped", started=0.0)
-    assert [course.step for course in open_courses(experiment, tmp_path, NUMBERS[:2])] == [1, 1]
+    courses = open_courses(experiment, tmp_path, NUMBERS[:2])
+    assert [course.step for course in courses] == [1, 1]
+    for each in courses:
+        fresh, _ = fresh_state(each.experiment)  # of its own seed
+        saved, begun = (state.params["Conv_0"]["kernel"] for state in (each.start, fresh))
+        np.testing.assert_allclose(saved, begun, atol=0.05)
+        assert np.std(begun) > 0.1
 
 
 @pytest.mark.parametrize("stacked", [False, True])

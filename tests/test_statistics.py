@@ -210,3 +210,10 @@ def test_without_examples_or_with_others_there_is_no_answer():
             call()
     with pytest.raises(ValueError, match="the same examples, not on 1 and 2"):
         statistics.paired_bootstrap(one, np.ones(2, bool))
+
+
+def test_the_p_of_the_bootstrap_is_two_sided():
+    place = np.arange(400)
+    a, b = place >= 45, (place < 45) | (place >= 105)  # 60 that a alone has right, 45 that b has
+    expected = 2 * stats.norm.sf(15 / np.sqrt(105 - 15**2 / 400))
+    assert statistics.paired_bootstrap(a, b)["p"] == pytest.approx(expected, abs=0.04)

@@ -286,6 +286,25 @@ def metrics(accuracy):
     return {"accuracy": accuracy, "balanced_accuracy": accuracy / 2}
 
 
+def test_the_best_is_found_by_welchs_test_corrected_for_the_number_of_tests():
+    best = sweep_table.Cell("best", (0.70, 0.71, 0.72, 0.73), 0)
+    near = sweep_table.Cell("near", tuple(np.array(best.scores) - 0.026), 0)
+    assert 0.025 < stats.ttest_ind(best.scores, near.scores, equal_var=False).pvalue < 0.05
+    assert sweep_table.significantly_best([best, near]) is best
+    assert sweep_table.significantly_best([best, near, near]) is None
+    steady = sweep_table.Cell("steady", (0.700, 0.701, 0.702, 0.703), 0)
+    wild = sweep_table.Cell("wild", (0.6315, 0.6515, 0.6715, 0.6915), 0)
+    assert stats.ttest_ind(steady.scores, wild.scores).pvalue < 0.05  # were their variances one
+    assert sweep_table.significantly_best([steady, wild]) is None
+
+
+def test_halving_compares_the_best_scores_until_its_stop(tmp_path):
+    scores = enumerate((0.5, 0.4, 0.9), 1)
+    rows = [{"split": "validation", "epoch": float(i), "accuracy": score} for i, score in scores]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert sweep.best_until(tmp_path, tiny_config.get_config(), 2) == 0.5
+
+
 @pytest.mark.parametrize("folds", [0, 5])
 def test_nothing_is_the_best_where_the_images_differ(tmp_path, folds):
     scores = {"synthetic": (0.95, 0.96, 0.97), "fer2013": (0.62, 0.63, 0.61)}

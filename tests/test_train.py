@@ -210,6 +210,34 @@ def test_class_weights_give_the_weighted_mean_of_the_whole_batch(one, eight):
         _, metrics = train.compile_step(recipe, mesh)(state, batch, jax.random.key(1), hyper)
         losses.append(float(metrics["loss"]))
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    hyper |= {"class_weights": np.ones(7, np.float32)}
+    _, metrics = train.compile_step(recipe, eight)(make(config, eight)[1], batch, jax.random.key(1), hyper)
+    assert abs(losses[1] - float(metrics["loss"])) > 1e-3
+
+
+def test_the_running_statistics_are_those_of_the_whole_batches(one, eight):
+    still = dict.fromkeys(("augment.flip", "augment.shift", "augment.brightness", "model.options.dropout"), 0.0)
+    found = []
+    for mesh in (one, eight):
+        recipe, state, hyper = make(small_config(**still, **{"optim.learning_rate": 1e-12}), mesh)
+        batch = sharding.split_batch(noise_arrays(16) | {"mask": np.ones(16, bool)}, mesh)
+        kept = []
+        for _ in range(10):
+            state, _ = train.compile_step(recipe, mesh)(state, batch, jax.random.key(1), hyper)
+            kept.append(np.asarray(state.batch_stats["BatchNorm_0"]["var"]))
+        # From 1 on they go towards those of the one batch there is.
+        first, last = ((values - 0.9**n) / (1 - 0.9**n) for values, n in ((kept[0], 1), (kept[-1], 10)))
+        np.testing.assert_allclose(first, last, rtol=1e-4)
+        assert (np.abs(last - 1) > 0.01).all()
+        found.append(last)
+    np.testing.assert_allclose(*found, rtol=1e-4)
+
+
+def test_a_scanned_epoch_on_eight_devices_equals_the_loop_on_one(one, eight):
+    config = small_config(**{"optim.learning_rate": 2e-3})
+    looped, _ = run_steps(config, one, 6)
+    scanned, _ = run_steps(config, eight, 6, form="scan")
+    np.testing.assert_allclose(scanned, looped, atol=1e-5)
 
 
 def test_the_moving_average_follows_its_definition():
@@ -269,8 +297,20 @@ def test_clipping_bounds_the_global_norm_of_the_gradient():
 )
 def test_optimizers_equal_optax(name, options, reference):
     decay = 0.2 if options.get("decoupled") else 0.0
-    ours = optimize(name, {"learning_rate": 0.1, "weight_decay": decay}, **options)
-    optimizer = reference()
+    check_against_optax(optimize(name, {"learning_rate": 0.1, "weight_decay": decay}, **options), reference())
+
+
+@pytest.mark.parametrize(
+    ("name", "scaled"),
+    [("adam", optax.scale_by_adam), ("rmsprop", optax.scale_by_rms), ("adagrad", optax.scale_by_rss)],
+)
+def test_l2_is_scaled_with_the_gradient_unless_decoupled(name, scaled):
+    decay = optax.add_decayed_weights(0.2, {"kernel": True, "bias": False})
+    reference = optax.chain(decay, scaled(), optax.scale(-0.1))
+    check_against_optax(optimize(name, {"learning_rate": 0.1, "weight_decay": 0.2}), reference)
+
+
+def check_against_optax(ours, optimizer):
     params = {"kernel": jnp.array([1.0, -2.0]), "bias": jnp.array([0.5])}
     state = optimizer.init(params)
     for _ in range(5):
@@ -448,7 +488,7 @@ def test_a_second_ctrl_c_interrupts_as_usual(as_in_a_terminal):
 
 
 def test_window_means_are_cut_at_the_same_steps_whether_or_not_they_were_interrupted():
-    rows = [{"loss": float(i), "learning_rate": 0.1} for i in range(7)]
+    rows = [{"loss": float(i), "learning_rate": 0.5**i} for i in range(7)]
     whole = train.Window([], step=0)
     whole.add({name: np.array([row[name] for row in rows]) for name in rows[0]})
     resumed = train.Window(rows[:2], step=2)
@@ -458,9 +498,9 @@ def test_window_means_are_cut_at_the_same_steps_whether_or_not_they_were_interru
         list(whole.means(3))
         == list(resumed.means(3))
         == [
-            (3, {"loss": 1.0, "learning_rate": 0.1}),
-            (6, {"loss": 4.0, "learning_rate": 0.1}),
-            (7, {"loss": 6.0, "learning_rate": 0.1}),
+            (3, {"loss": 1.0, "learning_rate": 0.5**2}),
+            (6, {"loss": 4.0, "learning_rate": 0.5**5}),
+            (7, {"loss": 6.0, "learning_rate": 0.5**6}),
         ]
     )
 
