@@ -12,8 +12,7 @@ from fer_jax.config import default_config, use_dataset
 
 
 def get_config(dataset: str = "synthetic") -> ConfigDict:
-    config = use_dataset(default_config(), dataset or "synthetic")
-    config.data.variant = "80_10_10" if config.data.name == "affectnet" else config.data.variant
+    config = use_dataset(default_config(), dataset or "synthetic", affectnet="80_10_10")
     config.model.name = "baseline5"
     config.model.input_shape = (224, 224, 3)
     # Defaults, written out because --config.model.options.NAME=... changes only what is here; all of them are in

@@ -14,8 +14,7 @@ from fer_jax.config import default_config, use_dataset
 
 
 def get_config(dataset: str = "synthetic") -> ConfigDict:
-    config = use_dataset(default_config(), dataset or "synthetic")
-    config.data.variant = "80_10_10" if config.data.name == "affectnet" else config.data.variant
+    config = use_dataset(default_config(), dataset or "synthetic", affectnet="80_10_10")
     config.model.name = "resnet18"
     config.model.input_shape = (224, 224, 3)
     config.model.options.small_stem = False

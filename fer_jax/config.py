@@ -128,10 +128,14 @@ def default_config() -> ConfigDict:
 _DATASET_VARIANTS = {"ferplus": "majority"}
 
 
-def use_dataset(config: ConfigDict, name: str) -> ConfigDict:
-    """The config with its data set replaced, for `--config=configs/mini_xception.py:fer2013`."""
+def use_dataset(config: ConfigDict, name: str, **variants: str) -> ConfigDict:
+    """The config with its data set replaced, for `--config=configs/mini_xception.py:fer2013`.
+
+    Args:
+      variants: of those data sets of which the config takes another than usual, by their names.
+    """
     config.data.name = name
-    config.data.variant = _DATASET_VARIANTS.get(name, "")
+    config.data.variant = (_DATASET_VARIANTS | variants).get(name, "")
     return config
 
 

@@ -5,6 +5,7 @@ Files: table.md, table.csv, table.tex, table.json.
 
 import csv
 import dataclasses
+import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -49,8 +50,8 @@ def significantly_best(cells: Sequence[Cell], measure: Measure = ACCURACY) -> Ce
     """The cell with the best mean, if by Welch's t-test it is better than every other one; None otherwise.
 
     The tests are corrected for their number (Holm 1979); a cell of one score cannot be compared. Nor is one the best of
-    which members failed: the others may be its luckier seeds. If halving stopped any line, none is
-    the best: the stopped ones have no final score to compare with.
+    which members failed: the others may be its luckier seeds. If halving stopped any line, none is the best: the
+    stopped ones have no final score to compare with.
     """
     sign = 1 if measure.higher_is_better else -1
     ranked = sorted((cell for cell in cells if cell.scores), key=lambda cell: -sign * cell.mean)
@@ -106,7 +107,8 @@ def write_tables(
     ]
     plain = [{name: None if value != value else value for name, value in row.items()} for row in rows]  # nan
     content = {"split": split, "measure": measure.metric, "unlike": unlike, "optimistic": optimistic, "rows": plain}
-    files.write_json(folder / "table.json", content)
+    with files.whole(folder / "table.json") as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
     with files.whole(folder / "table.csv") as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()

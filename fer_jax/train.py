@@ -32,8 +32,8 @@ DIVERGED = (  # what to do then
     "try a lower --config.optim.learning_rate, or --config.optim.clip_norm=1, in another --workdir; the last good "
     "checkpoint, if there was one, is kept here"
 )
-# Of one program: an epoch of FER2013 in batches of 64 has 448 steps. The floating-point operations take a
-# T4 about 15 s, and an H100 long enough that the gap between two programs does not matter.
+# Of one program: an epoch of FER2013 in batches of 64 has 448 steps. The floating-point operations take a T4
+# about 15 s, and an H100 long enough that the gap between two programs does not matter.
 MOST_STEPS, MOST_OPERATIONS = 512, 5e13
 
 

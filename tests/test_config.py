@@ -50,6 +50,12 @@ def test_every_config_is_valid_for_every_data_set(path, dataset):
     assert config.keys() == config_lib.default_config().keys()
 
 
+def test_the_cmu_networks_divide_affectnet_as_their_paper_does():
+    for path in (*CONFIGS, ROOT / "configs/ablations/cmu.py"):
+        expected = "80_10_10" if path.stem in ("baseline5", "resnet18", "cmu") else ""
+        assert load(path).get_config("affectnet").data.variant == expected, path
+
+
 def test_every_model_has_a_config_of_its_name():
     assert {load(path).get_config().model.name for path in CONFIGS if path.stem in models.MODELS} == set(models.MODELS)
 

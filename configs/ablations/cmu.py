@@ -15,8 +15,7 @@ from fer_jax.config import default_config, use_dataset
 
 
 def get_config(dataset: str = "affectnet") -> ConfigDict:
-    config = use_dataset(default_config(), dataset or "affectnet")
-    config.data.variant = "80_10_10" if config.data.name == "affectnet" else config.data.variant
+    config = use_dataset(default_config(), dataset or "affectnet", affectnet="80_10_10")
     config.model.name = "baseline5"
     config.model.input_shape = (224, 224, 3)
     config.data.normalization = "per_channel"
