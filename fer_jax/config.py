@@ -67,6 +67,10 @@ def default_config() -> ConfigDict:
                 "name": "classification",  # classification | intensity (sigmoid cross-entropy, one output per emotion)
                 "loss": "softmax",  # of classification: softmax | soft (soft labels, e.g. FER+ votes) | squared_hinge
                 "label_share": 0.0,  # of loss soft: weight of the label in the target, the intensities having the rest
+                # Of loss soft: trained networks whose mean answer is a part of the target (runs, weights files or names
+                # of bundled weights), see fer_jax/distill.py; () = none
+                "teachers": (),
+                "teacher_share": 0.5,  # of what the label leaves of the target; the intensities have the rest
                 "label_smoothing": 0.0,
                 "class_weights": "none",  # none | inverse | effective (of the training split's class counts)
                 "class_weight_power": 1.0,  # exponent on these weights: 0 = all equal, 1 = unchanged
@@ -227,7 +231,10 @@ _LEAST_ZERO = (
     *("optim.warmup_epochs", "optim.weight_decay", "optim.clip_norm", "head.class_weight_power"),
     *("train.keep_every", "data.workers"),
 )
-_FRACTIONS = ("train.ema_decay", "train.saving_share", "head.label_share", "head.label_smoothing", "eval.variants")
+_FRACTIONS = (
+    *("head.label_share", "head.teacher_share", "head.label_smoothing"),
+    *("train.ema_decay", "train.saving_share", "eval.variants"),
+)
 _CHOICES = {
     "data.residence": ("auto", "device", "stream"),
     "data.sampling": ("uniform", "balanced"),
@@ -264,10 +271,12 @@ def validate(config: ConfigDict) -> None:
             raise UserError(f"{field} = {value} must lie in 0..1, below 1 (--config.{field}=...)")
     if config.head.label_smoothing and config.head.name == "classification" and config.head.loss == "squared_hinge":
         raise UserError("head.label_smoothing is none of head.loss = 'squared_hinge': set it to 0")
-    if config.head.label_share and (config.head.name, config.head.loss) != ("classification", "soft"):
-        raise UserError(
-            "head.label_share is of head.name = 'classification' with head.loss = 'soft' alone: set it to 0"
-        )
+    for field, nothing in (("label_share", 0.0), ("teachers", ())):
+        soft = (config.head.name, config.head.loss) == ("classification", "soft")
+        if config.head[field] and not soft:
+            raise UserError(
+                f"head.{field} is of head.name = 'classification' with head.loss = 'soft' alone: set it to {nothing}"
+            )
     if config.optim.schedule == "step" and not config.optim.decay_epochs:
         raise UserError("optim.schedule = 'step' wants optim.decay_epochs, e.g. --config.optim.decay_epochs='(15, 25)'")
     if not all(isinstance(epoch, int | float) for epoch in config.optim.decay_epochs):

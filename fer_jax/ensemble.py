@@ -81,15 +81,19 @@ def predict_views(net: Recognizer, images: np.ndarray, views: str, *, batch_size
     return Prediction(*recognizer.in_batches(show_all, images, max(1, batch_size // count)), net.emotions)
 
 
-def probabilities(net: Recognizer, run: Path, images: np.ndarray, emotions: tuple[str, ...]) -> np.ndarray:
+def probabilities(
+    net: Recognizer, run: Path, images: np.ndarray, emotions: tuple[str, ...], *, views: str | None = None
+) -> np.ndarray:
     """What the network of a run answers, in the order of `emotions`: float32 [n, C].
+
+    With `views` it is the mean over those of VIEWS.
 
     Raises:
       UserError: it knows other emotions, or its outputs are not finite; names the run.
     """
     if set(net.emotions) != set(emotions):
         raise UserError(f"the network of {run} knows {', '.join(net.emotions)}, the images show {', '.join(emotions)}")
-    prediction = net.predict(images)
+    prediction = predict_views(net, images, views) if views else net.predict(images)
     prediction.require_finite(f"the network of {run}")
     return prediction.probabilities[:, remap(emotions, net.emotions)]
 

@@ -196,6 +196,8 @@ def _protocol(found: dict) -> str:
     rows.append(["trained on", trained + f" without what {found['exclude']} lists" * bool(found["exclude"])])
     if began := found["pretrained"]:
         rows.append(["began with", f"{began}; how many of these images that was trained on is not known"])
+    if teachers := found["teachers"]:
+        rows.append(["taught by", ", ".join(teachers)])
     rows += [
         ["checkpoint", f"selected on {selected}" if selected else "the last, nothing selected"],
         ["step", f"{found['step']:,}"],

@@ -22,7 +22,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from fer_jax import augment, checkpoint, files, heads, logs, metrics, models, optim, sharding, train
+from fer_jax import augment, checkpoint, distill, files, heads, logs, metrics, models, optim, sharding, train
 from fer_jax import config as config_lib
 from fer_jax.course import Clock, Course, SavingPace, weights_metadata
 from fer_jax.data import audit, combine, normalization, pipeline, prepare
@@ -98,8 +98,15 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
     order = pipeline.train_order(dataset.splits["train"], config.train.batch_size, config.seed, labels=labels)
     recipe = make_recipe(config, dataset, order.steps_per_epoch)
     residence = pipeline.choose_residence(config.data.residence, dataset, mesh)
+    taught = {}
+    if config.head.teachers:
+        with sharding.in_turn("the teachers are asked"):
+            distill.warn_of_seen(whole, config.head.teachers)
+            taught["train"] = distill.intensities(dataset, config.head.teachers, config.head.teacher_share)
     splits = {
-        name: pipeline.load_split(dataset, name, mesh, residence=residence, workers=config.data.workers)
+        name: pipeline.load_split(
+            dataset, name, mesh, residence=residence, workers=config.data.workers, intensity=taught.get(name)
+        )
         for name in dataset.splits
     }
     reported = dataset.reported_split
@@ -138,8 +145,8 @@ def refuse_unknown_names(config: ConfigDict) -> None:
     models.create(config.model.name, num_outputs=head.num_outputs, **config_lib.model_options(config))
     optim.make_schedule(config.optim, steps_per_epoch=1000, total_steps=1000 * config.train.epochs)
     optim.make_optimizer(config.optim)
-    if config.model.pretrained:
-        checkpoint.load_weights(config.model.pretrained)
+    for weights in filter(None, (config.model.pretrained, *config.head.teachers)):
+        checkpoint.load_weights(weights)
 
 
 def make_recipe(config: ConfigDict, dataset: prepare.Dataset, steps_per_epoch: int) -> train.Recipe:

@@ -61,9 +61,9 @@ def optimistic_because(
     if not (member / "results.json").exists():
         return f"{unknown}, it is no finished run"
     config, results = run_directory.read_finished(member)
-    began, pretrained = None, config["model"]["pretrained"]
-    if pretrained:
-        began = f"whether {pretrained}, with which {member} began, was trained on these images is not known"
+    began = None
+    if others := [each for each in (config["model"]["pretrained"], *config["head"]["teachers"]) if each]:
+        began = f"whether {', '.join(others)}, from which {member} learnt, was trained on these images is not known"
     if trained_on(config, results, data):
         done = {"train": "trained"} | {results["selected_on"]: "selected"}
         return f"{member} was {done[split]} on this split" if split in done else began

@@ -483,7 +483,7 @@ def test_a_run_that_began_with_other_weights_says_so(copy, runs):
     (header, rows), *_ = report_compare.compare([asked], [found])
     assert rows[0][header.index("selected on")] == "validation (began with mini_xception_fer2013)"
     joined = report.ask(runs[0][0], data_dir=raw, members=[copy])
-    assert "whether mini_xception_fer2013, with which" in next(iter(joined.optimistic.values()))
+    assert "whether mini_xception_fer2013, from which" in next(iter(joined.optimistic.values()))
     joined = report.ask(runs[0][0], data_dir=raw, members=[copy], split="validation")  # what is known goes before
     assert list(joined.optimistic.values()) == [f"{copy} was selected on this split"]
 

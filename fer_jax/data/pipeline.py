@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from fer_jax import sharding
 from fer_jax.data.dataset import Dataset
-from fer_jax.data.rows import Rows
+from fer_jax.data.rows import Rows, TaughtRows
 from fer_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -182,13 +182,15 @@ def choose_residence(requested: str, dataset: Dataset, mesh: Mesh) -> str:
     return choice
 
 
-def load_split(dataset: Dataset, split: str, mesh: Mesh, *, residence: str, workers: int) -> Split:
-    """The split of a data set, resident or streamed (`choose_residence`)."""
+def load_split(
+    dataset: Dataset, split: str, mesh: Mesh, *, residence: str, workers: int, intensity: np.ndarray | None = None
+) -> Split:
+    """The split of a data set, resident or streamed (`choose_residence`), with its own or other intensities."""
     with sharding.in_turn(f"the {split} split is decoded"):
         found = dataset.arrays(split) if residence == "device" else dataset.rows(split)
     if residence == "device":
-        return ResidentSplit(found, mesh)
-    return StreamedSplit(found, mesh, workers=workers)
+        return ResidentSplit(found if intensity is None else found | {"intensity": intensity}, mesh)
+    return StreamedSplit(found if intensity is None else TaughtRows(found, intensity), mesh, workers=workers)
 
 
 def train_order(length: int, batch_size: int, seed: int, *, labels: np.ndarray | None = None) -> TrainOrder:

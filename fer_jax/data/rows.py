@@ -112,6 +112,20 @@ class Adapter:
         return adapted.reshape(*image.shape[:-3], height, width, channels)
 
 
+class TaughtRows:
+    """Rows with other intensities, float32 [n, E]."""
+
+    def __init__(self, rows: Rows, intensity: np.ndarray):
+        self._rows = rows
+        self._intensity = intensity
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def take(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        return self._rows.take(index) | {"intensity": self._intensity[index]}
+
+
 class SelectedRows:
     """The picked rows of several splits, one after the other."""
 
