@@ -1,0 +1,43 @@
+"""The fully convolutional net with global average pooling, taught by two deep nets (fer_jax/distill.py).
+
+The net and the course of configs/recipes/fcn_gap_fer2013.py, on standardised images without label smoothing, contrast
+and brightness. Of the target 0.3 are the label, 0.42 what the teachers see in the image and 0.28 the FER+ votes;
+PublicTest is scored on the labels alone. Not measured yet.
+Command: python -m fer_jax.main --config=configs/deep.py:fer2013 --config.seed=1 --workdir=runs/deep_1 --data_dir=PATH
+         python -m fer_jax.main --config=configs/deep.py:fer2013 --config.seed=2 --workdir=runs/deep_2 --data_dir=PATH
+         python -m fer_jax.main --config=configs/recipes/fcn_gap_distilled.py --data_dir=PATH
+(PATH has the votes beside fer2013.csv; fcn_gap_distilled.py:fer2013 does without them.)
+"""
+
+from ml_collections import ConfigDict
+
+from fer_jax.config import default_config, use_dataset
+
+
+def get_config(dataset: str = "ferplus") -> ConfigDict:
+    config = use_dataset(default_config(), dataset or "ferplus")
+    if config.data.name == "ferplus":
+        config.data.variant = "fer2013"  # its labels, the votes beside them
+    config.model.name = "fcn_gap"
+    config.model.input_shape = (48, 48, 1)
+    config.model.options.dropout = 0.0
+    config.data.normalization = "per_image"
+    config.head.loss = "soft"
+    config.head.label_share = 0.3
+    config.head.teachers = ("runs/deep_1", "runs/deep_2")
+    config.head.teacher_share = 0.6
+    config.augment.shift = 0.1
+    config.augment.rotate = 15.0
+    config.augment.scale = 0.15
+    config.augment.brightness = 0.0  # standardised images show none
+    config.optim.name = "muon"
+    config.optim.momentum = 0.95
+    config.optim.learning_rate = 0.01
+    config.optim.decoupled = True
+    config.optim.weight_decay = 0.05
+    config.optim.warmup_epochs = 1.0
+    config.train.batch_size = 64
+    config.train.smaller_first = ((8, 32),)
+    config.train.epochs = 32
+    config.train.ema_decay = 0.999
+    return config.lock()
