@@ -271,12 +271,17 @@ def validate(config: ConfigDict) -> None:
             raise UserError(f"{field} = {value} must lie in 0..1, below 1 (--config.{field}=...)")
     if config.head.label_smoothing and config.head.name == "classification" and config.head.loss == "squared_hinge":
         raise UserError("head.label_smoothing is none of head.loss = 'squared_hinge': set it to 0")
+    soft = (config.head.name, config.head.loss) == ("classification", "soft")
     for field, nothing in (("label_share", 0.0), ("teachers", ())):
-        soft = (config.head.name, config.head.loss) == ("classification", "soft")
         if config.head[field] and not soft:
             raise UserError(
                 f"head.{field} is of head.name = 'classification' with head.loss = 'soft' alone: set it to {nothing}"
             )
+    if not all(isinstance(teacher, str) and teacher for teacher in config.head.teachers):
+        raise UserError(
+            f"head.teachers = {tuple(config.head.teachers)} must be names of runs or weights files: "
+            f"--config.head.teachers=\"('runs/a', 'runs/b')\""
+        )
     if config.optim.schedule == "step" and not config.optim.decay_epochs:
         raise UserError("optim.schedule = 'step' wants optim.decay_epochs, e.g. --config.optim.decay_epochs='(15, 25)'")
     if not all(isinstance(epoch, int | float) for epoch in config.optim.decay_epochs):

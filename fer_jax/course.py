@@ -231,13 +231,13 @@ class Clock:
 def _begin(experiment: "Experiment", last: checkpoint.Checkpoints, workdir: Path):
     """The state to go on from, what is known with it, and the key of the steps."""
     state, step_key = fresh_state(experiment)
-    fingerprint = experiment.dataset.fingerprint
-    meta = {"data": fingerprint, "best_step": None, "best_score": None, "window": []}
+    learns_from = experiment.learns_from
+    meta = {"data": learns_from, "best_step": None, "best_score": None, "window": []}
     # Before the state is read, whose shapes other data may have changed.
-    if (saved := last.meta()) and saved["data"] != fingerprint:
+    if (saved := last.meta()) and saved["data"] != learns_from:
         raise UserError(
-            f"{workdir} was trained on other data ({saved['data']}, now {fingerprint}): "
-            f"choose another --workdir, or the data it was trained on"
+            f"{workdir} was trained on other data ({saved['data']}, now {learns_from}): "
+            f"choose another --workdir, or the data and teachers it was trained with"
         )
     if restored := last.restore(state):
         state, meta = restored

@@ -9,113 +9,145 @@ stands in place of a temperature. They are asked once, before training, about ea
 augmentation; what they answer is kept in the cache.
 """
 
+import dataclasses
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from fer_jax import checkpoint, ensemble, files, heads, recognizer, run_directory, seen
+from fer_jax import checkpoint, ensemble, files, heads, recognizer, run_directory
 from fer_jax.config import cache_directory
+from fer_jax.data import audit, combine
 from fer_jax.data.dataset import Dataset
 from fer_jax.data.emotions import expressed, remap
 from fer_jax.errors import UserError
+from fer_jax.lock import alone
 
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 1024  # images
 
 
-def intensities(dataset: Dataset, teachers: Sequence[str], share: float) -> np.ndarray:
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A network that teaches, as results.json tells of it."""
+
+    name: str  # as `head.teachers` gives it
+    weights: str  # a digest of them
+    doubts: tuple[str, ...]  # why scores of its student may be too high
+
+
+def find_teachers(names: Sequence[str], dataset: Dataset, *, align: str) -> tuple[Teacher, ...]:
+    """The teachers of a config for a data set; what is doubtful of them is logged.
+
+    Args:
+      dataset: what the student learns from, and is scored on.
+      align: how its faces were aligned.
+
+    Raises:
+      UserError: one cannot be read.
+    """
+    found = []
+    for name in names:
+        _, metadata = checkpoint.load_weights(name)
+        if (before := metadata.get("align", "")) != align:
+            told = (f"aligned by {method}" if method else "not aligned" for method in (before, align))
+            log.warning("head.teachers: %s was trained on faces that were %s, these are %s", name, *told)
+        found.append(Teacher(name, digest_of_weights(name), tuple(_doubts(name, dataset))))
+        for doubt in found[-1].doubts:
+            log.warning("head.teachers: scores may be too high: %s", doubt)
+    return tuple(found)
+
+
+def intensities(dataset: Dataset, teachers: Sequence[Teacher], share: float) -> np.ndarray:
     """The training split's intensities, float32 [n, E], with the teachers' mean as so large a share of each image's.
 
     Both are distributions over all emotions, of which the intensities leave out neutral (`heads.soft_labels`).
 
     Raises:
-      UserError: a teacher cannot be read, knows other emotions, or its outputs are not finite; names it.
+      UserError: a teacher knows other emotions, or its outputs are not finite; names it.
     """
     answers = np.mean([_answers(dataset, teacher) for teacher in teachers], 0)
-    rows, parts = dataset.rows("train"), []
-    for index in _parts(len(rows)):
-        taken = rows.take(index)
-        own = np.array(heads.soft_labels(jnp.asarray(taken["intensity"]), dataset.emotions))
-        unknown = ~own.any(1)  # all votes went to emotions that are left out
-        own[unknown] = np.eye(len(dataset.emotions))[taken["label"][unknown]]
-        parts.append((1 - share) * own + share * answers[index])
+    own = np.array(heads.soft_labels(jnp.asarray(dataset.intensities("train")), dataset.emotions))
+    unknown = ~own.any(1)  # all votes went to emotions that are left out
+    own[unknown] = np.eye(len(dataset.emotions))[dataset.labels("train")[unknown]]
     shown = remap(expressed(dataset.emotions), dataset.emotions)
-    return np.concatenate(parts).astype(np.float32)[:, shown]
+    return ((1 - share) * own + share * answers).astype(np.float32)[:, shown]
 
 
-def warn_of_seen(dataset: Dataset, teachers: Sequence[str]) -> None:
-    """Warns of teachers that were, or may have been, trained on images that their student is scored on."""
-    held_out = [split for split in dataset.splits if split != "train"]
-    for teacher in map(files.user_path, teachers):
-        if not (teacher / "results.json").exists():
-            log.warning(
-                "head.teachers: whether %s was trained on held-out images is not known: no finished run", teacher
-            )
-            continue
-        config, results = run_directory.read_finished(teacher)
-        if seen.trained_on(config, results, dataset):
-            continue
-        trained = results | {"selected_on": None}  # by a selection the student learns nothing of single images
-        for split in held_out:
-            images = dataset.arrays(split)["image"]
-            copied = seen.copies(images, config, trained, dataset, split, transfer=True)
-            if copied is None:
-                log.warning(
-                    "head.teachers: whether %s was trained on images of %s is not known: its data are not at hand",
-                    teacher,
-                    split,
-                )
-                continue
-            new = copied & ~np.isin(dataset.digests(split), dataset.digests("train"))
-            if new.any():
-                log.warning(
-                    "head.teachers: %s was trained on %d of the %d images of %s, on which scores will be too high",
-                    teacher,
-                    new.sum(),
-                    len(new),
-                    split,
-                )
+def digest_of_weights(name: str) -> str:
+    """The same for the same weights file, by its bytes."""
+    return hashlib.sha256(checkpoint.weights_file(name).read_bytes()).hexdigest()[:16]
 
 
-def _answers(dataset: Dataset, teacher: str) -> np.ndarray:
+def _doubts(name: str, dataset: Dataset) -> Iterator[str]:
+    """Why a network, or one that it learnt from itself, may know images that this data set holds out."""
+    run = files.user_path(name)
+    if not (run / "results.json").exists():
+        yield f"whether {name} was trained on held-out images is not known, it is no finished run"
+        return
+    config, results = run_directory.read_finished(run)
+    if results.get("fingerprint") != dataset.fingerprint and results["synthetic"] == dataset.synthetic:
+        try:
+            yield from _shared(name, config, results, dataset)
+        except UserError:
+            yield f"whether {name} was trained on held-out images is not known, its data are not at hand"
+    for other in filter(None, (config["model"]["pretrained"], *config["head"]["teachers"])):
+        yield from _doubts(other, dataset)
+
+
+def _shared(name: str, config: dict, results: dict, dataset: Dataset) -> Iterator[str]:
+    """How many held-out images a run was trained on, without copies of what its student is trained on as well.
+
+    Raises:
+      UserError: its data are not at hand.
+    """
+    data = combine.load(config["data"])
+    if path := config["data"]["exclude"]:
+        data = data.without({"train": audit.read_clean(path, data)["train"]})
+    if results.get("fingerprint") != data.fingerprint:
+        raise UserError("the data at hand are others")
+    for split in dataset.splits:
+        digests = dataset.digests(split)
+        known = np.isin(digests, data.digests("train")) & ~np.isin(digests, dataset.digests("train"))
+        if known.any():
+            yield f"{name} was trained on {known.sum():,} of the {len(known):,} images of {split}"
+
+
+def _answers(dataset: Dataset, teacher: Teacher) -> np.ndarray:
     """What a teacher sees in each training image: probabilities float32 [n, C] of the data set's emotions."""
-    kept = cache_directory() / "teachers" / f"{_key(dataset, teacher)}.npy"
-    if kept.exists():
-        return np.load(kept)
-    net = recognizer.load(teacher)
-    rows = dataset.rows("train")
-    log.info("data: %s is asked about %d training images, once", teacher, len(rows))
-    parts = []
-    with tqdm(total=len(rows), desc="teacher", unit="img", unit_scale=True) as bar:
-        for index in _parts(len(rows)):
-            images = rows.take(index)["image"]
-            parts.append(ensemble.probabilities(net, Path(teacher), images, dataset.emotions, views="flip"))
-            bar.update(len(index))
-    answers = np.concatenate(parts)
-    log.info("data: it has %.2f %% of their labels", 100 * (answers.argmax(1) == dataset.labels("train")).mean())
+    kept = cache_directory() / "teachers" / f"{dataset.fingerprint}-{teacher.weights}.npy"
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with files.whole(kept) as temporary, temporary.open("wb") as file:
-            np.save(file, answers)
+        with alone(kept.with_suffix(".lock")):
+            if not kept.exists():
+                answers = _ask(dataset, teacher)
+                with files.whole(kept) as temporary, temporary.open("wb") as file:
+                    np.save(file, answers)
+            return np.load(kept)
     except OSError as error:
         if not (reason := files.refusal(error)):
             raise
-        raise UserError(f"cannot write to {kept.parent} ({reason}): make room, or set FER_JAX_CACHE") from error
+        raise UserError(
+            f"cannot write to {kept.parent} ({reason}): make room, or set FER_JAX_CACHE to a folder that has it and "
+            f"that you can write to"
+        ) from error
+
+
+def _ask(dataset: Dataset, teacher: Teacher) -> np.ndarray:
+    net = recognizer.load(teacher.name)
+    predict = ensemble.viewer(net, "flip")
+    rows, parts = dataset.rows("train"), []
+    log.info("data: %s is asked about %d training images, once", teacher.name, len(rows))
+    with tqdm(total=len(rows), desc="teacher", unit="img", unit_scale=True) as bar:
+        for start in range(0, len(rows), _AT_ONCE):
+            index = np.arange(start, min(start + _AT_ONCE, len(rows)))
+            images, run = rows.take(index)["image"], Path(teacher.name)
+            parts.append(ensemble.probabilities(net, run, images, dataset.emotions, predict=predict))
+            bar.update(len(index))
+    answers = np.concatenate(parts)
+    log.info("data: it has %.2f %% of their labels", 100 * (answers.argmax(1) == dataset.labels("train")).mean())
     return answers
-
-
-def _key(dataset: Dataset, teacher: str) -> str:
-    """A digest of the images and of the teacher's weights."""
-    digest = hashlib.sha256(dataset.fingerprint.encode())
-    digest.update(checkpoint.weights_file(teacher).read_bytes())
-    return digest.hexdigest()[:24]
-
-
-def _parts(count: int) -> list[np.ndarray]:
-    return np.array_split(np.arange(count), -(-count // _AT_ONCE))

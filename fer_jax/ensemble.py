@@ -54,11 +54,12 @@ VIEWS = {
 }
 
 
-def predict_views(net: Recognizer, images: np.ndarray, views: str, *, batch_size: int = 256) -> Prediction:
-    """The mean of a network's answers on the views of each image: test-time augmentation.
+def viewer(net: Recognizer, views: str, *, batch_size: int = 256) -> Callable[[np.ndarray], Prediction]:
+    """The mean of a network's answers on the views of each image, test-time augmentation, as a function of images.
+
+    These are uint8 [n, H, W, 1 or 3], as `Recognizer.predict` takes them.
 
     Args:
-      images: uint8 [n, H, W, 1 or 3], as `Recognizer.predict` takes them.
       views: a key of VIEWS: `flip`, the image and its mirror image; `ten_crop`, see `ten_crops`; `variants`, the 28 of
         `augment.variants` at STRENGTH.
       batch_size: at most so many views at once.
@@ -69,31 +70,42 @@ def predict_views(net: Recognizer, images: np.ndarray, views: str, *, batch_size
     if views not in VIEWS:
         raise unknown("test-time augmentation", views, VIEWS)
     show = VIEWS[views].show
-    count = jax.eval_shape(show, jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.uint8)).shape[0]
 
     @ops.jit
     def answer(variables, batch):
         every = show(batch)
+        count = len(every)
         answers = net.answer(variables, every.reshape(-1, *every.shape[2:]))
         return [each.reshape(count, len(batch), -1).mean(0) for each in answers]
 
     show_all = functools.partial(answer, jax.device_put(net.variables))
-    return Prediction(*recognizer.in_batches(show_all, images, max(1, batch_size // count)), net.emotions)
+
+    def predict(images: np.ndarray) -> Prediction:
+        count = jax.eval_shape(show, jax.ShapeDtypeStruct((1, *images.shape[1:]), jnp.uint8)).shape[0]
+        return Prediction(*recognizer.in_batches(show_all, images, max(1, batch_size // count)), net.emotions)
+
+    return predict
 
 
 def probabilities(
-    net: Recognizer, run: Path, images: np.ndarray, emotions: tuple[str, ...], *, views: str | None = None
+    net: Recognizer,
+    run: Path,
+    images: np.ndarray,
+    emotions: tuple[str, ...],
+    *,
+    predict: Callable[[np.ndarray], Prediction] | None = None,
 ) -> np.ndarray:
     """What the network of a run answers, in the order of `emotions`: float32 [n, C].
 
-    With `views` it is the mean over those of VIEWS.
+    Args:
+      predict: in place of its own, such as a `viewer` of it.
 
     Raises:
       UserError: it knows other emotions, or its outputs are not finite; names the run.
     """
     if set(net.emotions) != set(emotions):
         raise UserError(f"the network of {run} knows {', '.join(net.emotions)}, the images show {', '.join(emotions)}")
-    prediction = predict_views(net, images, views) if views else net.predict(images)
+    prediction = (predict or net.predict)(images)
     prediction.require_finite(f"the network of {run}")
     return prediction.probabilities[:, remap(emotions, net.emotions)]
 

@@ -66,7 +66,7 @@ def findings(answers: Answers) -> dict:
         "seed": answers.config["seed"],
         "exclude": answers.config["data"]["exclude"] or None,
         "pretrained": answers.config["model"]["pretrained"] or None,
-        "teachers": list(answers.config["head"]["teachers"]),
+        "teachers": results.get("teachers", []),
         "size": report_cost.size(answers.net, weights),
         **scores,
         "accuracy_interval_95": statistics.accuracy_interval(answers.correct),

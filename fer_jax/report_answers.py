@@ -115,7 +115,7 @@ def ask(
     prediction.require_finite(f"the network of {workdir}")
     order = remap(emotions, net.emotions)
     alternatives = {
-        ensemble.VIEWS[each].told: ensemble.predict_views(net, image, each).probabilities[:, order] for each in views
+        ensemble.VIEWS[each].told: ensemble.viewer(net, each)(image).probabilities[:, order] for each in views
     }
     optimistic = {}
     copied = seen.copies(image, config, results, data, split, transfer=transfer)

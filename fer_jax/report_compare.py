@@ -49,7 +49,8 @@ def compare(runs: Sequence[Answers], found: Sequence[dict]) -> list[Table]:
             data += f" (trained on {trained})"
         selected = f"{each['selected_on'] or 'nothing'}{_remark(each)}"
         selected += f" (began with {each['pretrained']})" if each["pretrained"] else ""
-        selected += f" (taught by {', '.join(each['teachers'])})" if each["teachers"] else ""
+        for teacher in each["teachers"]:
+            selected += f" (taught by {'; '.join([teacher['name'], *teacher['doubts']])})"
         row = [each["run"], each["model"], f"{each['size']['parameters']:,}", data, each["split"], each["examples"]]
         row += [selected, each["seed"], f"{each['accuracy']:.2%}", f"{low:.2%} to {high:.2%}"]
         row += [f"{each['balanced_accuracy']:.2%}", f"{each['macro_f1']:.3f}", f"{each['calibration']['ece']:.3f}"]

@@ -197,7 +197,9 @@ def _protocol(found: dict) -> str:
     if began := found["pretrained"]:
         rows.append(["began with", f"{began}; how many of these images that was trained on is not known"])
     if teachers := found["teachers"]:
-        rows.append(["taught by", ", ".join(teachers)])
+        told = ["; ".join([each["name"], *each["doubts"]]) for each in teachers]
+        told += ["how many of these images they were trained on is not known"] * found["transfer"]
+        rows.append(["taught by", "; ".join(told)])
     rows += [
         ["checkpoint", f"selected on {selected}" if selected else "the last, nothing selected"],
         ["step", f"{found['step']:,}"],

@@ -12,6 +12,7 @@ The run directory:
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import logging
 import time
@@ -49,6 +50,12 @@ class Experiment:
     recipe: train.Recipe
     normalizer: dict
     evaluator: Evaluator
+    teachers: tuple[distill.Teacher, ...] = ()
+
+    @property
+    def learns_from(self) -> str:
+        """What decides on images and targets, for comparison: the data's fingerprint, and the teachers' weights."""
+        return " ".join([self.dataset.fingerprint, *(f"taught by {teacher.weights}" for teacher in self.teachers)])
 
     @property
     def total_steps(self) -> int:
@@ -98,11 +105,15 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
     order = pipeline.train_order(dataset.splits["train"], config.train.batch_size, config.seed, labels=labels)
     recipe = make_recipe(config, dataset, order.steps_per_epoch)
     residence = pipeline.choose_residence(config.data.residence, dataset, mesh)
-    taught = {}
+    teachers, taught = (), {}
     if config.head.teachers:
         with sharding.in_turn("the teachers are asked"):
-            distill.warn_of_seen(whole, config.head.teachers)
-            taught["train"] = distill.intensities(dataset, config.head.teachers, config.head.teacher_share)
+            teachers = distill.find_teachers(config.head.teachers, dataset, align=config.data.align)
+            taught["train"] = distill.intensities(dataset, teachers, config.head.teacher_share)
+        digest = hashlib.sha256(taught["train"].tobytes()).hexdigest()
+        sharding.check_alike(
+            "what their teachers see", digest, "give them the same teachers and a shared FER_JAX_CACHE"
+        )
     splits = {
         name: pipeline.load_split(
             dataset, name, mesh, residence=residence, workers=config.data.workers, intensity=taught.get(name)
@@ -119,7 +130,7 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
         config.data.normalization, splits["train"], recipe.input_shape, devices=mesh.size
     )
     evaluator = Evaluator(recipe, mesh, batch_size=config.eval.batch_size)
-    return Experiment(config, dataset, mesh, splits, order, recipe, normalizer, evaluator)
+    return Experiment(config, dataset, mesh, splits, order, recipe, normalizer, evaluator, teachers)
 
 
 def _warn_of_idle_fields(config: ConfigDict) -> None:
@@ -128,6 +139,8 @@ def _warn_of_idle_fields(config: ConfigDict) -> None:
         log.warning("without effect: optim.decay_epochs, as optim.schedule is not step")
     if head.name == "intensity" and head.loss != "softmax":
         log.warning("without effect: head.loss, as head.name is intensity")
+    if head.teacher_share != config_lib.default_config().head.teacher_share and not head.teachers:
+        log.warning("without effect: head.teacher_share, as there are no head.teachers")
     if head.class_weight_power != 1 and head.class_weights == "none":
         log.warning("without effect: head.class_weight_power, as head.class_weights is none")
     late = [epoch for epoch in optimizer.decay_epochs if epoch >= config.train.epochs]
@@ -328,6 +341,7 @@ def finish(course: Course, state: train.TrainState) -> dict:
         "selected_on": selected_on,
         "step": int(state.step),
         "examples": dataset.splits.get(split, 0),
+        "teachers": [dataclasses.asdict(teacher) for teacher in experiment.teachers],
     }
     if split:
         summary, sums = experiment.evaluate(state.variables, split)

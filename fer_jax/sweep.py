@@ -332,20 +332,23 @@ def main(_argv: Sequence[str]) -> None:
     if _PLAN.value:
         return
     outcomes = {name: _without_those_not_finite(name, outcome) for name, outcome in outcomes.items()}
-    types = {outcome.get("dtype") for outcome in outcomes.values() if isinstance(outcome, dict)} - {None}
+    results = [outcome for outcome in outcomes.values() if isinstance(outcome, dict)]
+    types = {outcome.get("dtype") for outcome in results} - {None}
     if len(types) > 1 and not differing(planned, ("model.dtype",)):
         told = " and ".join(sorted(types))
         print(f"warning: members computed in {told}, as their devices do: set model.dtype", file=sys.stderr)
-    splits = {outcome["split"] for outcome in outcomes.values() if isinstance(outcome, dict)}
+    splits = {outcome["split"] for outcome in results}
     if splits <= {None}:
         raise UserError("no member has a score: all failed, or the data set has no split to evaluate on")
     by = compared_by(planned, outcomes)
     cells = tabulate(planned, outcomes, by)
     joined = [f"data.{split}" for split in ("test", "validation") if split in splits]
     unlike = differing(planned, (*same_images(planned), *joined))
-    optimistic = any(each["selected_on"] == each["split"] for each in outcomes.values() if isinstance(each, dict))
+    optimistic = any(each["selected_on"] == each["split"] for each in results)
+    teachers = [teacher for each in results for teacher in each.get("teachers", ())]
+    doubts = sorted({doubt for teacher in teachers for doubt in teacher["doubts"]})
     split = "/".join(sorted(filter(None, splits)))
-    print(sweep_table.write_tables(cells, split, workdir, by, unlike=unlike, optimistic=optimistic))
+    print(sweep_table.write_tables(cells, split, workdir, by, unlike=unlike, optimistic=optimistic, doubts=doubts))
     pictures = sweep_table.draw(scores(planned, outcomes, by), workdir, by)
     print(f"tables: {workdir.resolve()}/table.md, .csv, .tex, .json; pictures: {', '.join(pictures) or 'none'}")
 

@@ -159,9 +159,10 @@ def check(
       done: the results of the finished members by their names.
 
     Raises:
-      UserError: of one of them, as `run.build`; members of one config that were trained on different data.
+      UserError: of one of them, as `run.build`; members of one config that were trained on different data or by
+        different teachers.
     """
-    from fer_jax import run, run_directory, stack
+    from fer_jax import distill, run, run_directory, stack
     from fer_jax.data import combine, pipeline
 
     datasets, done = {}, done or {}
@@ -190,8 +191,19 @@ def check(
         with _naming(member):
             run.make_recipe(config, dataset, images // batch_size)
     fingerprints = {asked: (dataset.fingerprint, "the data at hand") for asked, dataset in datasets.items()}
+    taught = {
+        member.config.head.teachers: [distill.digest_of_weights(name) for name in member.config.head.teachers]
+        for member in to_train
+    }
     for member in planned:
         config = member.config.to_dict()
+        if member.name in done:
+            weights = [teacher["weights"] for teacher in done[member.name].get("teachers", [])]
+            if taught.setdefault(teachers := member.config.head.teachers, weights) != weights:
+                raise UserError(
+                    f"{member.name} was taught by other weights than those of {', '.join(teachers)} now, one table "
+                    f"would mix them: put those back, or choose another --workdir"
+                )
         if member.name in done and (found := run_directory.fingerprint(config, done[member.name])):
             other, where = fingerprints.setdefault(json.dumps(config["data"]), (found, member.name))
             if found != other:

@@ -83,12 +83,14 @@ def write_tables(
     *,
     unlike: str | None = None,
     optimistic: bool = False,
+    doubts: Sequence[str] = (),
 ) -> str:
     """Writes table.md, .csv, .tex and .json; returns the Markdown.
 
     Args:
       unlike: a field by which the cells differ in the images that they are scored on: then none is the best.
       optimistic: whether these images have selected the weights of some.
+      doubts: why their teachers may have known these images, see fer_jax/distill.py.
     """
     best, beside = None if unlike else significantly_best(cells, measure), scores.beside(measure)
     rows = [
@@ -106,7 +108,14 @@ def write_tables(
         for cell in cells
     ]
     plain = [{name: None if value != value else value for name, value in row.items()} for row in rows]  # nan
-    content = {"split": split, "measure": measure.metric, "unlike": unlike, "optimistic": optimistic, "rows": plain}
+    content = {
+        "split": split,
+        "measure": measure.metric,
+        "unlike": unlike,
+        "optimistic": optimistic,
+        "doubts": doubts,
+        "rows": plain,
+    }
     with files.whole(folder / "table.json") as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
     with files.whole(folder / "table.csv") as temporary, temporary.open("w", newline="") as file:
@@ -126,6 +135,7 @@ def write_tables(
     notes = [f"The lines are scored on different images ({unlike}), so none is compared with another."] * bool(unlike)
     if optimistic:
         notes.append("Optimistic on validation: the epoch of a run was chosen on the images that it is scored on.")
+    notes += [f"Scores may be too high: {doubt}." for doubt in doubts]
     for note in notes:
         text, latex = f"{text}\n{note}\n", f"% {note}\n{latex}"
     (folder / "table.md").write_text(text)

@@ -391,12 +391,12 @@ def test_runs_of_a_sweep_are_told_apart_by_what_differs():
 
 def test_the_28_variants_are_those_of_the_augmentation(answers):
     faces = answers.image[:3]
-    seen = ensemble.predict_views(answers.net, faces, "variants", batch_size=56)  # a batch of two, one of one
+    seen = ensemble.viewer(answers.net, "variants", batch_size=56)(faces)  # a batch of two, one of one
     for face, probabilities in zip(faces, seen.probabilities, strict=True):
         variants = np.asarray(augment.variants(face, strength=ensemble.STRENGTH))
         np.testing.assert_allclose(probabilities, answers.net.predict(variants).probabilities.mean(0), atol=1e-5)
     with pytest.raises(UserError, match=r"unknown test-time augmentation 'flop'\. Did you mean 'flip'"):
-        ensemble.predict_views(answers.net, faces, "flop")
+        ensemble.viewer(answers.net, "flop")
 
 
 @pytest.fixture
@@ -486,6 +486,28 @@ def test_a_run_that_began_with_other_weights_says_so(copy, runs):
     assert "whether mini_xception_fer2013, from which" in next(iter(joined.optimistic.values()))
     joined = report.ask(runs[0][0], data_dir=raw, members=[copy], split="validation")  # what is known goes before
     assert list(joined.optimistic.values()) == [f"{copy} was selected on this split"]
+
+
+def test_a_run_that_had_teachers_names_them_and_what_is_doubtful(copy, runs):
+    _, raw = runs
+    config, results = (json.loads((copy / name).read_text()) for name in ("config.json", "results.json"))
+    config["head"]["teachers"] = ["runs/a", "runs/b"]
+    results["teachers"] = [
+        {"name": "runs/a", "weights": "0", "doubts": []},
+        {"name": "runs/b", "weights": "1", "doubts": ["runs/b was trained on 3 of the 21 images of test"]},
+    ]
+    (copy / "config.json").write_text(json.dumps(config))
+    (copy / "results.json").write_text(json.dumps(results))
+    asked = report.ask(copy, data_dir=raw)
+    found, page = page_of(asked)
+    assert "runs/a; runs/b; runs/b was trained on 3 of the 21 images of test" in page
+    page = report.page(found | {"transfer": True}, asked, {})
+    assert "of test; how many of these images they were trained on is not known" in page
+    (header, rows), *_ = report_compare.compare([asked], [found])
+    told = "validation (taught by runs/a) (taught by runs/b; runs/b was trained on 3 of the 21 images of test)"
+    assert rows[0][header.index("selected on")] == told
+    joined = report.ask(runs[0][0], data_dir=raw, members=[copy])
+    assert "whether runs/a, runs/b, from which" in next(iter(joined.optimistic.values()))
 
 
 def test_what_cannot_be_evaluated_is_refused_with_a_reason(copy, runs, tmp_path):

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from fer_jax import config as config_lib
-from fer_jax import run_directory, sweep, sweep_members, sweep_plan, sweep_table
+from fer_jax import distill, run_directory, sweep, sweep_members, sweep_plan, sweep_table
 from fer_jax.data import combine
 from fer_jax.errors import UserError
 from fer_jax.scores import ACCURACY, RMSE
@@ -324,6 +324,9 @@ def test_nothing_is_the_best_where_the_images_differ(tmp_path, folds):
     assert "**" in text
     assert "Optimistic on validation: the epoch of a run was chosen on the images that it is scored on." in text
     assert "% Optimistic" in (tmp_path / "table.tex").read_text()
+    text = sweep_table.write_tables(cells, "test", tmp_path, doubts=["runs/a was trained on 3 of them"])
+    assert "Scores may be too high: runs/a was trained on 3 of them." in text
+    assert json.loads((tmp_path / "table.json").read_text())["doubts"] == ["runs/a was trained on 3 of them"]
     assert "| 48.00 |" in text  # the balanced accuracy beside it
     assert sweep_plan.differing(planned[:3], sweep_plan.same_images(planned)) is None
     # The limit is set before the folds are made, whose images are those scored on; without folds it is of training.
@@ -412,6 +415,19 @@ def test_members_that_were_trained_on_other_data_are_in_no_table(tmp_path, cache
     done = {f"seed={i}": {"fingerprint": "abc" if i < 2 else "def"} for i in range(3)}
     with pytest.raises(UserError, match=r"seed=2 was trained on other data \(def\) than seed=0 \(abc\), one table"):
         sweep_members.check(planned, None, done=done)
+
+
+def test_members_that_other_weights_taught_are_in_no_table(tmp_path, cache):
+    data = str(write_fer2013(tmp_path / "raw", train=140))
+    taught = {"head.loss": "soft", "head.teachers": ("mini_xception_fer2013",)}
+    planned = sweep_members.members(config_lib.overridden(tiny_config.get_config(), taught), [config_lib.seeds(2)])
+    now = distill.digest_of_weights("mini_xception_fer2013")
+    sweep_members.check(planned, data, done={"seed=0": {"teachers": [{"weights": now}]}})
+    with pytest.raises(UserError, match=r"seed=0 was taught by other weights than those of mini_xception_fer2013 now"):
+        sweep_members.check(planned, data, done={"seed=0": {"teachers": [{"weights": "before"}]}})
+    done = {f"seed={i}": {"teachers": [{"weights": weights}]} for i, weights in enumerate(("before", "after"))}
+    with pytest.raises(UserError, match=r"seed=1 was taught by other weights"):  # none is left to train
+        sweep_members.check(planned, data, done=done)
 
 
 def test_a_plan_writes_nothing_into_the_directories_of_another_sweep(tmp_path):

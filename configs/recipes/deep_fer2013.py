@@ -1,6 +1,6 @@
 """The deep net of the Stanford paper on FER2013, trained harder: 67.4 % of PublicTest (the paper: 64 to 65; aim: 68).
 
-The paper's four convolutions and two affine layers (configs/deep.py), by Muon (Jordan et al. 2024), on standardised
+The paper's four convolutions and two affine layers (configs/deep.py), with Muon (Jordan et al. 2024), on standardised
 images, with augmentation in position and size, a warm-up and a moving average of the weights. The target
 is 0.6 times the label plus 0.4 times the FER+ votes, mapped to FER2013's classes (fer_jax/data/datasets/ferplus.py);
 PublicTest is scored on the labels alone: 67.37 ± 0.13 % over three seeds (67.40, 67.23, 67.48), each the best of 24

@@ -6,7 +6,7 @@ PublicTest is scored on the labels alone. Not measured yet.
 Command: python -m fer_jax.main --config=configs/deep.py:fer2013 --config.seed=1 --workdir=runs/deep_1 --data_dir=PATH
          python -m fer_jax.main --config=configs/deep.py:fer2013 --config.seed=2 --workdir=runs/deep_2 --data_dir=PATH
          python -m fer_jax.main --config=configs/recipes/fcn_gap_distilled.py --data_dir=PATH
-(PATH has the votes beside fer2013.csv; fcn_gap_distilled.py:fer2013 does without them.)
+(PATH has the votes beside fer2013.csv; fcn_gap_distilled.py:fer2013 does without them, with 0.58 for the label.)
 """
 
 from ml_collections import ConfigDict

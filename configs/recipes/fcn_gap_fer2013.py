@@ -1,6 +1,6 @@
 """The fully convolutional net with global average pooling on FER2013, trained harder than in its paper.
 
-The net of configs/fcn_gap.py by Muon (Jordan et al. 2024), without dropout, with augmentation in position, size and
+The net of configs/fcn_gap.py with Muon (Jordan et al. 2024), without dropout, with augmentation in position, size and
 contrast, label smoothing, a moving average of the weights, and smaller images for the first 8 epochs: 66.07 ± 0.53 % of
 PublicTest (the paper: 66; aim: 68). Three seeds, 66.51, 66.23 and 65.48, each the best of 32 epochs, selected on the
 same images, in 28 to 37 minutes on two CPU cores. With dropout 0.2 it had 64.03, of which no log is kept, and fitted

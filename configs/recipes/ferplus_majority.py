@@ -1,6 +1,6 @@
 """The eight emotions of FER+ by the fully convolutional net, trained on its ten votes: 86.7 % of PublicTest (aim: 86).
 
-The recipe of configs/recipes/fcn_gap_fer2013.py (628 k parameters, by Muon) on the faces with a majority, with the
+The recipe of configs/recipes/fcn_gap_fer2013.py (628 k parameters, with Muon) on the faces with a majority, with the
 shares of the votes as soft labels, which Barsoum et al. 2016 (arXiv:1608.01041) found better than the majority alone:
 86.71 ± 0.55 % of the 3,199 images of PublicTest with a majority by the authors' rule. Three seeds, 86.62, 87.31 and
 86.21, each the best of 32 epochs, selected on the same images, in 31 to 35 minutes on two CPU cores beside other work.

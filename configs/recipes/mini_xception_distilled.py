@@ -5,7 +5,7 @@ teachers see in the image and 0.28 the FER+ votes; PublicTest is scored on the l
 Command: python -m fer_jax.main --config=configs/deep.py:fer2013 --config.seed=1 --workdir=runs/deep_1 --data_dir=PATH
          python -m fer_jax.main --config=configs/deep.py:fer2013 --config.seed=2 --workdir=runs/deep_2 --data_dir=PATH
          python -m fer_jax.main --config=configs/recipes/mini_xception_distilled.py --data_dir=PATH
-(PATH has the votes beside fer2013.csv; mini_xception_distilled.py:fer2013 does without them.)
+(PATH has the votes beside fer2013.csv; mini_xception_distilled.py:fer2013 does without them, with 0.58 for the label.)
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """The mini-Xception of the package (`fer_jax.load_pretrained("mini_xception_fer2013")`): trained longer and harder.
 
-The paper's net (configs/mini_xception.py), by Muon (Jordan et al. 2024) on a longer schedule with warm-up, a moving
+The paper's net (configs/mini_xception.py), with Muon (Jordan et al. 2024) on a longer schedule with warm-up, a moving
 average of the weights, label smoothing, and rotation, scale and contrast beside the default augmentation: 64.33 ±
 0.57 % of PublicTest over three seeds (64.95, 64.20, 63.83; the paper: 66; aim: 67), the best of 40 epochs selected on
 the same images, in 35 to 80 minutes on two CPU cores. By Adam, with less augmentation and no smoothing, it had 63.19

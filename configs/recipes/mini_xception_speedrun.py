@@ -1,6 +1,6 @@
 """mini-Xception at 64x64 towards 66 % of PublicTest in the least time: 65.00 % in 32 minutes, not reached.
 
-The net of configs/mini_xception.py by Muon (Jordan et al. 2024), on standardised images, on smaller ones first (Tan &
+The net of configs/mini_xception.py with Muon (Jordan et al. 2024), on standardised images, on smaller ones first (Tan &
 Le 2021). The target is 0.6 times the label plus 0.4 times the FER+ votes, mapped to FER2013's classes
 (fer_jax/data/datasets/ferplus.py); PublicTest is scored on the labels alone. The best of 30 epochs of the first seed,
 selected on the same images, is the last, where the validation loss still falls; 67 % of the augmented training images

@@ -116,6 +116,10 @@ class Dataset:
         """The labels of a split, int32 [n], without reading its images."""
         return mapped(self._kept(split, ["label"]))["label"]
 
+    def intensities(self, split: str) -> np.ndarray:
+        """The intensities of a split, float32 [n, E], without reading its images."""
+        return mapped(self._kept(split, ["intensity"]))["intensity"]
+
     def subjects(self, split: str) -> np.ndarray:
         """Who is shown: a name for each example of a split, str [n]; empty where the data do not tell."""
         self.require(split)
@@ -305,6 +309,14 @@ class Selection(Dataset):
     def labels(self, split):
         self.require(split)
         return np.concatenate([self._adapter(pick, split).label(pick.labels) for pick in self.picks[split]])
+
+    def intensities(self, split):
+        self.require(split)
+        parts = []
+        for pick in self.picks[split]:
+            adapt, own = self._adapter(pick, split), pick.of(pick.dataset.intensities(pick.split))
+            parts.append(adapt.intensity(own, adapt.label(pick.labels)))
+        return np.concatenate(parts)
 
     def subjects(self, split):
         self.require(split)
