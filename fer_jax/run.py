@@ -12,6 +12,7 @@ The run directory:
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import logging
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import flax.linen as nn
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -105,32 +107,35 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
     order = pipeline.train_order(dataset.splits["train"], config.train.batch_size, config.seed, labels=labels)
     recipe = make_recipe(config, dataset, order.steps_per_epoch)
     residence = pipeline.choose_residence(config.data.residence, dataset, mesh)
-    teachers, taught = (), {}
-    if config.head.teachers:
-        with sharding.in_turn("the teachers are asked"):
-            teachers = distill.find_teachers(config.head.teachers, dataset, align=config.data.align)
-            taught["train"] = distill.intensities(dataset, teachers, config.head.teacher_share)
-        digest = hashlib.sha256(taught["train"].tobytes()).hexdigest()
-        sharding.check_alike(
-            "what their teachers see", digest, "give them the same teachers and a shared FER_JAX_CACHE"
-        )
-    splits = {
-        name: pipeline.load_split(
-            dataset, name, mesh, residence=residence, workers=config.data.workers, intensity=taught.get(name)
-        )
-        for name in dataset.splits
-    }
+    teachers, taught = _ask_teachers(config, dataset)
+    load_split = functools.partial(pipeline.load_split, residence=residence, workers=config.data.workers)
+    splits = {name: load_split(dataset, name, mesh, intensity=taught.get(name)) for name in dataset.splits}
     reported = dataset.reported_split
     if exclude and reported:
-        clean = whole.without({reported: exclude[reported]})
-        splits[DEDUPLICATED] = pipeline.load_split(
-            clean, reported, mesh, residence=residence, workers=config.data.workers
-        )
+        splits[DEDUPLICATED] = load_split(whole.without({reported: exclude[reported]}), reported, mesh)
     normalizer = normalization.compute(
         config.data.normalization, splits["train"], recipe.input_shape, devices=mesh.size
     )
     evaluator = Evaluator(recipe, mesh, batch_size=config.eval.batch_size)
     return Experiment(config, dataset, mesh, splits, order, recipe, normalizer, evaluator, teachers)
+
+
+def _ask_teachers(
+    config: ConfigDict, dataset: prepare.Dataset
+) -> tuple[tuple[distill.Teacher, ...], dict[str, np.ndarray]]:
+    """The teachers, if there are any, and the intensities of the splits that they teach: those for training.
+
+    Raises:
+      UserError: as of `distill`, or what they see differs among the processes.
+    """
+    if not config.head.teachers:
+        return (), {}
+    with sharding.in_turn("the teachers are asked"):
+        teachers = distill.find_teachers(config.head.teachers, dataset, align=config.data.align)
+        intensity = distill.intensities(dataset, teachers, config.head.teacher_share)
+    digest = hashlib.sha256(intensity.tobytes()).hexdigest()
+    sharding.check_alike("what their teachers see", digest, "give them the same teachers and a shared FER_JAX_CACHE")
+    return teachers, {"train": intensity}
 
 
 def _warn_of_idle_fields(config: ConfigDict) -> None:
