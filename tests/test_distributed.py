@@ -22,8 +22,12 @@ from tests.faces import noise_arrays, write_fer2013
 
 ROOT = Path(__file__).parents[1]
 OVERRIDES = {
-    **{"train.epochs": 2, "train.batch_size": 16, "eval.batch_size": 16, "train.log_every": 3},
-    **{"head.loss": "soft", "head.teachers": ("mini_xception_fer2013",)},
+    "train.epochs": 2,
+    "train.batch_size": 16,
+    "eval.batch_size": 16,
+    "train.log_every": 3,
+    "head.loss": "soft",
+    "head.teachers": ("mini_xception_fer2013",),
 }
 
 
