@@ -236,7 +236,7 @@ def _begin(experiment: "Experiment", last: checkpoint.Checkpoints, workdir: Path
     # Before the state is read, whose shapes other data may have changed.
     if (saved := last.meta()) and saved["data"] != learns_from:
         raise UserError(
-            f"{workdir} was trained on other data ({saved['data']}, now {learns_from}): "
+            f"{workdir} was trained on other data or by other teachers ({saved['data']}, now {learns_from}): "
             f"choose another --workdir, or the data and teachers it was trained with"
         )
     if restored := last.restore(state):

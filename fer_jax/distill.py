@@ -4,9 +4,9 @@
     config.head.teachers = ("runs/a", "runs/b")      # runs, weights files, or names of bundled weights
     config.head.teacher_share = 0.5                  # of what the label leaves of the target
 
-Hinton et al. 2015, "Distilling the knowledge in a neural network", where the mean of several teachers, softer than one,
-stands in place of a temperature. They are asked once, before training, about each image and its mirror image without
-augmentation; what they answer is kept in the cache.
+Hinton et al. 2015, "Distilling the knowledge in a neural network"; here the mean of several teachers, which is softer
+than one's answer, stands in place of their temperature. They are asked once, before training, about each image and its
+mirror image without augmentation; what they answer is kept in the cache.
 """
 
 import dataclasses
@@ -29,6 +29,7 @@ from fer_jax.lock import alone
 
 log = logging.getLogger(__name__)
 
+_VIEWS = "flip"  # a key of `ensemble.VIEWS`
 _AT_ONCE = 1024  # images
 
 
@@ -55,7 +56,7 @@ def find_teachers(names: Sequence[str], dataset: Dataset, *, align: str) -> tupl
     for name in names:
         _, metadata = checkpoint.load_weights(name)
         if (before := metadata.get("align", "")) != align:
-            told = (f"aligned by {method}" if method else "not aligned" for method in (before, align))
+            told = (f"aligned by the method {method}" if method else "not aligned" for method in (before, align))
             log.warning("head.teachers: %s was trained on faces that were %s, these are %s", name, *told)
         found.append(Teacher(name, digest_of_weights(name), tuple(_doubts(name, dataset))))
         for doubt in found[-1].doubts:
@@ -80,12 +81,19 @@ def intensities(dataset: Dataset, teachers: Sequence[Teacher], share: float) -> 
 
 
 def digest_of_weights(name: str) -> str:
-    """The same for the same weights file, by its bytes."""
+    """16 hexadecimal digits of the bytes of a weights file.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
     return hashlib.sha256(checkpoint.weights_file(name).read_bytes()).hexdigest()[:16]
 
 
-def _doubts(name: str, dataset: Dataset) -> Iterator[str]:
-    """Why a network, or one that it learnt from itself, may know images that this data set holds out."""
+def _doubts(name: str, dataset: Dataset, pupils: tuple[str, ...] = ()) -> Iterator[str]:
+    """Why a network, or one that it learnt from itself, may know images that this data set holds out.
+
+    Being selected on them is not counted: by that its student learns nothing of single images.
+    """
     run = files.user_path(name)
     if not (run / "results.json").exists():
         yield f"whether {name} was trained on held-out images is not known, it is no finished run"
@@ -97,7 +105,10 @@ def _doubts(name: str, dataset: Dataset) -> Iterator[str]:
         except UserError:
             yield f"whether {name} was trained on held-out images is not known, its data are not at hand"
     for other in filter(None, (config["model"]["pretrained"], *config["head"]["teachers"])):
-        yield from _doubts(other, dataset)
+        if other in (name, *pupils):
+            yield f"whether the {other} that {name} learnt from was trained on held-out images is not known, it is gone"
+        else:
+            yield from _doubts(other, dataset, (name, *pupils))
 
 
 def _shared(name: str, config: dict, results: dict, dataset: Dataset) -> Iterator[str]:
@@ -120,10 +131,12 @@ def _shared(name: str, config: dict, results: dict, dataset: Dataset) -> Iterato
 
 def _answers(dataset: Dataset, teacher: Teacher) -> np.ndarray:
     """What a teacher sees in each training image: probabilities float32 [n, C] of the data set's emotions."""
-    kept = cache_directory() / "teachers" / f"{dataset.fingerprint}-{teacher.weights}.npy"
+    kept = cache_directory() / "teachers" / f"{dataset.fingerprint}-{teacher.weights}-{_VIEWS}.npy"
+    if kept.exists():
+        return np.load(kept)
     try:
         with alone(kept.with_suffix(".lock")):
-            if not kept.exists():
+            if not kept.exists():  # somebody asked in the meantime
                 answers = _ask(dataset, teacher)
                 with files.whole(kept) as temporary, temporary.open("wb") as file:
                     np.save(file, answers)
@@ -138,15 +151,18 @@ def _answers(dataset: Dataset, teacher: Teacher) -> np.ndarray:
 
 
 def _ask(dataset: Dataset, teacher: Teacher) -> np.ndarray:
-    net = recognizer.load(teacher.name)
-    predict = ensemble.viewer(net, "flip")
+    net, who = recognizer.load(teacher.name), Path(teacher.name)
+    predict = ensemble.viewer(net, _VIEWS)
     rows, parts = dataset.rows("train"), []
     log.info("data: %s is asked about %d training images, once", teacher.name, len(rows))
-    with tqdm(total=len(rows), desc="teacher", unit="img", unit_scale=True) as bar:
+    with tqdm(total=len(rows), desc="teacher", unit="img", unit_scale=True, disable=None) as bar:
         for start in range(0, len(rows), _AT_ONCE):
             index = np.arange(start, min(start + _AT_ONCE, len(rows)))
-            images, run = rows.take(index)["image"], Path(teacher.name)
-            parts.append(ensemble.probabilities(net, run, images, dataset.emotions, predict=predict))
+            images = rows.take(index)["image"]
+            try:
+                parts.append(ensemble.probabilities(net, who, images, dataset.emotions, predict=predict))
+            except UserError as error:
+                raise UserError(f"head.teachers: {error}: choose another teacher") from error
             bar.update(len(index))
     answers = np.concatenate(parts)
     log.info("data: it has %.2f %% of their labels", 100 * (answers.argmax(1) == dataset.labels("train")).mean())

@@ -50,7 +50,8 @@ def compare(runs: Sequence[Answers], found: Sequence[dict]) -> list[Table]:
         selected = f"{each['selected_on'] or 'nothing'}{_remark(each)}"
         selected += f" (began with {each['pretrained']})" if each["pretrained"] else ""
         for teacher in each["teachers"]:
-            selected += f" (taught by {'; '.join([teacher['name'], *teacher['doubts']])})"
+            doubts = [] if each["transfer"] else teacher["doubts"]
+            selected += f" (taught by {'; '.join([teacher['name'], *doubts])})"
         row = [each["run"], each["model"], f"{each['size']['parameters']:,}", data, each["split"], each["examples"]]
         row += [selected, each["seed"], f"{each['accuracy']:.2%}", f"{low:.2%} to {high:.2%}"]
         row += [f"{each['balanced_accuracy']:.2%}", f"{each['macro_f1']:.3f}", f"{each['calibration']['ece']:.3f}"]

@@ -197,9 +197,10 @@ def _protocol(found: dict) -> str:
     if began := found["pretrained"]:
         rows.append(["began with", f"{began}; how many of these images that was trained on is not known"])
     if teachers := found["teachers"]:
-        told = ["; ".join([each["name"], *each["doubts"]]) for each in teachers]
-        told += ["how many of these images they were trained on is not known"] * found["transfer"]
-        rows.append(["taught by", "; ".join(told)])
+        doubts = [doubt for each in teachers for doubt in each["doubts"]]
+        if found["transfer"]:
+            doubts = ["how many of these images they were trained on is not known"]
+        rows.append(["taught by", "; ".join([*(each["name"] for each in teachers), *doubts])])
     rows += [
         ["checkpoint", f"selected on {selected}" if selected else "the last, nothing selected"],
         ["step", f"{found['step']:,}"],

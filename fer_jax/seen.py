@@ -61,12 +61,15 @@ def optimistic_because(
     if not (member / "results.json").exists():
         return f"{unknown}, it is no finished run"
     config, results = run_directory.read_finished(member)
-    began = None
-    if others := [each for each in (config["model"]["pretrained"], *config["head"]["teachers"]) if each]:
-        began = f"whether {', '.join(others)}, from which {member} learnt, was trained on these images is not known"
+    began, pretrained, teachers = None, config["model"]["pretrained"], results.get("teachers", [])
+    if pretrained:
+        began = f"whether {pretrained}, with which {member} began, was trained on these images is not known"
     if trained_on(config, results, data):
         done = {"train": "trained"} | {results["selected_on"]: "selected"}
-        return f"{member} was {done[split]} on this split" if split in done else began
+        doubts = "; ".join(doubt for teacher in teachers for doubt in teacher["doubts"])
+        return f"{member} was {done[split]} on this split" if split in done else doubts or began
+    if names := ", ".join(teacher["name"] for teacher in teachers):
+        began = f"whether the teachers of {member}, {names}, were trained on these images is not known"
     seen = copies(images, config, results, data, split, transfer=True)
     if seen is None:
         return f"{unknown}, its data are not at hand"

@@ -191,15 +191,13 @@ def check(
         with _naming(member):
             run.make_recipe(config, dataset, images // batch_size)
     fingerprints = {asked: (dataset.fingerprint, "the data at hand") for asked, dataset in datasets.items()}
-    taught = {
-        member.config.head.teachers: [distill.digest_of_weights(name) for name in member.config.head.teachers]
-        for member in to_train
-    }
+    asked = {member.config.head.teachers for member in to_train}
+    taught = {teachers: [distill.digest_of_weights(name) for name in teachers] for teachers in asked}
     for member in planned:
-        config = member.config.to_dict()
-        if member.name in done:
-            weights = [teacher["weights"] for teacher in done[member.name].get("teachers", [])]
-            if taught.setdefault(teachers := member.config.head.teachers, weights) != weights:
+        config, teachers = member.config.to_dict(), member.config.head.teachers
+        if teachers and member.name in done:
+            weights = [teacher["weights"] for teacher in done[member.name]["teachers"]]
+            if taught.setdefault(teachers, weights) != weights:
                 raise UserError(
                     f"{member.name} was taught by other weights than those of {', '.join(teachers)} now, one table "
                     f"would mix them: put those back, or choose another --workdir"

@@ -139,6 +139,13 @@ def test_smoothing_where_the_loss_knows_none_is_refused():
         config_lib.validate(config)
 
 
+def test_a_teachers_share_beyond_all_is_refused():
+    config = config_lib.default_config()
+    config.head.teacher_share = 1.5
+    with pytest.raises(UserError, match=r"head\.teacher_share = 1\.5 must lie in 0\.\.1"):
+        config_lib.validate(config)
+
+
 def test_a_share_of_the_label_where_no_intensities_share_is_refused():
     config = config_lib.default_config()
     config.head.label_share = 0.5

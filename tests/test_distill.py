@@ -1,7 +1,10 @@
 """Knowledge distillation: what the teachers see is in the targets, for the right images, and what they know is told."""
 
+import dataclasses
 import json
 import logging
+import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +14,7 @@ import pytest
 from fer_jax import checkpoint, distill, heads, recognizer, run
 from fer_jax.data import combine, prepare
 from fer_jax.data.dataset import Pick, select
+from fer_jax.data.emotions import BASIC7, CANONICAL
 from fer_jax.errors import UserError
 from tests import tiny_config
 from tests.finished import finished_runs
@@ -38,8 +42,9 @@ def targets(dataset, names, share=1.0):
     return np.asarray(heads.soft_labels(jnp.asarray(intensity), dataset.emotions))
 
 
-def test_the_targets_are_the_mean_of_what_the_teachers_see_in_the_image_and_its_mirror_image(teachers):
+def test_the_targets_are_the_mean_of_what_the_teachers_see_in_the_image_and_its_mirror_image(teachers, monkeypatch):
     workdirs, raw = teachers
+    monkeypatch.setattr(distill, "_AT_ONCE", 50)  # of 112
     dataset = prepare.load("fer2013", data_dir=raw)
     arrays = dataset.arrays("train")
     seen = [
@@ -52,8 +57,7 @@ def test_the_targets_are_the_mean_of_what_the_teachers_see_in_the_image_and_its_
         np.testing.assert_allclose(targets(dataset, workdirs, share), (1 - share) * own + share * mean, atol=1e-5)
 
 
-def test_emotions_are_matched_by_name(teachers, tmp_path, monkeypatch):
-    """Also where neutral is none of them, or not the last."""
+def test_emotions_are_matched_by_name(teachers, tmp_path):
     workdirs, raw = teachers
     dataset = prepare.load("fer2013", data_dir=raw)
     names = ("happy", "neutral", "sad", "angry", "disgust", "fear", "surprise")
@@ -62,12 +66,24 @@ def test_emotions_are_matched_by_name(teachers, tmp_path, monkeypatch):
     plain, other = (targets(dataset, [path]) for path in (workdirs[0], tmp_path / "other.safetensors"))
     for place, name in enumerate(names):  # the teacher's outputs are the same, under other names
         np.testing.assert_allclose(other[:, dataset.emotions.index(name)], plain[:, place], atol=1e-5)
-    # A face whose votes are all for emotions that are left out has its label in the place of votes.
-    few = combine.restrict(dataset, ("happy", "sad"))
-    monkeypatch.setattr(type(few), "intensities", lambda self, split: np.zeros((self.splits[split], 2), np.float32))
-    monkeypatch.setattr(distill, "_answers", lambda *_: np.full((few.splits["train"], 2), 0.5))
-    expected = 0.5 * np.eye(2)[few.labels("train")] + 0.25
-    np.testing.assert_allclose(targets(few, [workdirs[0]], 0.5), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("emotions", [CANONICAL, BASIC7, ("happy", "sad")])
+def test_teachers_and_votes_share_the_target_for_any_emotions(emotions, monkeypatch):
+    """Neutral may be none of them, or not the last; a face without votes for any has its label in their place."""
+    count = len(emotions)
+    rng = np.random.default_rng(0)
+    votes, answers = rng.dirichlet(np.ones(count), (2, 5)).astype(np.float32)
+    votes[4] = 0
+    labels = np.array([0, 1, 0, 1, 1])
+    shown = [i for i, name in enumerate(emotions) if name != "neutral"]
+    own = {"intensities": lambda split: votes[:, shown], "labels": lambda split: labels}
+    monkeypatch.setattr(distill, "_answers", lambda dataset, teacher: answers)
+    dataset = SimpleNamespace(emotions=emotions, **own)
+    intensity = distill.intensities(dataset, [None], 0.25)
+    votes[4, emotions.index("neutral") if "neutral" in emotions else labels[4]] = 1
+    soft = heads.soft_labels(jnp.asarray(intensity), emotions)
+    np.testing.assert_allclose(soft, 0.75 * votes + 0.25 * answers, atol=1e-6)
 
 
 @pytest.mark.parametrize("selection", ["exclude", "limit", "folds"])
@@ -148,6 +164,17 @@ def test_teachers_that_cannot_teach_are_refused_with_a_reason(teachers, tmp_path
             run.build(student(workdirs), str(raw))
 
 
+def edit(run, copy, results=None, **config):
+    """A copy of a run with other results and fields of its config."""
+    shutil.copytree(run, copy)
+    before = json.loads((copy / "config.json").read_text())
+    for part, fields in config.items():
+        before[part] |= fields
+    (copy / "config.json").write_text(json.dumps(before))
+    (copy / "results.json").write_text(json.dumps(json.loads((copy / "results.json").read_text()) | (results or {})))
+    return copy
+
+
 def doubts(name, dataset):
     (teacher,) = distill.find_teachers([str(name)], dataset, align="")
     return list(teacher.doubts)
@@ -169,6 +196,11 @@ def test_a_teacher_that_was_trained_on_what_the_student_is_scored_on_is_told(tea
     unknown = "was trained on held-out images is not known"
     monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path / "empty"))
     assert doubts(workdirs[0], select(dataset, moved)) == [f"whether {workdirs[0]} {unknown}, its data are not at hand"]
+    monkeypatch.undo()
+    for change, count in (({"synthetic": True}, 0), ({"fingerprint": "of other data"}, 1)):
+        edited = edit(workdirs[0], tmp_path / next(iter(change)), results=change)
+        found = doubts(edited, select(dataset, moved))
+        assert [doubt.partition(unknown)[2] for doubt in found] == [", its data are not at hand"] * count
     bundled = "mini_xception_fer2013"
     assert doubts(bundled, dataset) == [f"whether {bundled} {unknown}, it is no finished run"]
 
@@ -194,6 +226,10 @@ def test_what_a_teacher_has_learnt_from_itself_is_told_too(teachers, tmp_path):
     assert [doubt.split(" was ")[0] for doubt in found] == ["whether mini_xception_fer2013"]
     (teacher,) = json.loads((tmp_path / "pupil/results.json").read_text())["teachers"]
     assert (teacher["name"], teacher["doubts"]) == ("mini_xception_fer2013", found)
+    began = edit(tmp_path / "pupil", tmp_path / "began", model={"pretrained": "mini_xception_ferplus_intensity"})
+    assert len(doubts(began, dataset)) == 2
+    again = edit(tmp_path / "pupil", tmp_path / "again", head={"teachers": [str(tmp_path / "again")]})
+    assert [doubt.rpartition(", ")[2] for doubt in doubts(again, dataset)] == ["it is gone"]
 
 
 def test_a_teacher_of_faces_that_were_aligned_otherwise_is_told(teachers, caplog):
@@ -203,12 +239,15 @@ def test_a_teacher_of_faces_that_were_aligned_otherwise_is_told(teachers, caplog
         distill.find_teachers([str(workdirs[0])], dataset, align="")
         assert not caplog.text
         distill.find_teachers([str(workdirs[0])], dataset, align="landmarks")
-    assert "was trained on faces that were not aligned, these are aligned by landmarks" in caplog.text
+    assert "was trained on faces that were not aligned, these are aligned by the method landmarks" in caplog.text
 
 
 def test_intensities_are_read_without_their_images(teachers):
     _, raw = teachers
     dataset = prepare.load("fer2013", data_dir=raw)
-    for each in (dataset, combine.limit(dataset, 30), combine.restrict(dataset, ("happy", "sad"))):
+    few = combine.restrict(dataset, ("happy", "sad"))
+    scored = dataclasses.replace(few, name="scored", fingerprint="another", has_intensity=True)
+    joined = combine.combine("joined", {"train": [(dataset, ("train",))], "test": [(scored, ("validation",))]})
+    for each in (dataset, combine.limit(dataset, 30), few, joined):
         for split in each.splits:
             np.testing.assert_array_equal(each.intensities(split), each.arrays(split)["intensity"])

@@ -26,6 +26,7 @@ from fer_jax import (
     report_cost,
     report_figures,
     report_page,
+    seen,
     statistics,
 )
 from fer_jax.data import combine, prepare
@@ -483,12 +484,12 @@ def test_a_run_that_began_with_other_weights_says_so(copy, runs):
     (header, rows), *_ = report_compare.compare([asked], [found])
     assert rows[0][header.index("selected on")] == "validation (began with mini_xception_fer2013)"
     joined = report.ask(runs[0][0], data_dir=raw, members=[copy])
-    assert "whether mini_xception_fer2013, from which" in next(iter(joined.optimistic.values()))
+    assert "whether mini_xception_fer2013, with which" in next(iter(joined.optimistic.values()))
     joined = report.ask(runs[0][0], data_dir=raw, members=[copy], split="validation")  # what is known goes before
     assert list(joined.optimistic.values()) == [f"{copy} was selected on this split"]
 
 
-def test_a_run_that_had_teachers_names_them_and_what_is_doubtful(copy, runs):
+def test_a_run_that_had_teachers_names_them_and_what_is_doubtful(copy, runs, monkeypatch):
     _, raw = runs
     config, results = (json.loads((copy / name).read_text()) for name in ("config.json", "results.json"))
     config["head"]["teachers"] = ["runs/a", "runs/b"]
@@ -501,13 +502,18 @@ def test_a_run_that_had_teachers_names_them_and_what_is_doubtful(copy, runs):
     asked = report.ask(copy, data_dir=raw)
     found, page = page_of(asked)
     assert "runs/a; runs/b; runs/b was trained on 3 of the 21 images of test" in page
+    assert "they were trained on" not in page
     page = report.page(found | {"transfer": True}, asked, {})
-    assert "of test; how many of these images they were trained on is not known" in page
+    assert "runs/a; runs/b; how many of these images they were trained on is not known" in page
     (header, rows), *_ = report_compare.compare([asked], [found])
     told = "validation (taught by runs/a) (taught by runs/b; runs/b was trained on 3 of the 21 images of test)"
     assert rows[0][header.index("selected on")] == told
     joined = report.ask(runs[0][0], data_dir=raw, members=[copy])
-    assert "whether runs/a, runs/b, from which" in next(iter(joined.optimistic.values()))
+    assert list(joined.optimistic.values()) == ["runs/b was trained on 3 of the 21 images of test"]
+    (copy / "results.json").write_text(json.dumps(results | {"fingerprint": "of other data"}))
+    monkeypatch.setattr(seen, "copies", lambda images, *_, **__: np.zeros(len(images), bool))
+    why = seen.optimistic_because(copy, asked.image, asked.dataset, "test", None)
+    assert why == f"whether the teachers of {copy}, runs/a, runs/b, were trained on these images is not known"
 
 
 def test_what_cannot_be_evaluated_is_refused_with_a_reason(copy, runs, tmp_path):

@@ -185,7 +185,11 @@ def choose_residence(requested: str, dataset: Dataset, mesh: Mesh) -> str:
 def load_split(
     dataset: Dataset, split: str, mesh: Mesh, *, residence: str, workers: int, intensity: np.ndarray | None = None
 ) -> Split:
-    """The split of a data set, resident or streamed (`choose_residence`), with its own or other intensities."""
+    """The split of a data set, resident or streamed (`choose_residence`).
+
+    Args:
+      intensity: float32 [n, E], in the place of its own.
+    """
     with sharding.in_turn(f"the {split} split is decoded"):
         found = dataset.arrays(split) if residence == "device" else dataset.rows(split)
     if residence == "device":
