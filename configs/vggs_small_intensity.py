@@ -5,7 +5,8 @@ data of its own; 4.5 hours for 50,000 iterations and 5.6 ms an image on a Titan 
 Command: python -m fer_jax.main --config=configs/vggs_small_intensity.py
 The recipe is that of configs/vggs_small.py, ours. Faces of `ferplus` have the shares of its votes as intensities
 (`:ferplus`); on these configs/recipes/mini_xception_ferplus_intensity.py is measured.
-Not measured yet.
+Here: RMSE 0.077, accuracy 91.75 % on the 400 test faces of `synthetic` (log: tests/benchmarks/results/
+vggs_small_intensity_cpu), one seed, in 4 minutes of epochs on two CPU cores beside other work.
 """
 
 from ml_collections import ConfigDict
