@@ -490,22 +490,24 @@ def test_wrong_sweeps_are_answered_in_a_line_and_leave_nothing(arguments, messag
 
 def test_a_sweep_runs_its_members_as_if_alone_survives_a_failure_and_goes_on(tmp_path):
     data, cache, workdir = write_fer2013(tmp_path / "raw"), tmp_path / "cache", tmp_path / "sweep"
-    plan = execute(workdir, data, cache, "--set=optim.learning_rate=0.05,1e30", "--seeds=2", "--plan")
+    taught = ("--config.head.loss=soft", "--config.head.teachers=('mini_xception_fer2013',)")
+    plan = execute(workdir, data, cache, "--set=optim.learning_rate=0.05,1e30", "--seeds=2", "--plan", *taught)
     assert plan.returncode == 0, plan.stderr
     assert "4 members to the end, 4 to train" in plan.stderr
     assert not list(workdir.rglob("metrics.jsonl"))
-    first = execute(workdir, data, cache, "--set=optim.learning_rate=0.05,1e30", "--seeds=2")
+    first = execute(workdir, data, cache, "--set=optim.learning_rate=0.05,1e30", "--seeds=2", *taught)
     assert first.returncode == 0, first.stderr
     assert "2 at once" not in first.stderr  # a CPU trains them one after another
     assert "4 x optim.learning_rate=0.05 ...: one after another" in first.stderr
     assert "failed: optim.learning_rate=1e+30,seed=0: the loss became" in first.stderr
     assert "| optim.learning_rate=1e+30 | 0 (2 failed) | none finished |" in first.stdout
+    assert "Scores may be too high: whether mini_xception_fer2013 was trained on held-out images" in first.stdout
     folder = workdir / "optim.learning_rate=0.05,seed=1"
     alone = subprocess.run(
         [
             *(sys.executable, "-m", "fer_jax.main", "--config=tests/tiny_config.py", f"--data_dir={data}"),
             *(f"--workdir={tmp_path / 'alone'}", "--config.train.epochs=1", "--config.train.batch_size=16"),
-            *("--config.eval.batch_size=16", "--config.seed=1"),
+            *("--config.eval.batch_size=16", "--config.seed=1", *taught),
         ],
         cwd=ROOT,
         env=os.environ | {"XLA_FLAGS": "", "FER_JAX_CACHE": str(cache)},
@@ -516,12 +518,12 @@ def test_a_sweep_runs_its_members_as_if_alone_survives_a_failure_and_goes_on(tmp
     for name in ("metrics.jsonl", "weights.safetensors", "results.json"):
         assert (folder / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
     with run_directory.occupied(workdir):
-        refused = execute(workdir, data, cache, "--set=optim.learning_rate=0.05", "--seeds=3")
+        refused = execute(workdir, data, cache, "--set=optim.learning_rate=0.05", "--seeds=3", *taught)
     assert refused.returncode == 1
     assert refused.stderr.strip().splitlines()[-1].startswith(f"error: another process trains in {workdir}, or still")
     # Given again with one seed more: what is finished stays untouched.
     before = {path: path.stat().st_mtime_ns for path in workdir.glob("*0.05*/*") if path.is_file()}
-    again = execute(workdir, data, cache, "--set=optim.learning_rate=0.05", "--seeds=3")
+    again = execute(workdir, data, cache, "--set=optim.learning_rate=0.05", "--seeds=3", *taught)
     assert again.returncode == 0, again.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert "| optim.learning_rate=0.05 | 3 |" in again.stdout
