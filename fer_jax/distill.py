@@ -12,16 +12,15 @@ mirror image without augmentation; what they answer is kept in the cache.
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from fer_jax import checkpoint, ensemble, files, heads, recognizer, run_directory
+from fer_jax import checkpoint, ensemble, files, heads, recognizer, seen
 from fer_jax.config import cache_directory
-from fer_jax.data import audit, combine
 from fer_jax.data.dataset import Dataset
 from fer_jax.data.emotions import expressed, remap
 from fer_jax.errors import UserError
@@ -58,7 +57,7 @@ def find_teachers(names: Sequence[str], dataset: Dataset, *, align: str) -> tupl
         if (before := metadata.get("align", "")) != align:
             told = (f"aligned by the method {method}" if method else "not aligned" for method in (before, align))
             log.warning("head.teachers: %s was trained on faces that were %s, these are %s", name, *told)
-        found.append(Teacher(name, digest_of_weights(name), tuple(_doubts(name, dataset))))
+        found.append(Teacher(name, digest_of_weights(name), tuple(seen.doubts(name, dataset))))
         for doubt in found[-1].doubts:
             log.warning("head.teachers: scores may be too high: %s", doubt)
     return tuple(found)
@@ -87,46 +86,6 @@ def digest_of_weights(name: str) -> str:
       FileNotFoundError: there is none.
     """
     return hashlib.sha256(checkpoint.weights_file(name).read_bytes()).hexdigest()[:16]
-
-
-def _doubts(name: str, dataset: Dataset, pupils: tuple[str, ...] = ()) -> Iterator[str]:
-    """Why a network, or one that it learnt from itself, may know images that this data set holds out.
-
-    Being selected on them is not counted: by that its student learns nothing of single images.
-    """
-    run = files.user_path(name)
-    if not (run / "results.json").exists():
-        yield f"whether {name} was trained on held-out images is not known, it is no finished run"
-        return
-    config, results = run_directory.read_finished(run)
-    if results.get("fingerprint") != dataset.fingerprint and results["synthetic"] == dataset.synthetic:
-        try:
-            yield from _shared(name, config, results, dataset)
-        except UserError:
-            yield f"whether {name} was trained on held-out images is not known, its data are not at hand"
-    for other in filter(None, (config["model"]["pretrained"], *config["head"]["teachers"])):
-        if other in (name, *pupils):
-            yield f"whether the {other} that {name} learnt from was trained on held-out images is not known, it is gone"
-        else:
-            yield from _doubts(other, dataset, (name, *pupils))
-
-
-def _shared(name: str, config: dict, results: dict, dataset: Dataset) -> Iterator[str]:
-    """How many held-out images a run was trained on, without copies of what its student is trained on as well.
-
-    Raises:
-      UserError: its data are not at hand.
-    """
-    data = combine.load(config["data"])
-    if path := config["data"]["exclude"]:
-        data = data.without({"train": audit.read_clean(path, data)["train"]})
-    if results.get("fingerprint") != data.fingerprint:
-        raise UserError("the data at hand are others")
-    for split in dataset.splits:
-        digests = dataset.digests(split)
-        known = np.isin(digests, data.digests("train")) & ~np.isin(digests, dataset.digests("train"))
-        if known.any():
-            yield f"{name} was trained on {known.sum():,} of the {len(known):,} images of {split}"
 
 
 def _answers(dataset: Dataset, teacher: Teacher) -> np.ndarray:

@@ -1,11 +1,12 @@
 """Which images a finished run has seen: a score on those that trained or selected it says too much of new faces."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from fer_jax import run_directory
-from fer_jax.data import combine, prepare
+from fer_jax import files, run_directory
+from fer_jax.data import audit, combine, prepare
 from fer_jax.data.rows import digests
 from fer_jax.errors import UserError
 
@@ -66,8 +67,8 @@ def optimistic_because(
         began = f"whether {pretrained}, with which {member} began, was trained on these images is not known"
     if trained_on(config, results, data):
         done = {"train": "trained"} | {results["selected_on"]: "selected"}
-        doubts = "; ".join(doubt for teacher in teachers for doubt in teacher["doubts"])
-        return f"{member} was {done[split]} on this split" if split in done else doubts or began
+        taught = "; ".join(doubt for teacher in teachers for doubt in teacher["doubts"])
+        return f"{member} was {done[split]} on this split" if split in done else taught or began
     if names := ", ".join(teacher["name"] for teacher in teachers):
         began = f"whether the teachers of {member}, {names}, were trained on these images is not known"
     seen = copies(images, config, results, data, split, transfer=True)
@@ -75,3 +76,47 @@ def optimistic_because(
         return f"{unknown}, its data are not at hand"
     more = seen if copied is None else seen & ~copied
     return f"{member} was trained or selected on {more.sum():,} of these images" if more.any() else began
+
+
+def doubts(name: str, dataset: prepare.Dataset, pupils: tuple[str, ...] = ()) -> Iterator[str]:
+    """Why a teacher, or a network that it learnt from itself, may know images that its student's data set holds out.
+
+    Being selected on them is not counted: by that the student learns nothing of single images.
+
+    Args:
+      name: a run directory, or as `recognizer.load` takes it.
+      pupils: those that learnt from it, for the walk.
+    """
+    run = files.user_path(name)
+    if not (run / "results.json").exists():
+        yield f"whether {name} was trained on held-out images is not known, it is no finished run"
+        return
+    config, results = run_directory.read_finished(run)
+    if results.get("fingerprint") != dataset.fingerprint and results["synthetic"] == dataset.synthetic:
+        try:
+            yield from _shared(name, config, results, dataset)
+        except UserError:
+            yield f"whether {name} was trained on held-out images is not known, its data are not at hand"
+    for other in filter(None, (config["model"]["pretrained"], *config["head"]["teachers"])):
+        if other in (name, *pupils):
+            yield f"whether the {other} that {name} learnt from was trained on held-out images is not known, it is gone"
+        else:
+            yield from doubts(other, dataset, (name, *pupils))
+
+
+def _shared(name: str, config: dict, results: dict, dataset: prepare.Dataset) -> Iterator[str]:
+    """How many held-out images a run was trained on, without copies of what its student is trained on as well.
+
+    Raises:
+      UserError: its data are not at hand.
+    """
+    data = combine.load(config["data"])
+    if path := config["data"]["exclude"]:
+        data = data.without({"train": audit.read_clean(path, data)["train"]})
+    if results.get("fingerprint") != data.fingerprint:
+        raise UserError("the data at hand are others")
+    for split in dataset.splits:
+        held_out = dataset.digests(split)
+        known = np.isin(held_out, data.digests("train")) & ~np.isin(held_out, dataset.digests("train"))
+        if known.any():
+            yield f"{name} was trained on {known.sum():,} of the {len(known):,} images of {split}"

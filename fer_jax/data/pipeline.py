@@ -192,9 +192,9 @@ def load_split(
     """
     with sharding.in_turn(f"the {split} split is decoded"):
         found = dataset.arrays(split) if residence == "device" else dataset.rows(split)
-    if residence == "device":
-        return ResidentSplit(found if intensity is None else found | {"intensity": intensity}, mesh)
-    return StreamedSplit(found if intensity is None else TaughtRows(found, intensity), mesh, workers=workers)
+    if intensity is not None:
+        found = found | {"intensity": intensity} if residence == "device" else TaughtRows(found, intensity)
+    return ResidentSplit(found, mesh) if residence == "device" else StreamedSplit(found, mesh, workers=workers)
 
 
 def train_order(length: int, batch_size: int, seed: int, *, labels: np.ndarray | None = None) -> TrainOrder:
