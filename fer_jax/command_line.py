@@ -8,6 +8,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from fer_jax import config as config_lib
+from fer_jax.data import prepare
 from fer_jax.errors import UserError, exits_with_message, unknown
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="config file, e.g. configs/mini_xception.py:fer2013")
@@ -49,12 +50,9 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def refuse_unread_data_dir(configs: Iterable[ConfigDict]) -> None:
-    """Raises a UserError where raw data are named and all configs are of drawn faces, which would be taken instead."""
-    if DATA_DIR.value and {config.data.name for config in configs} == {"synthetic"}:
-        raise UserError(
-            f"synthetic faces are drawn, so nothing would be read in --data_dir={DATA_DIR.value}: leave it out, or "
-            f"name the data set that lies there, e.g. --config=configs/vggs_small.py:fer2013"
-        )
+    """`prepare.refuse_unread` of the data sets that configs name."""
+    names = {config.data.name for config in configs}
+    prepare.refuse_unread(DATA_DIR.value, names, such_as="--config=configs/vggs_small.py:fer2013")
 
 
 def _not_loaded(argv: Sequence[str], error: OSError) -> UserError:

@@ -42,7 +42,9 @@ def default_config() -> ConfigDict:
                 # How folds are formed: by subject (of all splits, none in two folds), or by image (of the training
                 # split, for data without subject identities; the other splits are left out)
                 "fold_by": "subject",
-                "limit": 0,  # at most this many training images, class proportions kept; 0 = all
+                # At most this many training images, class proportions kept; 0 = all. Before they are divided into
+                # folds, whose held-out images are then fewer too
+                "limit": 0,
                 # Photographs are aligned first, as fer_jax.data.align does: none (the face's box alone) | rotation |
                 # landmarks; '' = taken as they are
                 "align": "",

@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, answers in zip([*options.runs, f"mean of {len(each)}"], [*each, np.mean(each, 0)], strict=True):
         print(f"  {(answers.argmax(1) == arrays['label']).mean():7.2%}  {name}")
     for run in options.runs:
-        if why := seen.optimistic_because(run, arrays["image"], dataset, options.split, None):
+        if why := seen.optimistic_because(run, dataset.digests(options.split), dataset, options.split, None):
             print(f"optimistic: {why}")
 
 

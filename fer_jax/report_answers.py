@@ -118,12 +118,13 @@ def ask(
         ensemble.VIEWS[each].told: ensemble.viewer(net, each)(image).probabilities[:, order] for each in views
     }
     optimistic = {}
-    copied = seen.copies(image, config, results, data, split, transfer=transfer)
+    digests = data.digests(split)[chosen]
+    copied = seen.copies(digests, config, results, data, split, transfer=transfer)
     if members:
         joint = f"ensemble: mean of {len(members) + 1} networks (with {', '.join(map(str, members))})"
         others = [ensemble.probabilities(recognizer.load(each), each, image, emotions) for each in members]
         alternatives[joint] = np.mean([prediction.probabilities[:, order], *others], 0)
-        if reasons := [why for each in members if (why := seen.optimistic_because(each, image, data, split, copied))]:
+        if reasons := [why for each in members if (why := seen.optimistic_because(each, digests, data, split, copied))]:
             optimistic[joint] = "; ".join(reasons)
     shared = tuple(emotion for emotion in emotions if emotion in data.emotions)
     return Answers(

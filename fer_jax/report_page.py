@@ -219,8 +219,6 @@ def _without_copies(found: dict) -> str:
         return (
             f"accuracy {accuracy} of {clean['examples']:,} images, without the copies and flat images of data.exclude"
         )
-    if found["exclude"]:
-        return "not scored on this split"
     if found["copies"] is None:
         return "not scored: the data that the network was trained on are not at hand"
     copies = found["copies"]

@@ -7,7 +7,6 @@ import numpy as np
 
 from fer_jax import files, run_directory
 from fer_jax.data import audit, combine, prepare
-from fer_jax.data.rows import digests
 from fer_jax.errors import UserError
 
 
@@ -17,45 +16,62 @@ def trained_on(config: dict, results: dict, data: prepare.Dataset) -> bool:
 
 
 def copies(
-    images: np.ndarray, config: dict, results: dict, data: prepare.Dataset, split: str, *, transfer: bool
+    digests: np.ndarray, config: dict, results: dict, data: prepare.Dataset, split: str, *, transfer: bool
 ) -> np.ndarray | None:
-    """Which of the images of a split are exact copies of some that trained or selected the run: bool [n].
+    """Which images of a split are exact copies of some that trained or selected the run: bool [n].
 
-    None where that is not known: its data are not at hand, or it trained without examples that a file lists.
+    None where that is not known: its data are not at hand, or the list of the examples that it trained without.
 
     Args:
+      digests: of the images as they were prepared, before joined data bring them to one shape: uint64 [n], see
+        `prepare.Dataset.digests`.
       config, results: of the run, as of `run_directory.read_finished`.
       transfer: whether `data` are others than the run's.
     """
-    if config["data"]["exclude"]:
+    known = {"train", results["selected_on"]} - {None}
+    if not transfer:
+        known -= {split}
+    elif _drawn_or_photographed(config, results, data):
+        return np.zeros(len(digests), bool)
+    try:
+        data = _as_trained_on(config, results, None if transfer else data)
+    except UserError:
         return None
-    none = np.zeros(len(images), bool)
-    seen = {"train", results["selected_on"]} - {None}
-    if transfer:
-        if results["synthetic"] != data.synthetic:
-            return none
-        try:
-            data = combine.load(config["data"])
-        except UserError:
-            return None
-        if not trained_on(config, results, data):
-            return None
-    else:
-        seen -= {split}
-    if data.image_shape != images.shape[1:]:
-        return none
-    # Of the images as they are given to the network, which those of joined data are not as they were prepared.
-    known = [digests(data.arrays(each)["image"]) for each in sorted(seen)]
-    return np.isin(digests(images), np.concatenate(known)) if known else none
+    return np.isin(digests, np.concatenate([np.empty(0, np.uint64), *(data.digests(each) for each in known)]))
+
+
+def _drawn_or_photographed(config: dict, results: dict, data: prepare.Dataset) -> bool:
+    """Whether either a run or these data have drawn faces alone, and the other has photographed ones alone."""
+    joined = data.directory is None or any(config["data"][role] for role in combine.ROLES)
+    return not joined and results["synthetic"] != data.synthetic
+
+
+def _as_trained_on(config: dict, results: dict, data: prepare.Dataset | None = None) -> prepare.Dataset:
+    """What a run was trained on: its data, all of them, without the training images that a file lists.
+
+    Args:
+      data: all of them, where they are at hand already.
+
+    Raises:
+      UserError: they are not at hand, or the list is not.
+    """
+    if data is None:
+        data = combine.load(config["data"], fingerprint=run_directory.fingerprint(config, results))
+    if path := config["data"]["exclude"]:
+        data = data.without({"train": audit.read_clean(path, data)["train"]})
+    if results.get("fingerprint") != data.fingerprint:
+        raise UserError("the data at hand are others")
+    return data
 
 
 def optimistic_because(
-    member: Path, images: np.ndarray, data: prepare.Dataset, split: str, copied: np.ndarray | None
+    member: Path, digests: np.ndarray, data: prepare.Dataset, split: str, copied: np.ndarray | None
 ) -> str | None:
     """Why the answers of an ensemble's member to these images may be better than to new faces; None: no reason known.
 
     Args:
       member: a run directory, or as `recognizer.load` takes it.
+      digests: of these images, as of `copies`.
       copied: which of them the first run has seen, where known: those are reported with its own score.
     """
     unknown = f"whether {member} was trained on these images is not known"
@@ -71,7 +87,7 @@ def optimistic_because(
         return f"{member} was {done[split]} on this split" if split in done else taught or began
     if names := ", ".join(teacher["name"] for teacher in teachers):
         began = f"whether the teachers of {member}, {names}, were trained on these images is not known"
-    seen = copies(images, config, results, data, split, transfer=True)
+    seen = copies(digests, config, results, data, split, transfer=True)
     if seen is None:
         return f"{unknown}, its data are not at hand"
     more = seen if copied is None else seen & ~copied
@@ -92,7 +108,7 @@ def doubts(name: str, dataset: prepare.Dataset, pupils: tuple[str, ...] = ()) ->
         yield f"whether {name} was trained on held-out images is not known, it is no finished run"
         return
     config, results = run_directory.read_finished(run)
-    if results.get("fingerprint") != dataset.fingerprint and results["synthetic"] == dataset.synthetic:
+    if results.get("fingerprint") != dataset.fingerprint and not _drawn_or_photographed(config, results, dataset):
         try:
             yield from _shared(name, config, results, dataset)
         except UserError:
@@ -108,13 +124,9 @@ def _shared(name: str, config: dict, results: dict, dataset: prepare.Dataset) ->
     """How many held-out images a run was trained on, without copies of what its student is trained on as well.
 
     Raises:
-      UserError: its data are not at hand.
+      UserError: as of `_as_trained_on`.
     """
-    data = combine.load(config["data"])
-    if path := config["data"]["exclude"]:
-        data = data.without({"train": audit.read_clean(path, data)["train"]})
-    if results.get("fingerprint") != data.fingerprint:
-        raise UserError("the data at hand are others")
+    data = _as_trained_on(config, results)
     for split in dataset.splits:
         held_out = dataset.digests(split)
         known = np.isin(held_out, data.digests("train")) & ~np.isin(held_out, dataset.digests("train"))

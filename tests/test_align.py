@@ -390,6 +390,20 @@ def test_a_full_disk_is_answered(tmp_path, tree, monkeypatch):
     assert not list((tmp_path / "o").iterdir())
 
 
+def test_landmarks_that_may_not_be_read_are_named(tmp_path, tree, monkeypatch):
+    source, table = tree
+    opened = Path.open
+
+    def some(self, *arguments, **options):
+        if self == table.resolve():
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return opened(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", some)
+    with pytest.raises(SystemExit, match=rf"^error: {table.resolve()} cannot be read \(Permission denied\): make it"):
+        align.main(["--input", str(source), "--output", str(tmp_path / "o"), "--landmarks", str(table), "--workers=1"])
+
+
 def test_landmark_files(tmp_path):
     points = np.random.default_rng(0).uniform(0, 100, (68, 2)).round(3)
     lines = [f"{x} {y}" for x, y in points]

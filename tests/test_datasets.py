@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from fer_jax.data import combine, prepare
+from fer_jax.data import audit, combine, prepare
 from fer_jax.data.datasets import DATASETS, fer2013, ferplus
 from fer_jax.data.datasets.base import FaceBuilder
 from fer_jax.data.datasets.fer2013 import Fer2013
@@ -150,6 +150,23 @@ def test_too_many_corrupt_images_stop_the_preparation(tree, cache):
     with pytest.raises(UserError, match=r"11 of 42 images cannot be used, more than 1%.*\n.*not a readable image"):
         prepare.load("fer2013", data_dir=tree)
     assert not list(cache.glob("*"))
+
+
+def test_a_split_of_corrupt_images_is_refused_and_not_kept(tree, cache):
+    first, *others = (tree / "test").rglob("*.png")
+    first.write_bytes(b"not a picture")
+    for path in others:
+        path.unlink()
+    with pytest.raises(UserError, match=r"fer2013: the test split is empty: none .*\n  .*: not a readable image"):
+        prepare.load("fer2013", data_dir=tree)
+    assert not list(cache.glob("*/prepared.json"))
+
+
+def test_a_name_that_is_no_utf8_is_shown_as_far_as_it_can_be(tree):
+    image = next((tree / "train").rglob("*.png"))
+    image.rename(os.fsdecode(os.fsencode(image.parent) + b"/caf\xe9.png"))
+    sources = prepare.load("fer2013", data_dir=tree).sources("train").tolist()
+    assert [source for source in sources if source.endswith("/caf\ufffd.png")]
 
 
 def test_an_unknown_emotion_folder_is_refused(tree):
@@ -536,6 +553,23 @@ def test_the_command_line_prints_the_classes_and_refuses_in_one_line(raw, capsys
     assert "70" in printed
     with pytest.raises(SystemExit, match=r"^error: unknown data set 'fer'"):
         prepare.main(["fer"])
+
+
+def test_drawn_faces_are_not_read_from_a_folder(capsys):
+    for command in (prepare, audit):
+        with pytest.raises(SystemExit, match=r"^error: synthetic faces .* nothing would be read in --data_dir=raw"):
+            command.main(["synthetic", "--data_dir=raw"])
+
+
+def test_what_may_not_be_read_is_said_in_one_line(raw, monkeypatch):
+    def forbidden(self, *_, **__):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    (raw / "own.csv").touch()
+    monkeypatch.setattr(Path, "open", forbidden)
+    for name, file in (("fer2013", "fer2013.csv"), ("csv", "own.csv")):
+        with pytest.raises(SystemExit, match=rf"^error: .*{file} cannot be read.*Permission denied"):
+            prepare.main([name, f"--data_dir={raw / file}"])
 
 
 def test_what_cannot_be_written_is_said_in_one_line(raw, monkeypatch):

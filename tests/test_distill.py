@@ -128,7 +128,9 @@ def test_teachers_are_asked_again_when_their_weights_or_the_images_change(teache
     path = tmp_path / "weights.safetensors"
     checkpoint.save_weights(path, variables, metadata)
     before = targets(dataset, [path])
-    np.testing.assert_array_equal(targets(dataset.without({"train": np.arange(30)}), [path]), before[30:])
+    # Not to the last bit: the images have moved to other rows of the batches, which XLA may add up in another order.
+    fewer = targets(dataset.without({"train": np.arange(30)}), [path])
+    np.testing.assert_allclose(fewer, before[30:], rtol=1e-5)
     checkpoint.save_weights(path, jax.tree.map(np.zeros_like, variables), metadata)
     np.testing.assert_allclose(targets(dataset, [path]), 1 / 7, rtol=1e-6)
 

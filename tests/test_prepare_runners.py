@@ -119,5 +119,5 @@ def test_preparation_on_ray_gives_the_same_data_set(ray, tmp_path, monkeypatch):
 
 def test_data_of_one_file_are_not_spread_over_a_cluster(tmp_path, monkeypatch):
     monkeypatch.setenv("FER_JAX_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match=r"synthetic has no image files .*leave --runner out"):
+    with pytest.raises(UserError, match=r"synthetic is read in one go, .*leave --runner out"):
         prepare.load("synthetic", variant="small", runner="ray")

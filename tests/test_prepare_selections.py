@@ -422,11 +422,15 @@ def test_the_same_images_in_two_roles_of_joined_data_are_refused(tmp_path, caplo
         combine.combine("x", {"train": [(one, ("train",))], "test": [(other, ("train",))]})
     combine.combine("x", {"train": [(one, ("train",)), (other, ("train",))], "test": [(one, ("test",))]})
     assert "equal" not in caplog.text
+    with pytest.raises(UserError, match=r"70 of the 70 .* in data\.test equal 70 of the 70 .* in data\.test"):
+        combine.combine("x", {"test": [(one, ("train",)), (other, ("train",))]})
     new = (write_fer2013(tmp_path / "new", seed=1) / "fer2013.csv").read_text().splitlines()
     (tmp_path / "new/fer2013.csv").write_text("\n".join([*new, *other_lines[:5]]))
     third = prepare.load("fer2013", data_dir=tmp_path / "new")
     combine.combine("x", {"train": [(third, ("train",))], "validation": [(one, ("train",))]})
     assert "data: 5 of the 75 images of fer2013 in data.train equal 5 of the 70 of fer2013 in data.val" in caplog.text
+    combine.combine("x", {"validation": [(third, ("train",)), (one, ("train",))]})
+    assert "equal 5 of the 70 of fer2013 in data.validation, they count twice" in caplog.text
 
 
 def test_what_joins_no_data_is_refused(data_dir, jaffe, caplog):

@@ -29,7 +29,7 @@ from fer_jax import (
     seen,
     statistics,
 )
-from fer_jax.data import combine, prepare
+from fer_jax.data import prepare
 from fer_jax.errors import UserError
 from fer_jax.models.__main__ import describe
 from fer_jax.tables import as_text
@@ -440,7 +440,7 @@ def test_another_data_set_is_scored_on_the_emotions_in_common(runs, own_faces, t
     assert "3 of contempt" in capsys.readouterr().out
 
 
-def test_data_of_the_same_name_are_other_data(answers, copy, runs, tmp_path, monkeypatch):
+def test_data_of_the_same_name_are_other_data(copy, runs, tmp_path):
     def change(rows):
         emotion, pixels, usage = rows[-1].split(",")
         return [*rows[:-1], f"{emotion},{pixels[:-2]} 7,{usage}"]
@@ -451,10 +451,7 @@ def test_data_of_the_same_name_are_other_data(answers, copy, runs, tmp_path, mon
     asked = report.ask(copy, dataset="fer2013", data_dir=other)
     assert asked.transfer
     assert not report.ask(copy, dataset="fer2013", data_dir=runs[1]).transfer
-    assert asked.copied is None  # two data sets of the name are prepared, and no --data_dir tells which it was
-    assert "not scored: the data that the network was trained on are not at hand" in page_of(asked)[1]
-    monkeypatch.setattr(combine, "load", lambda _data: answers.dataset)
-    found, _ = page_of(report.ask(copy, dataset="fer2013", data_dir=other))
+    found, _ = page_of(asked)
     assert found["copies"]["images"] == 0  # of test images: it was neither trained nor selected on them
     training = report.ask(copy, dataset="fer2013", data_dir=other, split="train")
     found, page = page_of(training)
@@ -471,6 +468,10 @@ def test_data_of_the_same_name_are_other_data(answers, copy, runs, tmp_path, mon
     ):
         (header, rows), *_ = report_compare.compare([training], [found | change])
         assert rows[0][header.index("selected on")] == f"validation{remark}", change
+    (copy / "results.json").write_text(json.dumps(asked.results | {"fingerprint": "of data that are gone"}))
+    asked = report.ask(copy, dataset="fer2013", data_dir=other)
+    assert asked.copied is None
+    assert "not scored: the data that the network was trained on are not at hand" in page_of(asked)[1]
 
 
 def test_a_run_that_began_with_other_weights_says_so(copy, runs):
@@ -511,8 +512,8 @@ def test_a_run_that_had_teachers_names_them_and_what_is_doubtful(copy, runs, mon
     joined = report.ask(runs[0][0], data_dir=raw, members=[copy])
     assert list(joined.optimistic.values()) == ["runs/b was trained on 3 of the 21 images of test"]
     (copy / "results.json").write_text(json.dumps(results | {"fingerprint": "of other data"}))
-    monkeypatch.setattr(seen, "copies", lambda images, *_, **__: np.zeros(len(images), bool))
-    why = seen.optimistic_because(copy, asked.image, asked.dataset, "test", None)
+    monkeypatch.setattr(seen, "copies", lambda digests, *_, **__: np.zeros(len(digests), bool))
+    why = seen.optimistic_because(copy, asked.dataset.digests("test"), asked.dataset, "test", None)
     assert why == f"whether the teachers of {copy}, runs/a, runs/b, were trained on these images is not known"
 
 

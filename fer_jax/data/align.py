@@ -354,6 +354,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         if not (reason := files.refusal(error)):
             raise
+        if settings.landmarks and error.filename == str(settings.landmarks):
+            raise UserError(f"{settings.landmarks} cannot be read ({reason}): make it readable") from error
         raise UserError(
             f"cannot write to {error.filename or settings.output} ({reason}): make room, or choose an --output that "
             f"you can write to, and repeat the command, which goes on where it was"

@@ -337,6 +337,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     process.set_up_logging()
     if not 0 < options.correlation <= 1:
         raise UserError(f"--correlation={options.correlation:g} must be above 0 and at most 1, e.g. {CORRELATION:g}")
+    prepare.refuse_unread(options.data_dir, [options.name])
     asked = {"variant": options.variant, "align": options.align, "data_dir": options.data_dir}
     dataset = prepare.load(options.name, **asked)
     found = audit(dataset, options.correlation)

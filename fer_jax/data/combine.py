@@ -32,7 +32,7 @@ SAME_IMAGES = 0.5  # of a part in another role: they are the same data
 PART = ("name", "variant", "folder", "splits")  # what a config says of a part
 
 
-def load(data: Mapping[str, Any], data_dir: str | Path | None = None) -> Dataset:
+def load(data: Mapping[str, Any], data_dir: str | Path | None = None, *, fingerprint: str = "") -> Dataset:
     """What the fields `data` of a config, or of the completed config.json of a run, ask for.
 
     That is a data set as `prepare.load` gives it or several joined (`data.train`, ...), of which only some emotions
@@ -40,6 +40,7 @@ def load(data: Mapping[str, Any], data_dir: str | Path | None = None) -> Dataset
 
     Args:
       data_dir: where the raw data lie; of joined data sets the folder with a folder for each.
+      fingerprint: of what is wanted, for the choice among data of one name that were prepared before.
 
     Raises:
       UserError: as `prepare.load`, or what is asked for cannot be had of these data.
@@ -54,10 +55,14 @@ def load(data: Mapping[str, Any], data_dir: str | Path | None = None) -> Dataset
                 f"data.name = {data['name']!r} is the name of one data set: give what data.train, data.validation and "
                 f"data.test join another, e.g. --config.data.name=joined"
             )
-        loaded = {role: [_load_part(part, data_dir, data["align"]) for part in parts] for role, parts in roles.items()}
+        loaded = {
+            role: [_load_part(part, data_dir, data["align"], fingerprint) for part in parts]
+            for role, parts in roles.items()
+        }
         dataset = combine(data["name"], loaded)
     else:
-        dataset = prepare.load(data["name"], variant=data["variant"] or None, align=data["align"], data_dir=data_dir)
+        options = {"variant": data["variant"] or None, "align": data["align"], "fingerprint": fingerprint}
+        dataset = prepare.load(data["name"], data_dir=data_dir, **options)
     if data["emotions"]:
         dataset = restrict(dataset, data["emotions"])
     folds, by_image = data["folds"], data["fold_by"] == "image"
@@ -69,9 +74,10 @@ def load(data: Mapping[str, Any], data_dir: str | Path | None = None) -> Dataset
     return dataset
 
 
-def _load_part(part: dict, data_dir: str | Path | None, align: str) -> tuple[Dataset, Sequence[str]]:
+def _load_part(part: dict, data_dir: str | Path | None, align: str, fingerprint: str) -> tuple[Dataset, Sequence[str]]:
     folder = files.user_path(data_dir) / part["folder"] if data_dir is not None else None
-    dataset = prepare.load(part["name"], variant=part["variant"] or None, align=align, data_dir=folder)
+    options = {"variant": part["variant"] or None, "align": align, "fingerprint": fingerprint}
+    dataset = prepare.load(part["name"], data_dir=folder, **options)
     return dataset, part["splits"] or tuple(dataset.splits)
 
 
@@ -210,10 +216,12 @@ def combine(name: str, roles: Mapping[str, Sequence[tuple[Dataset, Sequence[str]
 
     Emotions are united by name, in the canonical order; images are brought to the largest height and width and, where
     one is RGB, to RGB; there are intensities to score by where all parts have them, and where only some have, the
-    labels' one-hot vectors are taken of all. A subject's name is led by that of its data set.
+    labels' one-hot vectors are taken of all. A subject's name is led by that of its data set, so those of two files of
+    one's own are one person where they are called the same.
 
     Raises:
-      UserError: a split that a part lacks, or that is taken twice, by itself or as the same images of another data set.
+      UserError: a split that a part lacks, or that is taken twice; or images of one part that are those of another,
+        where one of the two is not for training.
     """
     picks, taken = {}, {}
     for role, members in roles.items():
@@ -252,20 +260,24 @@ def combine(name: str, roles: Mapping[str, Sequence[tuple[Dataset, Sequence[str]
 
 
 def _refuse_shared_images(joined: Selection) -> None:
-    """Looks for equal images in two roles: warns of some, as copies within a data set are; refuses most of a part."""
-    for (one, of_one), (other, of_other) in itertools.combinations(joined.picks.items(), 2):
-        for left, right in itertools.product(of_one, of_other):
-            if left.dataset.image_shape != right.dataset.image_shape:
-                continue
-            shared = (np.isin(left.digests, right.digests).sum(), np.isin(right.digests, left.digests).sum())
-            told = (
-                f"{shared[0]:,} of the {left.size:,} images of {left.dataset.name} in data.{one} equal "
-                f"{shared[1]:,} of the {right.size:,} of {right.dataset.name} in data.{other}"
-            )
-            if max(shared[0] / left.size, shared[1] / right.size) > SAME_IMAGES:
-                raise UserError(f"{joined.name}: {told}: take different splits of them, or one of the two")
-            if shared[0]:
-                log.warning("data: %s, scores will be too high", told)
+    """Looks for equal images in two parts, not both for training: warns of some, as copies within a data set are.
+
+    Raises:
+      UserError: they are most of a part.
+    """
+    parts = [(role, pick) for role, members in joined.picks.items() for pick in members]
+    for (one, left), (other, right) in itertools.combinations(parts, 2):
+        if one == other == "train" or left.dataset.image_shape != right.dataset.image_shape:
+            continue
+        shared = (np.isin(left.digests, right.digests).sum(), np.isin(right.digests, left.digests).sum())
+        told = (
+            f"{shared[0]:,} of the {left.size:,} images of {left.dataset.name} in data.{one} equal "
+            f"{shared[1]:,} of the {right.size:,} of {right.dataset.name} in data.{other}"
+        )
+        if max(shared[0] / left.size, shared[1] / right.size) > SAME_IMAGES:
+            raise UserError(f"{joined.name}: {told}: take different splits of them, or one of the two")
+        if shared[0]:
+            log.warning("data: %s, %s", told, "they count twice" if one == other else "scores will be too high")
 
 
 def _warn_of_shared_subjects(joined: Selection) -> None:

@@ -4,7 +4,7 @@
 
 Prepared data lie in `$FER_JAX_CACHE/datasets` (default `~/.cache/fer_jax/datasets`), keyed by the content of
 the raw files. A preparation that is cut short leaves nothing behind that could be taken for a data set; where the
-data are image files, the same command goes on where it was.
+data are image files (but FER2013's, which take no time), the same command goes on where it was.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import cv2
@@ -42,6 +42,7 @@ def load(
     variant: str | None = None,
     align: str = "",
     data_dir: str | Path | None = None,
+    fingerprint: str = "",
     cache_dir: str | Path | None = None,
     runner: str = "threads",
     workers: int | None = None,
@@ -54,6 +55,7 @@ def load(
       align: a method of `crops.METHODS` by which its photographs are aligned first, or '' for photographs as they are.
         One without a face stays as it is, and is listed.
       data_dir: where the raw data lie. Without it the one prepared before is taken, if there is exactly one.
+      fingerprint: of the data set, or of a selection from it: without `data_dir`, which of several it is.
       cache_dir: default `$FER_JAX_CACHE`, else `~/.cache/fer_jax`.
       runner: what reads picture files, see `runners.each`.
       workers: how many threads or Ray actors; None: one a core.
@@ -78,23 +80,38 @@ def load(
         )
     cache = Path(cache_dir or cache_directory()) / "datasets"
     stem = _stem(name, variant, align)
-    if data_dir is None and (before := _prepared_before(cache, stem, builder_class, align)):
+    if data_dir is None and (before := _prepared_before(cache, stem, builder_class, align, fingerprint)):
         return _read(before)
-    # Absolute, since Ray's actors work in another folder.
-    raw = builder_class.find_raw(files.user_path(data_dir).absolute() if data_dir is not None else None)
-    directory = cache / f"{stem}-{_raw_key(builder_class, variant, raw, align)}"
-    if not (directory / _RECORD).exists():
-        try:
+    try:
+        # Absolute, since Ray's actors work in another folder.
+        raw = builder_class.find_raw(files.user_path(data_dir).absolute() if data_dir is not None else None)
+        directory = cache / f"{stem}-{_raw_key(builder_class, variant, raw, align)}"
+        if not (directory / _RECORD).exists():
             _prepare(builder_class, variant, raw, directory, align=align, runner=runner, workers=workers)
-        except (OSError, RuntimeError) as error:
-            if not (reason := files.refusal(error)):
-                raise
-            where = getattr(error, "filename", None) or directory
-            raise UserError(
-                f"cannot write to {where} ({reason}): make room, or set FER_JAX_CACHE to a folder that has "
-                f"it and that you can write to"
-            ) from error
+    except (OSError, RuntimeError) as error:
+        if not (reason := files.refusal(error)):
+            raise
+        where = Path(getattr(error, "filename", None) or cache)
+        if isinstance(error, PermissionError) and not where.is_relative_to(cache.parent):
+            raise UserError(f"{where} cannot be read ({reason}): make it readable, or move it away") from error
+        raise UserError(
+            f"cannot write to {where} ({reason}): make room, or set FER_JAX_CACHE to a folder that has "
+            f"it and that you can write to"
+        ) from error
     return _read(directory)
+
+
+def refuse_unread(data_dir: str | Path | None, names: Collection[str], *, such_as: str = "fer2013") -> None:
+    """Raises a UserError where raw data are given and all data sets are of drawn faces, which would be taken instead.
+
+    Args:
+      such_as: how another data set is named.
+    """
+    if data_dir and set(names) == {"synthetic"}:
+        raise UserError(
+            f"synthetic faces are drawn, so nothing would be read in --data_dir={data_dir}: leave it out, or name the "
+            f"data set that lies there, e.g. {such_as}"
+        )
 
 
 def of_photographs(name: str) -> bool:
@@ -120,11 +137,11 @@ def _version(builder_class, align: str) -> str:
     return f"{builder_class.VERSION}" + (f", aligned {crops.VERSION}" if align else "")
 
 
-def _prepared_before(cache: Path, stem: str, builder_class, align: str) -> Path | None:
+def _prepared_before(cache: Path, stem: str, builder_class, align: str, fingerprint: str) -> Path | None:
     """What was prepared, by this version of the builder, from raw data that are not named now.
 
     Raises:
-      UserError: from several that differ.
+      UserError: from several that differ, none of which has the fingerprint.
     """
     if builder_class.SYNTHETIC:
         return None
@@ -133,6 +150,9 @@ def _prepared_before(cache: Path, stem: str, builder_class, align: str) -> Path 
         record = json.loads(path.read_text())
         if record["stem"] == stem and record.get("version") == version:
             prepared[path.parent] = record
+    # That of a selection is after that of the whole and a dash.
+    if wanted := [folder for folder, record in prepared.items() if record["fingerprint"] == fingerprint.split("-")[0]]:
+        return wanted[0]
     if len({record["fingerprint"] for record in prepared.values()}) > 1:
         listed = "".join(f"\n  {folder}, of {record['raw'][0]}" for folder, record in prepared.items())
         raise UserError(f"{stem} was prepared more than once: say of which raw data with --data_dir=PATH{listed}")
@@ -218,7 +238,7 @@ def _prepare(
     if issubclass(builder_class, PictureBuilder):
         options = {"readings": Readings(readings), "runner": runner, "workers": workers}
     elif runner == "ray":
-        raise UserError(f"{name} has no image files to spread over a cluster: it is prepared here, leave --runner out")
+        raise UserError(f"{name} is read in one go, not file by file by a cluster: leave --runner out")
     tfds.disable_progress_bar()
     with alone(directory.with_name(f".{directory.name}.lock")):  # of whichever OpenCV
         if (directory / _RECORD).exists():  # another process was faster
@@ -283,17 +303,10 @@ def _align(builder, method: str, folder: Path, *, runner: str, workers: int | No
 def _record(
     builder, name: str, variant: str, raw: tuple[Path, ...], align: str, unaligned: Sequence[tuple[str, str]]
 ) -> dict:
-    """What is known of a prepared data set.
-
-    Raises:
-      UserError: a split is empty.
-    """
+    """What is known of a prepared data set."""
     counts = {
         split: [counter[emotion] for emotion in builder.EMOTIONS] for split, counter in builder.class_counts.items()
     }
-    for split, count in counts.items():
-        if not sum(count):
-            raise UserError(f"{name}: the {split} split is empty: none of its images can be used")
     return {
         "stem": _stem(name, variant, align),
         "version": _version(builder, align),
@@ -383,6 +396,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--preview", type=files.user_path, metavar="FILE", help="draw some faces of each emotion")
     options = parser.parse_args(arguments)
     process.set_up_logging()
+    refuse_unread(options.data_dir, [options.name])
     dataset = load(
         options.name,
         variant=options.variant,

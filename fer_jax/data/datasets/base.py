@@ -117,12 +117,11 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         Raises:
           UserError: there are too many of them among `total`.
         """
-        self.quarantined.append((_shown(str(path)), reason))
+        self.quarantined.append((shown(str(path)), reason))
         if len(self.quarantined) > max(QUARANTINE_FEW, QUARANTINE_SHARE * total):
-            first = "\n  ".join(f"{path}: {reason}" for path, reason in self.quarantined[:5])
             raise UserError(
                 f"{len(self.quarantined)} of {total} images cannot be used, more than {QUARANTINE_SHARE:.0%}: "
-                f"unpack or download them again. The first:\n  {first}"
+                f"unpack or download them again. The first:{self._why()}"
             )
 
     def compare(self, found: Mapping[str, int]) -> None:
@@ -155,7 +154,10 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, _download_manager) -> dict[str, Iterator[tuple[int, Example]]]:
-        return {split: self._generate_examples(split, make) for split, make in self.examples().items()}
+        splits = self.examples()
+        if not splits:
+            raise UserError(f"{self.name}: the raw data list no image with an emotion. {self.ORIGIN}")
+        return {split: self._generate_examples(split, make) for split, make in splits.items()}
 
     def _generate_examples(self, split: str, make: Callable[[], Iterator[Example]]) -> Iterator[tuple[int, Example]]:
         counts = self.class_counts[split] = collections.Counter()
@@ -163,6 +165,12 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for number, example in enumerate(tqdm(make(), desc=split, unit=" images", leave=False, disable=None)):
             counts[example["label"]] += 1
             yield number, example
+        if not counts:
+            raise UserError(f"{self.name}: the {split} split is empty: none of its images can be used{self._why()}")
+
+    def _why(self) -> str:
+        """Some of the images that cannot be used, for a message."""
+        return "".join(f"\n  {path}: {reason}" for path, reason in self.quarantined[:5])
 
 
 class Picture(NamedTuple):
@@ -234,9 +242,9 @@ class PictureBuilder(FaceBuilder, skip_registration=True):
             if picture.intensity is not None:
                 names = expressed(self.EMOTIONS)
                 intensity = np.array([picture.intensity * (name == picture.emotion) for name in names], np.float32)
-            known = {"subject": _shown(picture.subject), **picture.extra}
+            known = {"subject": shown(picture.subject), **picture.extra}
             for png, digest, source in reading.faces:
-                yield self.stored_example(png, digest, picture.emotion, intensity, source=_shown(source), **known)
+                yield self.stored_example(png, digest, picture.emotion, intensity, source=shown(source), **known)
 
     def _read(self, split: str, pictures: list[Picture]) -> Iterator[Reading]:
         """The readings of all pictures: those kept from before, then new ones, read ahead on all cores."""
@@ -254,7 +262,7 @@ class PictureBuilder(FaceBuilder, skip_registration=True):
                 fresh = []
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
     """Of a name that is not UTF-8 what can be shown: the records' text and terminals are."""
     return os.fsencode(name).decode(errors="replace")
 

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from fer_jax import files
-from fer_jax.data.datasets.base import SPLIT_FOLDERS, FaceBuilder, emotion_of, missing, split_folders, split_of
+from fer_jax.data.datasets.base import SPLIT_FOLDERS, FaceBuilder, emotion_of, missing, shown, split_folders, split_of
 from fer_jax.data.emotions import BASIC7
 from fer_jax.errors import UserError
 
@@ -107,7 +107,7 @@ class Fer2013(FaceBuilder):
                 reason = f"{image.shape[1]}x{image.shape[0]} pixels instead of {SIDE}x{SIDE}"
                 self.quarantine(path, reason, len(self.raw))
             else:
-                yield self.example(image, emotion, source="/".join(path.parts[-3:]))
+                yield self.example(image, emotion, source=shown("/".join(path.parts[-3:])))
 
 
 def find_csv(data_dir: Path) -> Path | None:
