@@ -9,6 +9,7 @@ reason lie elsewhere.
 """
 
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -123,6 +124,15 @@ class Checkpoints:
             shutil.rmtree(self.directory / str(step))
         sharding.wait_for_all("a checkpoint is deleted")
         self._manager.reload()
+
+
+def digest_of_weights(name: Path | str) -> str:
+    """16 hexadecimal digits of the bytes of a weights file, `name` as `load_weights` takes it.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    return hashlib.sha256(weights_file(name).read_bytes()).hexdigest()[:16]
 
 
 def save_weights(path: Path, variables: dict, metadata: dict) -> None:

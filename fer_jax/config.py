@@ -286,8 +286,8 @@ def validate(config: ConfigDict) -> None:
         )
     if config.optim.schedule == "step" and not config.optim.decay_epochs:
         raise UserError("optim.schedule = 'step' wants optim.decay_epochs, e.g. --config.optim.decay_epochs='(15, 25)'")
-    if not all(isinstance(epoch, int | float) for epoch in config.optim.decay_epochs):
-        raise UserError(f"optim.decay_epochs = {config.optim.decay_epochs} must be numbers, e.g. (15, 25)")
+    if not all(isinstance(epoch, int | float) and epoch > 0 for epoch in config.optim.decay_epochs):
+        raise UserError(f"optim.decay_epochs = {config.optim.decay_epochs} must be numbers above 0, e.g. (15, 25)")
     for field, choices in _CHOICES.items():
         if values[field] not in choices:
             listed = ", ".join(choice or "''" for choice in choices)
@@ -315,6 +315,10 @@ def _validate_data(data: ConfigDict) -> None:
             f"data.fold = {data.fold} must lie in 0..{data.folds - 1}, since data.folds = {data.folds}"
             if data.folds
             else f"data.fold = {data.fold} needs data.folds, e.g. --config.data.folds=5"
+        )
+    if not all(isinstance(emotion, str) for emotion in data.emotions):
+        raise UserError(
+            f"data.emotions = {tuple(data.emotions)} must be names: --config.data.emotions=\"('happy', 'sad')\""
         )
     if data.limit < 0:
         raise UserError(f"data.limit = {data.limit} must be 0 (all) or above (--config.data.limit=...)")

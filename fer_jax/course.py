@@ -135,6 +135,7 @@ def weights_metadata(experiment: "Experiment") -> dict:
         "input_shape": experiment.recipe.input_shape,
         "normalization": "pretrained" if config.model.pretrained else config.data.normalization,
         "align": config.data.align,
+        "grey": experiment.dataset.image_shape[2] == 1,
     }
 
 
@@ -232,7 +233,8 @@ def _begin(experiment: "Experiment", last: checkpoint.Checkpoints, workdir: Path
     """The state to go on from, what is known with it, and the key of the steps."""
     state, step_key = fresh_state(experiment)
     learns_from = experiment.learns_from
-    meta = {"data": learns_from, "best_step": None, "best_score": None, "window": []}
+    dtype = experiment.recipe.model.dtype.name
+    meta = {"data": learns_from, "dtype": dtype, "best_step": None, "best_score": None, "window": []}
     # Before the state is read, whose shapes other data may have changed.
     if (saved := last.meta()) and saved["data"] != learns_from:
         raise UserError(
@@ -242,6 +244,14 @@ def _begin(experiment: "Experiment", last: checkpoint.Checkpoints, workdir: Path
     if restored := last.restore(state):
         state, meta = restored
         log.info("resuming %s at step %d of %d", workdir, int(state.step), experiment.total_steps)
+        if (before := meta.get("dtype", dtype)) != dtype:
+            log.warning(
+                "%s computed in %s and goes on in %s, as this device does: set model.dtype for a run on several kinds",
+                workdir,
+                before,
+                dtype,
+            )
+        meta["dtype"] = dtype
     return state, meta, step_key
 
 
@@ -259,7 +269,10 @@ def _begin_with(state: train.TrainState, weights: dict, recipe: train.Recipe, *,
     output = frozenset(name for name, shape in shapes(model).items() if shape != more[name] and not keep_output)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     grafted = checkpoint.graft(variables, weights, output)
-    grafted = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), grafted, variables)
+    # In the state's own type: a file may hold half the bits, in which small steps would change nothing.
+    grafted = jax.tree.map(
+        lambda new, old: jax.device_put(np.asarray(new, old.dtype), old.sharding), grafted, variables
+    )
     log.info("begins with pretrained weights%s", "" if keep_output else "; the output layer is new")
     # Copies: the step donates the state, and a buffer can be given away only once.
     return state.replace(**grafted, ema=jax.tree.map(jax.numpy.copy, grafted) if state.ema else None)

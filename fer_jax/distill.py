@@ -9,8 +9,6 @@ than one's answer, stands in place of their temperature. They are asked once, be
 mirror image without augmentation; what they answer is kept in the cache.
 """
 
-import dataclasses
-import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +23,7 @@ from fer_jax.data.dataset import Dataset
 from fer_jax.data.emotions import expressed, remap
 from fer_jax.errors import UserError
 from fer_jax.lock import alone
+from fer_jax.seen import Predecessor
 
 log = logging.getLogger(__name__)
 
@@ -32,16 +31,7 @@ _VIEWS = "flip"  # a key of `ensemble.VIEWS`
 _AT_ONCE = 1024  # images
 
 
-@dataclasses.dataclass(frozen=True)
-class Teacher:
-    """A network that teaches, as results.json tells of it."""
-
-    name: str  # as `head.teachers` gives it
-    weights: str  # a digest of them
-    doubts: tuple[str, ...]  # why scores of its student may be too high
-
-
-def find_teachers(names: Sequence[str], dataset: Dataset, *, align: str) -> tuple[Teacher, ...]:
+def find_teachers(names: Sequence[str], dataset: Dataset, *, align: str) -> tuple[Predecessor, ...]:
     """The teachers of a config for a data set; what is doubtful of them is logged.
 
     Args:
@@ -57,13 +47,11 @@ def find_teachers(names: Sequence[str], dataset: Dataset, *, align: str) -> tupl
         if (before := metadata.get("align", "")) != align:
             told = (f"aligned by the method {method}" if method else "not aligned" for method in (before, align))
             log.warning("head.teachers: %s was trained on faces that were %s, these are %s", name, *told)
-        found.append(Teacher(name, digest_of_weights(name), tuple(seen.doubts(name, dataset))))
-        for doubt in found[-1].doubts:
-            log.warning("head.teachers: scores may be too high: %s", doubt)
+        found.append(seen.predecessor("head.teachers", name, dataset))
     return tuple(found)
 
 
-def intensities(dataset: Dataset, teachers: Sequence[Teacher], share: float) -> np.ndarray:
+def intensities(dataset: Dataset, teachers: Sequence[Predecessor], share: float) -> np.ndarray:
     """The training split's intensities, float32 [n, E], with the teachers' mean as so large a share of each image's.
 
     Both are distributions over all emotions, of which the intensities leave out neutral (`heads.soft_labels`).
@@ -79,16 +67,7 @@ def intensities(dataset: Dataset, teachers: Sequence[Teacher], share: float) -> 
     return ((1 - share) * own + share * answers).astype(np.float32)[:, shown]
 
 
-def digest_of_weights(name: str) -> str:
-    """16 hexadecimal digits of the bytes of a weights file.
-
-    Raises:
-      FileNotFoundError: there is none.
-    """
-    return hashlib.sha256(checkpoint.weights_file(name).read_bytes()).hexdigest()[:16]
-
-
-def _answers(dataset: Dataset, teacher: Teacher) -> np.ndarray:
+def _answers(dataset: Dataset, teacher: Predecessor) -> np.ndarray:
     """What a teacher sees in each training image: probabilities float32 [n, C] of the data set's emotions."""
     kept = cache_directory() / "teachers" / f"{dataset.fingerprint}-{teacher.weights}-{_VIEWS}.npy"
     if kept.exists():
@@ -109,7 +88,7 @@ def _answers(dataset: Dataset, teacher: Teacher) -> np.ndarray:
         ) from error
 
 
-def _ask(dataset: Dataset, teacher: Teacher) -> np.ndarray:
+def _ask(dataset: Dataset, teacher: Predecessor) -> np.ndarray:
     net, who = recognizer.load(teacher.name), Path(teacher.name)
     predict = ensemble.viewer(net, _VIEWS)
     rows, parts = dataset.rows("train"), []

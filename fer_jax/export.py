@@ -5,7 +5,7 @@
 
 StableHLO and ONNX hold the whole way from pixels to answers. Input: `images`, uint8 [n, H, W, C] of the network's own
 size, any n. Outputs: `probabilities` float32 [n, C] of the emotions, `intensities` float32 [n, E] of all but neutral.
-Emotions, input shape, model, data and score are JSON inside the file, under `fer_jax`:
+Emotions, input shape, model, data and, in float32, the score are JSON inside the file, under `fer_jax`:
 
   *.stablehlo    a zip of `program`, to be read by `jax.export.deserialize`, and `fer_jax`; runs on CPU, CUDA and TPU
   *.onnx         metadata property `fer_jax`
@@ -31,7 +31,6 @@ from flax import traverse_util
 
 from fer_jax import __version__, checkpoint, export_onnx, files, ops, process, recognizer, run_directory
 from fer_jax.errors import UserError, exits_with_message, unknown
-from fer_jax.imaging import to_input
 from fer_jax.recognizer import Prediction, Recognizer
 
 PRECISIONS = {
@@ -234,10 +233,12 @@ def export(
         for precision in precisions:
             path = output / f"{name}_{precision}.{form}"
             # Of the same ending, by which `load` goes.
-            unchecked = path.with_name(f"unchecked_{path.name}")
+            unchecked = path.with_name(f".unchecked_{path.name}")
             try:
                 written_by = {"precision": precision, "version": __version__, "jax": jax.__version__}
                 about = metadata | {"export": written_by}
+                if precision != "float32":  # whose score is not the run's
+                    about["results"] = {k: v for k, v in metadata.get("results", {}).items() if k != "accuracy"}
                 _write(unchecked, form, precision, net, about, workdir, data_dir)
                 network = load(unchecked)
                 if isinstance(network, Recognizer):  # which on a GPU or TPU would compute in bfloat16
@@ -282,12 +283,13 @@ def split_faces(
     """The faces of a split of a run's data whose label the network knows, at its own size; of them `most`.
 
     Raises:
-      UserError: no run directory, no such data or split, or nothing in it that the network knows.
+      UserError: no run directory, no such data or split, other data than the run's, or nothing in them that the network
+        knows.
     """
     images, labels, source = run_directory.dataset(workdir, data_dir).showing(split, net.emotions, most=most)
 
     def at_size(some: np.ndarray) -> jax.Array:
-        return jnp.round(to_input(jnp.asarray(some), net.input_shape)).astype(jnp.uint8)
+        return jnp.round(net.to_input(jnp.asarray(some))).astype(jnp.uint8)
 
     return Faces(recognizer.in_batches(at_size, images, _BATCH), labels, source)
 

@@ -8,8 +8,10 @@ sizes that were compiled before the first frame. Of most frames only the surroun
 showed are searched (`following`, --detect_every). A live source drops the frames that nobody has time for; of a file
 each one is recognised. Without --output and --table a window shows them, where there is a display.
 
---align must be as in the network's training: box for FER2013 and FER+, which were cut out by such a detector, and for
-data prepared without alignment; landmarks or rotation for data that fer_jax.data.align wrote with that --method.
+--align must be as in the network's training: box for FER2013, FER+ and AffectNet, which were cut out by such a
+detector, and for photographs prepared with data.align=none; landmarks or rotation for those prepared with that
+data.align, or aligned by fer_jax.data.align with that --method. Photographs that were not aligned show more than a
+face: a network for live use is better trained on aligned ones.
 
 In a program of your own `Analyzer` takes images and returns faces, and `picture` draws them.
 """
@@ -69,8 +71,8 @@ class Analyzer:
     ):
         """Args:
         align: how a face is cut out, as in the network's training data: `box`, the square around the detector's box
-          (FER2013, FER+, and what was prepared without alignment); `rotation`, the eyes levelled before; `landmarks`,
-          by 68 landmarks (Xu et al.; what `fer_jax.data.align` wrote). The last two need a detector that finds these.
+          (FER2013, FER+, AffectNet, and what was aligned by `none`); `rotation`, the eyes levelled before; `landmarks`,
+          by 68 landmarks (Xu et al.). The last two need a detector that finds these.
         smoothing: time constant in seconds of the average over a person's answers; 0: none.
         detect_every: n, see `Follower`: of every n-th image the whole is searched, of the others what must be.
         """

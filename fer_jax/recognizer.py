@@ -67,6 +67,7 @@ class Recognizer:
     input_shape: tuple[int, int, int]
     dataset: str = ""  # that it was trained on, where known
     align: str = ""  # the method by which those faces were aligned as they were prepared, where one was
+    grey: bool = False  # whether those faces had no colour
 
     def predict(self, images: np.ndarray, *, batch_size: int = 256) -> Prediction:
         """The emotions and intensities of faces: uint8 [n, H, W, 1 or 3], of any size, colours as RGB.
@@ -102,12 +103,21 @@ class Recognizer:
         classes = len(self.emotions)
         return Prediction(answers[:, :classes], answers[:, classes:], self.emotions)
 
+    def to_input(self, images: jax.Array) -> jax.Array:
+        """Images [B, H, W, 1 or 3] as the network wants them, [B, h, w, c] float32 on the same scale.
+
+        As `imaging.to_input`; and one that was trained on grey faces is shown grey ones in all of its channels.
+        """
+        if self.grey:
+            images = to_input(images, (*images.shape[1:3], 1))
+        return to_input(images, self.input_shape)
+
     def answer(self, variables: dict, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The pure function of `predict`, for a program of one's own: (probabilities [B, C], intensities [B, E]).
 
         Both are NaN where an output of the network is not finite.
         """
-        inputs = normalization.apply(to_input(images, self.input_shape), variables["normalizer"])
+        inputs = normalization.apply(self.to_input(images), variables["normalizer"])
         logits = self.model.apply(variables, inputs, train=False)
         # NaN where they are not finite, of which XLA's softmax makes NaN, all 0 or even shares, as it happens.
         zero = 0 * logits.sum(-1, keepdims=True)
@@ -179,4 +189,5 @@ def assemble(variables: dict, metadata: dict, source: Path | str) -> Recognizer:
         raise UserError(f"{source}, as {config.model.name}: {error}") from error
     dataset = metadata.get("results", {}).get("dataset", "")
     emotions, input_shape = tuple(metadata["emotions"]), tuple(metadata["input_shape"])
-    return Recognizer(model, head, variables, emotions, input_shape, dataset, metadata.get("align", ""))
+    told = {"dataset": dataset, "align": metadata.get("align", ""), "grey": metadata.get("grey", False)}
+    return Recognizer(model, head, variables, emotions, input_shape, **told)

@@ -29,10 +29,11 @@ _FACES = 1000  # that the embedding shows, and that those explained are chosen f
 
 
 def folder(answers: Answers, variant: str | None) -> str:
-    """The name of a report's folder: one of another data set, variant or split does not take the place of the first."""
+    """The name of a report's folder: one of another data set, variant, alignment or split does not replace it."""
     parts, usual = ["report"], answers.results["split"]
     if answers.transfer:
-        parts += [answers.dataset.name, *([variant] if variant else [])]
+        aligned = answers.align if answers.align != answers.config["data"]["align"] else ""
+        parts += [answers.dataset.name, *filter(None, (variant, aligned))]
         usual = answers.dataset.reported_split
     return "_".join(parts if answers.split == usual else [*parts, answers.split])
 
@@ -66,6 +67,7 @@ def findings(answers: Answers) -> dict:
         "seed": answers.config["seed"],
         "exclude": answers.config["data"]["exclude"] or None,
         "pretrained": answers.config["model"]["pretrained"] or None,
+        "pretrained_doubts": (results.get("began_with") or {}).get("doubts"),
         "teachers": results.get("teachers", []),
         "size": report_cost.size(answers.net, weights),
         **scores,

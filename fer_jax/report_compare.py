@@ -32,8 +32,7 @@ def compare(runs: Sequence[Answers], found: Sequence[dict]) -> list[Table]:
     """
     first = runs[0]
     for run in runs:
-        same = (run.dataset.fingerprint, run.split) == (first.dataset.fingerprint, first.split)
-        if not same or not np.array_equal(run.index, first.index):
+        if not all(map(np.array_equal, _examples(run), _examples(first))):
             raise UserError(
                 f"{run.workdir} answers {len(run.index):,} images of {run.dataset.name} {run.split}, {first.workdir} "
                 f"{len(first.index):,} of {first.dataset.name} {first.split}: compare runs on the same examples (the "
@@ -48,7 +47,9 @@ def compare(runs: Sequence[Answers], found: Sequence[dict]) -> list[Table]:
             trained = f"{each['trained_on']['dataset']} {each['trained_on']['variant']}".strip()
             data += f" (trained on {trained})"
         selected = f"{each['selected_on'] or 'nothing'}{_remark(each)}"
-        selected += f" (began with {each['pretrained']})" if each["pretrained"] else ""
+        if each["pretrained"]:
+            doubts = [] if each["transfer"] else each["pretrained_doubts"] or []
+            selected += f" (began with {'; '.join([each['pretrained'], *doubts])})"
         for teacher in each["teachers"]:
             doubts = [] if each["transfer"] else teacher["doubts"]
             selected += f" (taught by {'; '.join([teacher['name'], *doubts])})"
@@ -67,6 +68,11 @@ def compare(runs: Sequence[Answers], found: Sequence[dict]) -> list[Table]:
         pairs.append([*row, str(test["only_a"]), str(test["only_b"]), f"{test['p']:.2g}"])
     header = ["a", "b", "a - b", "95 %", "p (paired bootstrap)", "only a right", "only b right", "p (McNemar, exact)"]
     return [*tables, (header, pairs)]
+
+
+def _examples(run: Answers) -> tuple[np.ndarray, np.ndarray]:
+    """The images, as digests, and the names of their labels, whatever the data set has besides."""
+    return run.dataset.digests(run.split)[run.index], np.array(run.emotions)[run.label]
 
 
 def _remark(found: dict) -> str:

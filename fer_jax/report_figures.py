@@ -19,7 +19,6 @@ from fer_jax import explain, heads, ops
 from fer_jax.data import normalization
 from fer_jax.data.emotions import remap
 from fer_jax.errors import unknown
-from fer_jax.imaging import to_input
 from fer_jax.recognizer import Recognizer, in_batches
 
 CHANNELS_SHOWN = 8
@@ -41,8 +40,7 @@ class Faces:
     @classmethod
     def of_images(cls, net: Recognizer, images: np.ndarray, labels: np.ndarray, source: str) -> "Faces":
         """Those of images [n, H, W, 1 or 3] of any size on 0..255."""
-        resize = functools.partial(to_input, input_shape=net.input_shape)
-        inputs = in_batches(jax.jit(resize), images, _BATCH)
+        inputs = in_batches(jax.jit(net.to_input), images, _BATCH)
         return cls(inputs, labels, net.predict(inputs).probabilities, source)
 
     def shown(self) -> np.ndarray:

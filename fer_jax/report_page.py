@@ -195,7 +195,10 @@ def _protocol(found: dict) -> str:
         rows.append(["photographs", f"aligned by the method {method}"])
     rows.append(["trained on", trained + f" without what {found['exclude']} lists" * bool(found["exclude"])])
     if began := found["pretrained"]:
-        rows.append(["began with", f"{began}; how many of these images that was trained on is not known"])
+        doubts = found["pretrained_doubts"]
+        if doubts is None or found["transfer"]:
+            doubts = ["how many of these images that was trained on is not known"]
+        rows.append(["began with", "; ".join([began, *doubts])])
     if teachers := found["teachers"]:
         doubts = [doubt for each in teachers for doubt in each["doubts"]]
         if found["transfer"]:

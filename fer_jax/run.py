@@ -25,7 +25,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from fer_jax import augment, checkpoint, distill, files, heads, logs, metrics, models, optim, sharding, train
+from fer_jax import augment, checkpoint, distill, files, heads, logs, metrics, models, optim, seen, sharding, train
 from fer_jax import config as config_lib
 from fer_jax.course import Clock, Course, SavingPace, weights_metadata
 from fer_jax.data import audit, combine, normalization, pipeline, prepare
@@ -52,7 +52,8 @@ class Experiment:
     recipe: train.Recipe
     normalizer: dict
     evaluator: Evaluator
-    teachers: tuple[distill.Teacher, ...] = ()
+    teachers: tuple[seen.Predecessor, ...] = ()
+    began_with: seen.Predecessor | None = None
 
     @property
     def learns_from(self) -> str:
@@ -107,6 +108,7 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
     order = pipeline.train_order(dataset.splits["train"], config.train.batch_size, config.seed, labels=labels)
     recipe = make_recipe(config, dataset, order.steps_per_epoch)
     residence = pipeline.choose_residence(config.data.residence, dataset, mesh)
+    began_with = _pretrained(config, dataset)
     teachers, taught = _ask_teachers(config, dataset)
     load_split = functools.partial(pipeline.load_split, residence=residence, workers=config.data.workers)
     splits = {name: load_split(dataset, name, mesh, intensity=taught.get(name)) for name in dataset.splits}
@@ -117,12 +119,19 @@ def build(config: ConfigDict, data_dir: str | None = None) -> Experiment:
         config.data.normalization, splits["train"], recipe.input_shape, devices=mesh.size
     )
     evaluator = Evaluator(recipe, mesh, batch_size=config.eval.batch_size)
-    return Experiment(config, dataset, mesh, splits, order, recipe, normalizer, evaluator, teachers)
+    return Experiment(config, dataset, mesh, splits, order, recipe, normalizer, evaluator, teachers, began_with)
+
+
+def _pretrained(config: ConfigDict, dataset: prepare.Dataset) -> seen.Predecessor | None:
+    if not config.model.pretrained:
+        return None
+    with sharding.in_turn("what the pretrained network has seen is looked up"):
+        return seen.predecessor("model.pretrained", config.model.pretrained, dataset)
 
 
 def _ask_teachers(
     config: ConfigDict, dataset: prepare.Dataset
-) -> tuple[tuple[distill.Teacher, ...], dict[str, np.ndarray]]:
+) -> tuple[tuple[seen.Predecessor, ...], dict[str, np.ndarray]]:
     """The teachers, if there are any, and the intensities of the splits that they teach: those for training.
 
     Raises:
@@ -148,6 +157,12 @@ def _warn_of_idle_fields(config: ConfigDict) -> None:
         log.warning("without effect: head.teacher_share, as there are no head.teachers")
     if head.class_weight_power != 1 and head.class_weights == "none":
         log.warning("without effect: head.class_weight_power, as head.class_weights is none")
+    if config.data.sampling == "balanced" and head.class_weights != "none":
+        log.warning(
+            "data.sampling = balanced shows all classes alike and head.class_weights = %s weighs them besides, so that "
+            "the rarest count the most: set one of the two back",
+            head.class_weights,
+        )
     late = [epoch for epoch in optimizer.decay_epochs if epoch >= config.train.epochs]
     if optimizer.schedule == "step" and late:
         log.warning("optim.decay_epochs: %s are not reached in %d epochs (train.epochs)", late, config.train.epochs)
@@ -346,6 +361,7 @@ def finish(course: Course, state: train.TrainState) -> dict:
         "selected_on": selected_on,
         "step": int(state.step),
         "examples": dataset.splits.get(split, 0),
+        "began_with": experiment.began_with and dataclasses.asdict(experiment.began_with),
         "teachers": [dataclasses.asdict(teacher) for teacher in experiment.teachers],
     }
     if split:

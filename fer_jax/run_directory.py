@@ -142,6 +142,14 @@ def dataset(workdir: Path, data_dir: str | Path | None = None) -> prepare.Datase
     """The data set that a run was trained on, or is; `data_dir` as of `combine.load`.
 
     Raises:
-      UserError: it is no run directory, or as `combine.load`.
+      UserError: it is no run directory, the data at hand are others than those of a finished run, or as `combine.load`.
     """
-    return combine.load(config_lib.completed(_read(workdir / "config.json"))["data"], data_dir)
+    config = config_lib.completed(_read(workdir / "config.json"))
+    wanted = fingerprint(config, _read(workdir / "results.json")) if (workdir / "results.json").exists() else ""
+    data = combine.load(config["data"], data_dir, fingerprint=wanted)
+    if wanted and data.fingerprint != wanted:
+        raise UserError(
+            f"{workdir} was trained on {data.name} with the fingerprint {wanted}, the data at hand have "
+            f"{data.fingerprint}: give the --data_dir that it was trained on"
+        )
+    return data

@@ -1,13 +1,40 @@
 """Which images a finished run has seen: a score on those that trained or selected it says too much of new faces."""
 
+import dataclasses
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from fer_jax import files, run_directory
+from fer_jax import checkpoint, files, run_directory
 from fer_jax.data import audit, combine, prepare
 from fer_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Predecessor:
+    """A network that a run learns from, a teacher or the one it begins with, as results.json tells of it."""
+
+    name: str  # a run directory, or as `recognizer.load` takes it
+    weights: str  # a digest of them
+    doubts: tuple[str, ...]  # why scores of the run may be too high, see `doubts`
+
+
+def predecessor(field: str, name: str, dataset: prepare.Dataset) -> Predecessor:
+    """The network that a field of a config names, for a run on a data set; what is doubtful of it is logged.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    _, metadata = checkpoint.load_weights(name)
+    # Weights of no emotions, as ImageNet's, were not trained on such images.
+    told = tuple(doubts(name, dataset)) if metadata["emotions"] else ()
+    for doubt in told:
+        log.warning("%s: scores may be too high: %s", field, doubt)
+    return Predecessor(name, checkpoint.digest_of_weights(name), told)
 
 
 def trained_on(config: dict, results: dict, data: prepare.Dataset) -> bool:
@@ -58,7 +85,7 @@ def _as_trained_on(config: dict, results: dict, data: prepare.Dataset | None = N
     if data is None:
         data = combine.load(config["data"], fingerprint=run_directory.fingerprint(config, results))
     if path := config["data"]["exclude"]:
-        data = data.without({"train": audit.read_clean(path, data)["train"]})
+        data = audit.without_listed(path, data)
     if results.get("fingerprint") != data.fingerprint:
         raise UserError("the data at hand are others")
     return data
@@ -95,9 +122,9 @@ def optimistic_because(
 
 
 def doubts(name: str, dataset: prepare.Dataset, pupils: tuple[str, ...] = ()) -> Iterator[str]:
-    """Why a teacher, or a network that it learnt from itself, may know images that its student's data set holds out.
+    """Why a predecessor, or a network that it learnt from itself, may know images that the run's data set holds out.
 
-    Being selected on them is not counted: by that the student learns nothing of single images.
+    Being selected on them is not counted: by that the run learns nothing of single images.
 
     Args:
       name: a run directory, or as `recognizer.load` takes it.
@@ -121,7 +148,7 @@ def doubts(name: str, dataset: prepare.Dataset, pupils: tuple[str, ...] = ()) ->
 
 
 def _shared(name: str, config: dict, results: dict, dataset: prepare.Dataset) -> Iterator[str]:
-    """How many held-out images a run was trained on, without copies of what its student is trained on as well.
+    """How many held-out images a run was trained on, without copies of what its successor is trained on as well.
 
     Raises:
       UserError: as of `_as_trained_on`.

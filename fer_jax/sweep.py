@@ -345,8 +345,8 @@ def main(_argv: Sequence[str]) -> None:
     joined = [f"data.{split}" for split in ("test", "validation") if split in splits]
     unlike = differing(planned, (*same_images(planned), *joined))
     optimistic = any(each["selected_on"] == each["split"] for each in results)
-    teachers = [teacher for each in results for teacher in each.get("teachers", ())]
-    doubts = sorted({doubt for teacher in teachers for doubt in teacher["doubts"]})
+    learnt_from = [known for each in results for known in (each.get("began_with"), *each.get("teachers", ())) if known]
+    doubts = sorted({doubt for known in learnt_from for doubt in known["doubts"]})
     split = "/".join(sorted(filter(None, splits)))
     print(sweep_table.write_tables(cells, split, workdir, by, unlike=unlike, optimistic=optimistic, doubts=doubts))
     pictures = sweep_table.draw(scores(planned, outcomes, by), workdir, by)

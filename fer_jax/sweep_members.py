@@ -159,11 +159,11 @@ def check(
       done: the results of the finished members by their names.
 
     Raises:
-      UserError: of one of them, as `run.build`; members of one config that were trained on different data or by
-        different teachers.
+      UserError: of one of them, as `run.build`; members of one config that were trained on different data or learnt
+        from different networks.
     """
-    from fer_jax import distill, run, run_directory, stack
-    from fer_jax.data import combine, pipeline
+    from fer_jax import checkpoint, run, stack
+    from fer_jax.data import audit, combine, pipeline
 
     datasets, done = {}, done or {}
     to_train = [member for member in planned if member.name not in done]
@@ -176,8 +176,10 @@ def check(
         asked = json.dumps(data.to_dict())
         if asked not in datasets:
             datasets[asked] = combine.load(data, data_dir)
+            datasets[asked].require("train")
+            if data.exclude:
+                datasets[asked] = audit.without_listed(data.exclude, datasets[asked], align=data.align)
         dataset = datasets[asked]
-        dataset.require("train")
         if dataset.reported_split is None:
             raise UserError(
                 f"{member.name}: a sweep compares its members on a test or a validation split, and {dataset.name} has "
@@ -191,21 +193,21 @@ def check(
         with _naming(member):
             run.make_recipe(config, dataset, images // batch_size)
     fingerprints = {asked: (dataset.fingerprint, "the data at hand") for asked, dataset in datasets.items()}
-    asked = {member.config.head.teachers for member in to_train}
-    taught = {teachers: [distill.digest_of_weights(name) for name in teachers] for teachers in asked}
+    learnt = {name for each in to_train for name in (each.config.model.pretrained, *each.config.head.teachers) if name}
+    weights = {name: checkpoint.digest_of_weights(name) for name in learnt}
     for member in planned:
-        config, teachers = member.config.to_dict(), member.config.head.teachers
-        if teachers and member.name in done:
-            weights = [teacher["weights"] for teacher in done[member.name]["teachers"]]
-            if taught.setdefault(teachers, weights) != weights:
+        results = done.get(member.name, {})
+        for each in filter(None, (results.get("began_with"), *results.get("teachers", ()))):
+            if weights.setdefault(each["name"], each["weights"]) != each["weights"]:
                 raise UserError(
-                    f"{member.name} was taught by other weights than those of {', '.join(teachers)} now, one table "
-                    f"would mix them: put those back, or choose another --workdir"
+                    f"{member.name} learnt from other weights than those of {each['name']} now, one table would mix "
+                    f"them: put those back, or choose another --workdir"
                 )
-        if member.name in done and (found := run_directory.fingerprint(config, done[member.name])):
-            other, where = fingerprints.setdefault(json.dumps(config["data"]), (found, member.name))
+        if found := results.get("fingerprint"):
+            asked = json.dumps(member.config.data.to_dict())
+            other, where = fingerprints.setdefault(asked, (found, member.name))
             if found != other:
                 raise UserError(
                     f"{member.name} was trained on other data ({found}) than {where} ({other}), one table would mix "
-                    f"them: give the --data_dir of the first ones, or another --workdir"
+                    f"them: give the --data_dir of the first ones (and their data.exclude), or another --workdir"
                 )

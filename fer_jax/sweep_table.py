@@ -90,7 +90,7 @@ def write_tables(
     Args:
       unlike: a field by which the cells differ in the images that they are scored on: then none is the best.
       optimistic: whether these images have selected the weights of some.
-      doubts: why their teachers may have known these images, see fer_jax/distill.py.
+      doubts: why networks that they learnt from may have known these images, see `seen.doubts`.
     """
     best, beside = None if unlike else significantly_best(cells, measure), scores.beside(measure)
     rows = [

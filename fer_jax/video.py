@@ -25,7 +25,7 @@ USUAL_FPS = 25.0  # of what does not say its own
 # What a file may say of itself: of a browser's recordings, which say nothing, OpenCV makes 1000.
 MOST_FPS = 240.0
 LOOKED_AT = 60  # frames, to find the rate of such a file
-JUMP = 10.0  # seconds between two frames of a file, above which its clock was set anew
+JUMP = 3600.0  # seconds between two frames of a file, above which its clock was set anew; in a time-lapse are minutes
 SILENCE = 10_000  # milliseconds after which a stream that says nothing is given up; OpenCV waits for 30 s
 CLOSING = 5.0  # seconds that a thread gets to end; one that waits for a dead network may take longer
 
@@ -96,7 +96,8 @@ class Video:
                 if number == 0:
                     first = clock
                 elif not self.live and clock - first - now > JUMP:
-                    log.warning("%s: its times jump by %.0f s at frame %d", self.name, clock - first - now, number)
+                    jump = clock - first - now
+                    log.warning("%s: its times jump by %.0f s at frame %d, and are taken back", self.name, jump, number)
                     first = clock - now - 1 / self.fps
                 if number:  # not every container has times
                     now = clock - first if clock - first > now else now + 1 / self.fps
@@ -110,7 +111,8 @@ class Video:
             raise UserError(f"{self.name} opens, but no frame can be read from it")
         if self.live:
             raise UserError(f"{self.name} gave no more frames after {number:,}: unplugged, or the stream ended")
-        if number < self._expected:
+        # How many frames there are may be a guess by the length, too many where there are pauses.
+        if number < self._expected and now + 2 / self.fps < self._expected / self.fps:
             log.warning("%s: %d of its %d frames could be read; it is damaged", self.name, number, self._expected)
 
 

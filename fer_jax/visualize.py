@@ -30,7 +30,6 @@ from fer_jax import process, recognizer, report_figures, run_directory
 from fer_jax.data.emotions import relabel
 from fer_jax.errors import UserError, exits_with_message
 from fer_jax.files import read_image, user_path
-from fer_jax.imaging import to_input
 from fer_jax.recognizer import Recognizer
 from fer_jax.report_figures import Faces
 
@@ -49,7 +48,7 @@ def faces_of_files(net: Recognizer, paths: Sequence[Path]) -> Faces:
         image = read_image(path)
         if image is None:
             raise UserError(f"{path} cannot be read as an image: give PNG or JPEG files of one cropped face each")
-        images.append(to_input(jnp.asarray(image[None]), net.input_shape)[0])
+        images.append(net.to_input(jnp.asarray(image[None]))[0])
     images = np.stack(images)
     labels = np.full(len(images), -1)
     return Faces(images, labels, net.predict(images).probabilities, f"{len(images)} image files")

@@ -17,7 +17,6 @@ from fer_jax.data import normalization
 from fer_jax.data.detect import Detector
 from fer_jax.data.emotions import expressed, remap
 from fer_jax.heads import IntensityHead
-from fer_jax.imaging import to_input
 from fer_jax.live import Analyzer, crop, picture
 from fer_jax.recognizer import Recognizer
 from fer_jax.recording import TrackedFace
@@ -157,7 +156,7 @@ def _cam(network: Recognizer) -> Callable:
     """Grad-CAM of (variables, images uint8 [n, H, W, C], emotions int [n]), compiled when it is first called."""
 
     def cam(variables, images, targets):
-        inputs = normalization.apply(to_input(images, network.input_shape), variables["normalizer"])
+        inputs = normalization.apply(network.to_input(images), variables["normalizer"])
         return explain.grad_cam(emotion_model(network), variables, inputs, targets)
 
     return ops.jit(cam)

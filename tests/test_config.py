@@ -100,6 +100,8 @@ def test_every_config_says_where_it_comes_from_and_how_to_run_it(path):
         ("optim.momentum", 1.5, r"optim\.momentum = 1\.5 must lie in 0\.\.1, below 1"),
         ("optim.weight_decay", -1.0, r"optim\.weight_decay = -1\.0 must be 0 or above"),
         ("optim.schedule", "step", r"wants optim\.decay_epochs, e\.g\. --config\.optim\.decay_epochs='\(15, 25\)'"),
+        ("optim.decay_epochs", (-1, 5), r"optim\.decay_epochs = \(-1, 5\) must be numbers above 0"),
+        ("data.emotions", (0, 3), r"data\.emotions = \(0, 3\) must be names: "),
         ("data.workers", -1, r"data\.workers = -1 must be 0 or above"),
         ("model.options.dropout", None, r"model\.options\.dropout = None must lie in 0\.\.1, below 1"),
         ("model.options.dropout", (1.0, 0.5), r"model\.options\.dropout = 1\.0 must lie in 0\.\.1, below 1"),
@@ -128,7 +130,7 @@ def test_values_out_of_range_are_refused_by_name(field, value, message):
 def test_epochs_of_decay_are_numbers():
     config = config_lib.default_config()
     config.optim.schedule, config.optim.decay_epochs = "step", ("a",)
-    with pytest.raises(UserError, match=r"optim\.decay_epochs = \('a',\) must be numbers"):
+    with pytest.raises(UserError, match=r"optim\.decay_epochs = \('a',\) must be numbers above 0"):
         config_lib.validate(config)
 
 

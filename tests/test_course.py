@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -220,6 +221,25 @@ def test_a_network_without_batchnorm_begins_with_pretrained_weights(data, tmp_pa
     assert jax.tree.structure(begun) == jax.tree.structure(state)
     for ours, theirs in zip(jax.tree.leaves(begun.variables), jax.tree.leaves(state.variables), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_pretrained_weights_of_half_the_bits_are_trained_in_float32(data, tmp_path):
+    given, metadata = checkpoint.load_weights("mini_xception_fer2013")
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16) if leaf.ndim > 1 else leaf, given)
+    path = tmp_path / "half.safetensors"
+    checkpoint.save_weights(path, half, metadata)
+    fields = {"model.name": "mini_xception", "model.options": {}, "model.pretrained": str(path)}
+    state, _ = course.fresh_state(run.build(config(**fields), data))
+    assert {leaf.dtype.name for leaf in jax.tree.leaves((state.variables, state.ema))} == {"float32"}
+    kernel = half["params"]["Conv_0"]["kernel"]
+    np.testing.assert_array_equal(state.params["Conv_0"]["kernel"], kernel.astype(np.float32))
+
+
+def test_a_run_that_goes_on_in_another_type_says_so(data, tmp_path, caplog):
+    run.fit(run.build(config(), data), tmp_path, started=0.0)
+    for dtype, told in (("float32", False), ("bfloat16", True)):
+        course.Course(run.build(config(**{"model.dtype": dtype}), data), tmp_path)
+        assert (f"{tmp_path} computed in float32 and goes on in bfloat16" in caplog.text) == told
 
 
 def test_pretrained_weights_with_a_mean_image_take_images_of_its_size_alone(data, tmp_path):

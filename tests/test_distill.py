@@ -234,6 +234,18 @@ def test_what_a_teacher_has_learnt_from_itself_is_told_too(teachers, tmp_path):
     assert [doubt.rpartition(", ")[2] for doubt in doubts(again, dataset)] == ["it is gone"]
 
 
+def test_what_a_run_begins_with_is_told_as_a_teacher_is(teachers, tmp_path, caplog):
+    """A network trained on all images, and then folds of them, of which it holds none out."""
+    workdirs, raw = teachers
+    fields = {"data.folds": 2, "data.fold_by": "image", "model.pretrained": str(workdirs[0])}
+    found = run.run(student((), **fields), tmp_path / "run", data_dir=str(raw))["began_with"]
+    (doubt,) = found["doubts"]
+    assert doubt.startswith(f"{workdirs[0]} was trained on ")
+    assert doubt.endswith("images of validation")
+    assert f"model.pretrained: scores may be too high: {doubt}" in caplog.text
+    assert found["weights"] == checkpoint.digest_of_weights(workdirs[0])
+
+
 def test_a_teacher_of_faces_that_were_aligned_otherwise_is_told(teachers, caplog):
     workdirs, raw = teachers
     dataset = prepare.load("fer2013", data_dir=raw)

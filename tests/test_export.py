@@ -16,7 +16,7 @@ from fer_jax import checkpoint, export, export_onnx, heads, models, recognizer
 from fer_jax.data import normalization, prepare
 from fer_jax.data.emotions import BASIC7, expressed
 from fer_jax.errors import UserError
-from tests.faces import noise_arrays
+from tests.faces import noise_arrays, write_fer2013
 from tests.finished import finished_runs
 
 FORMS = ("stablehlo", "onnx", "safetensors")
@@ -159,6 +159,18 @@ def test_half_precision_halves_the_file_and_keeps_the_answers(trained, form, tmp
     assert 0.4 < half / whole < 0.6
     assert 0 < rows[2].difference < 0.01
     assert rows[2].accuracy == rows[0].accuracy
+    if form == "safetensors":
+        scores = [checkpoint.load_weights(row.path)[1]["results"].get("accuracy") for row in rows[1:]]
+        assert scores == [rows[0].accuracy, None]  # of the run, whose network only the first is
+
+
+def test_other_data_than_the_runs_are_refused(trained, tmp_path):
+    workdir, _ = trained
+    other = write_fer2013(tmp_path / "other", seed=1)
+    with pytest.raises(UserError, match=r"was trained on fer2013 with the fingerprint .*give the --data_dir that it"):
+        export.export(workdir, "safetensors", data_dir=other, output=tmp_path)
+    _, asked = export.export(workdir, "safetensors", output=tmp_path)  # of the two that are prepared, the run's
+    assert asked == "fer2013, test split, 21 images"
 
 
 def test_only_kernels_lose_bits(trained, tmp_path):

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import fer_jax
-from fer_jax import checkpoint, ensemble, heads, recognizer
+from fer_jax import checkpoint, ensemble, heads, imaging, recognizer
 from fer_jax.data import prepare
 from fer_jax.data.emotions import BASIC7, CANONICAL
 from fer_jax.errors import UserError
@@ -20,6 +22,28 @@ def runs(tmp_path_factory):
     """Two runs of two seeds on the same tiny data: (run directories, raw data)."""
     with finished_runs(tmp_path_factory.mktemp("runs"), epochs=2, seeds=(0, 1)) as finished:
         yield finished
+
+
+class Redness(nn.Module):
+    """A network of images in colour, which sees in each how much redder than blue it is."""
+
+    @nn.compact
+    def __call__(self, inputs, *, train):
+        red, blue = (inputs[..., channel].mean((1, 2)) for channel in (0, 2))
+        return jnp.pad((red - blue)[:, None], ((0, 0), (0, 6)))
+
+
+def test_a_network_of_grey_faces_is_shown_grey_ones(runs):
+    loaded = recognizer.load(runs[0][0])
+    assert loaded.grey  # FER2013's
+    normalizer = {"normalizer": loaded.variables["normalizer"]}
+    net = dataclasses.replace(loaded, model=Redness(), variables=normalizer, input_shape=(48, 48, 3))
+    rng = np.random.default_rng(0)
+    faces = (rng.integers(0, 200, (4, 48, 48, 1)) + np.array([50, 20, 0])).astype(np.uint8)
+    np.testing.assert_allclose(net.predict(faces).probabilities, 1 / 7, atol=1e-4)
+    assert dataclasses.replace(net, grey=False).predict(faces).probabilities[:, 0].min() > 1 / 7 + 0.01
+    grey = imaging.to_input(jnp.asarray(faces), (48, 48, 1))
+    np.testing.assert_allclose(net.to_input(jnp.asarray(faces)), imaging.to_input(grey, (48, 48, 3)), atol=1e-3)
 
 
 def test_a_loaded_network_answers_as_its_run_did(runs):

@@ -368,17 +368,18 @@ def test_one_person_says_nothing_of_others(answers):
 
 
 @pytest.mark.parametrize(
-    ("transfer", "variant", "split", "folder"),
+    ("transfer", "variant", "align", "split", "folder"),
     [
-        (False, None, "test", "report"),
-        (False, None, "train", "report_train"),
-        (True, None, "test", "report_jaffe"),
-        (True, "all", "validation", "report_jaffe_all_validation"),
+        (False, None, "", "test", "report"),
+        (False, None, "", "train", "report_train"),
+        (True, None, "", "test", "report_jaffe"),
+        (True, None, "landmarks", "test", "report_jaffe_landmarks"),
+        (True, "all", "", "validation", "report_jaffe_all_validation"),
     ],
 )
-def test_another_report_does_not_take_the_place_of_the_first(answers, transfer, variant, split, folder):
+def test_another_report_does_not_take_the_place_of_the_first(answers, transfer, variant, align, split, folder):
     dataset = dataclasses.replace(answers.dataset, name="jaffe")
-    other = dataclasses.replace(answers, transfer=transfer, split=split, dataset=dataset)
+    other = dataclasses.replace(answers, transfer=transfer, align=align, split=split, dataset=dataset)
     assert report.folder(other, variant) == folder
 
 
@@ -486,6 +487,16 @@ def test_a_run_that_began_with_other_weights_says_so(copy, runs):
     assert rows[0][header.index("selected on")] == "validation (began with mini_xception_fer2013)"
     joined = report.ask(runs[0][0], data_dir=raw, members=[copy])
     assert "whether mini_xception_fer2013, with which" in next(iter(joined.optimistic.values()))
+    results = json.loads((copy / "results.json").read_text())
+    doubt = "runs/a was trained on 3 of the 21 images of test"
+    known = {"name": "mini_xception_fer2013", "weights": "0", "doubts": [doubt]}
+    (copy / "results.json").write_text(json.dumps(results | {"began_with": known}))
+    asked = report.ask(copy, data_dir=raw)
+    found, page = page_of(asked)
+    assert f"mini_xception_fer2013; {doubt}" in page
+    assert "is not known" not in page
+    (header, rows), *_ = report_compare.compare([asked], [found])
+    assert rows[0][header.index("selected on")] == f"validation (began with mini_xception_fer2013; {doubt})"
     joined = report.ask(runs[0][0], data_dir=raw, members=[copy], split="validation")  # what is known goes before
     assert list(joined.optimistic.values()) == [f"{copy} was selected on this split"]
 
@@ -611,8 +622,13 @@ def test_a_seed_named_twice_is_one_seed_and_other_examples_are_no_comparison(ans
         "\\begin{tabular}{lr}\n\\toprule\na & b \\\\\n\\midrule\n1 $\\pm$ 2 & \\textbf{3} \\\\\n"
         "\\bottomrule\n\\end{tabular}\n"
     )
+    fewer = dataclasses.replace(answers, dataset=answers.dataset.without({"train": np.arange(9)}))
+    assert fewer.dataset.fingerprint != answers.dataset.fingerprint
+    report_compare.compare([answers, fewer], [found, found])  # trained on fewer images, they answer the same
     other = report.ask(runs[0][1], data_dir=runs[1], split="validation")
-    with pytest.raises(UserError, match="compare runs on the same examples"):
-        report_compare.compare([answers, other], [found, report.findings(other)])
+    relabelled = dataclasses.replace(answers, label=(answers.label + 1) % 7)
+    for each in (other, relabelled):
+        with pytest.raises(UserError, match="compare runs on the same examples"):
+            report_compare.compare([answers, each], [found, report.findings(each)])
     with pytest.raises(SystemExit, match="compare wants two runs or more"):
         report.main(["compare", str(runs[0][0])])

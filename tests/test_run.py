@@ -263,11 +263,17 @@ def test_a_run_that_never_began_does_not_keep_its_workdir(tmp_path, data_dir, mo
     config = tiny_config.get_config()
     config.optim.name = "adamm"
     config.optim.decay_epochs, config.head.class_weight_power = (1,), 0.5
+    config.data.sampling = "balanced"
     monkeypatch.setattr(run.combine, "load", lambda *_: pytest.fail("data were prepared"))
     with pytest.raises(UserError, match=r"optim\.name = 'adamm' is unknown"):
         run.run(config, tmp_path / "run", data_dir=data_dir)
     assert "without effect: optim.decay_epochs, as optim.schedule is not step" in caplog.text
     assert "without effect: head.class_weight_power, as head.class_weights is none" in caplog.text
+    assert "weighs them besides" not in caplog.text
+    config.head.class_weights = "inverse"
+    with pytest.raises(UserError, match=r"optim\.name = 'adamm' is unknown"):
+        run.run(config, tmp_path / "run", data_dir=data_dir)
+    assert "head.class_weights = inverse weighs them besides" in caplog.text
     run_directory.claim_workdir(tmp_path / "run", tiny_config.get_config())
     assert json.loads((tmp_path / "run/config.json").read_text())["optim"]["name"] != "adamm"
     (tmp_path / "run/checkpoints/last/8").mkdir(parents=True)

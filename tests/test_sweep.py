@@ -1,5 +1,6 @@
 """Sweeps: which members there are, tables against known statistics, and a sweep of tiny runs that is cut short."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -13,9 +14,9 @@ import pytest
 from matplotlib.figure import Figure
 from scipy import stats
 
+from fer_jax import checkpoint, run_directory, sweep, sweep_members, sweep_plan, sweep_table
 from fer_jax import config as config_lib
-from fer_jax import distill, run_directory, sweep, sweep_members, sweep_plan, sweep_table
-from fer_jax.data import combine
+from fer_jax.data import combine, prepare
 from fer_jax.errors import UserError
 from fer_jax.scores import ACCURACY, RMSE
 from tests import tiny_config
@@ -417,17 +418,38 @@ def test_members_that_were_trained_on_other_data_are_in_no_table(tmp_path, cache
         sweep_members.check(planned, None, done=done)
 
 
-def test_members_that_other_weights_taught_are_in_no_table(tmp_path, cache):
+LEARNT = [
+    ({"head.loss": "soft", "head.teachers": ("mini_xception_fer2013",)}, lambda known: {"teachers": [known]}),
+    ({"model.pretrained": "mini_xception_fer2013"}, lambda known: {"began_with": known}),
+]
+
+
+@pytest.mark.parametrize(("fields", "results"), LEARNT)
+def test_members_that_learnt_from_other_weights_are_in_no_table(tmp_path, cache, fields, results):
     data = str(write_fer2013(tmp_path / "raw", train=140))
-    taught = {"head.loss": "soft", "head.teachers": ("mini_xception_fer2013",)}
-    planned = sweep_members.members(config_lib.overridden(tiny_config.get_config(), taught), [config_lib.seeds(2)])
-    now = distill.digest_of_weights("mini_xception_fer2013")
-    sweep_members.check(planned, data, done={"seed=0": {"teachers": [{"weights": now}]}})
-    with pytest.raises(UserError, match=r"seed=0 was taught by other weights than those of mini_xception_fer2013 now"):
-        sweep_members.check(planned, data, done={"seed=0": {"teachers": [{"weights": "before"}]}})
-    done = {f"seed={i}": {"teachers": [{"weights": weights}]} for i, weights in enumerate(("before", "after"))}
-    with pytest.raises(UserError, match=r"seed=1 was taught by other weights"):  # none is left to train
-        sweep_members.check(planned, data, done=done)
+    planned = sweep_members.members(config_lib.overridden(tiny_config.get_config(), fields), [config_lib.seeds(2)])
+    name = "mini_xception_fer2013"
+    now = checkpoint.digest_of_weights(name)
+    sweep_members.check(planned, data, done={"seed=0": results({"name": name, "weights": now})})
+    before, after = (results({"name": name, "weights": weights}) for weights in ("before", "after"))
+    with pytest.raises(UserError, match=r"seed=0 learnt from other weights than those of mini_xception_fer2013 now"):
+        sweep_members.check(planned, data, done={"seed=0": before})
+    with pytest.raises(UserError, match=r"seed=1 learnt from other weights"):  # none is left to train
+        sweep_members.check(planned, data, done={"seed=0": before, "seed=1": after})
+
+
+def test_members_trained_without_other_images_are_in_no_table(tmp_path, cache):
+    data = str(write_fer2013(tmp_path / "raw", train=140))
+    dataset = prepare.load("fer2013", data_dir=data)
+    clean = tmp_path / "clean.json"
+    config = config_lib.overridden(tiny_config.get_config(), {"data.exclude": str(clean)})
+    planned = sweep_members.members(config, [config_lib.seeds(2)])
+    for left_out in ([0], [0, 1]):
+        exclude = {"train": left_out, "validation": [], "test": []}
+        clean.write_text(json.dumps({"dataset": "fer2013", "fingerprint": dataset.fingerprint, "exclude": exclude}))
+        done = {"seed=0": {"fingerprint": dataset.without({"train": np.array([0])}).fingerprint}}
+        with pytest.raises(UserError, match="one table") if left_out[1:] else contextlib.nullcontext():
+            sweep_members.check(planned, data, done=done)
 
 
 def test_a_plan_writes_nothing_into_the_directories_of_another_sweep(tmp_path):

@@ -51,6 +51,26 @@ def test_a_recording_whose_rate_varies_keeps_its_time_and_is_not_called_damaged(
     assert np.diff([frame.time for frame in clip]).max() < 0.13
 
 
+def test_pauses_of_a_recording_are_kept_and_it_is_not_called_damaged(tmp_path, caplog):
+    times = np.concatenate([np.arange(0, 7000, 100), np.arange(22_000, 25_000, 100)])  # a screen that stood still
+    frames = [np.full((48, 64, 3), number, np.uint8) for number in range(len(times))]
+    path = write_recording(tmp_path / "recorded.mkv", frames, times, seconds=25.0)
+    found = [frame.time for frame in video.open_source(str(path))]
+    np.testing.assert_allclose(found, times / 1000, atol=0.002)
+    assert not caplog.text
+    assert web_uploads.open_clip(path, "recorded.mkv").seconds == pytest.approx(25)
+
+
+def test_a_clock_that_is_set_anew_is_taken_back(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(video, "JUMP", 10.0)
+    times = np.concatenate([np.arange(0, 1000, 100), np.arange(20_000, 21_000, 100)])
+    frames = [np.full((48, 64, 3), number, np.uint8) for number in range(len(times))]
+    path = write_recording(tmp_path / "recorded.mkv", frames, times)
+    found = [frame.time for frame in video.open_source(str(path))]
+    np.testing.assert_allclose(np.diff(found), 0.1, atol=0.002)
+    assert "its times jump by 19 s at frame 10, and are taken back" in caplog.text
+
+
 def test_a_file_may_lie_at_a_url_and_have_a_colon_in_its_name(tmp_path):
     path = write_video(tmp_path / "10:30.mp4", [np.full((48, 64, 3), 9 * i, np.uint8) for i in range(20)])
     plain = write_video(tmp_path / "clip.mp4", [np.full((48, 64, 3), 9 * i, np.uint8) for i in range(20)])

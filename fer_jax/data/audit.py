@@ -242,6 +242,11 @@ def read_clean(path: str | Path, dataset: prepare.Dataset, *, align: str = "") -
     return {split: exclude.get(split, np.empty(0, np.int64)) for split in dataset.splits}
 
 
+def without_listed(path: str | Path, dataset: prepare.Dataset, *, align: str = "") -> prepare.Dataset:
+    """The data set without the training images that a list names; arguments and errors as of `read_clean`."""
+    return dataset.without({"train": read_clean(path, dataset, align=align)["train"]})
+
+
 def audit(dataset: prepare.Dataset, correlation: float = CORRELATION) -> dict:
     """Everything that is found, as it goes into audit.json: the keys say what; places have the source of the image."""
     arrays = {split: dataset.arrays(split) for split in dataset.splits}

@@ -137,7 +137,7 @@ def _version(builder_class, align: str) -> str:
     return f"{builder_class.VERSION}" + (f", aligned {crops.VERSION}" if align else "")
 
 
-def _prepared_before(cache: Path, stem: str, builder_class, align: str, fingerprint: str) -> Path | None:
+def _prepared_before(cache: Path, stem: str, builder_class, align: str, fingerprint: str = "") -> Path | None:
     """What was prepared, by this version of the builder, from raw data that are not named now.
 
     Raises:
