@@ -234,12 +234,19 @@ def _begin(experiment: "Experiment", last: checkpoint.Checkpoints, workdir: Path
     state, step_key = fresh_state(experiment)
     learns_from = experiment.learns_from
     dtype = experiment.recipe.model.dtype.name
-    meta = {"data": learns_from, "dtype": dtype, "best_step": None, "best_score": None, "window": []}
+    began_with = experiment.began_with.weights if experiment.began_with else ""
+    meta = {"data": learns_from, "began_with": began_with, "dtype": dtype}
+    meta |= {"best_step": None, "best_score": None, "window": []}
     # Before the state is read, whose shapes other data may have changed.
     if (saved := last.meta()) and saved["data"] != learns_from:
         raise UserError(
             f"{workdir} was trained on other data or by other teachers ({saved['data']}, now {learns_from}): "
             f"choose another --workdir, or the data and teachers it was trained with"
+        )
+    if saved and saved.get("began_with", began_with) != began_with:
+        raise UserError(
+            f"{workdir} began with other weights than those of {experiment.config.model.pretrained} now: "
+            f"choose another --workdir, or put them back"
         )
     if restored := last.restore(state):
         state, meta = restored

@@ -87,7 +87,7 @@ def ask(
     """
     workdir = Path(workdir)
     config, results = run_directory.read_finished(workdir)
-    data, align = _data(config, dataset, variant, align, data_dir)
+    data, align = _data(config, results, dataset, variant, align, data_dir)
     name, transfer = data.name, not seen.trained_on(config, results, data)
     if transfer and not (dataset or variant):
         raise UserError(
@@ -151,7 +151,12 @@ def ask(
 
 
 def _data(
-    config: dict, dataset: str | None, variant: str | None, align: str | None, data_dir: Path | str | None
+    config: dict,
+    results: dict,
+    dataset: str | None,
+    variant: str | None,
+    align: str | None,
+    data_dir: Path | str | None,
 ) -> tuple[prepare.Dataset, str]:
     """The data to score, the run's own unless others are named, and how their photographs are aligned."""
     if dataset or variant:
@@ -162,7 +167,8 @@ def _data(
         raise UserError(
             "--align is for the photographs of another data set: name it by --dataset, or leave --align out"
         )
-    return combine.load(config["data"], data_dir), config["data"]["align"]
+    wanted = run_directory.fingerprint(config, results)
+    return combine.load(config["data"], data_dir, fingerprint=wanted), config["data"]["align"]
 
 
 def _alignment(config: dict, name: str) -> str:

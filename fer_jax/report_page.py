@@ -223,7 +223,8 @@ def _without_copies(found: dict) -> str:
             f"accuracy {accuracy} of {clean['examples']:,} images, without the copies and flat images of data.exclude"
         )
     if found["copies"] is None:
-        return "not scored: the data that the network was trained on are not at hand"
+        listed = ", or the list of those left out," * bool(found["exclude"])
+        return f"not scored: the data that the network was trained on{listed} are not at hand"
     copies = found["copies"]
     if not copies["images"]:
         return "no image is an exact copy of one that trained or selected the network"

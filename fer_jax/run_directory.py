@@ -148,8 +148,11 @@ def dataset(workdir: Path, data_dir: str | Path | None = None) -> prepare.Datase
     wanted = fingerprint(config, _read(workdir / "results.json")) if (workdir / "results.json").exists() else ""
     data = combine.load(config["data"], data_dir, fingerprint=wanted)
     if wanted and data.fingerprint != wanted:
+        remedy = "give the --data_dir that it was trained on"
+        if data.synthetic:
+            remedy = "the faces are drawn otherwise by this fer_jax and OpenCV; train it again"
         raise UserError(
             f"{workdir} was trained on {data.name} with the fingerprint {wanted}, the data at hand have "
-            f"{data.fingerprint}: give the --data_dir that it was trained on"
+            f"{data.fingerprint}: {remedy}"
         )
     return data

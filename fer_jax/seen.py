@@ -29,9 +29,8 @@ def predecessor(field: str, name: str, dataset: prepare.Dataset) -> Predecessor:
     Raises:
       UserError: it cannot be read.
     """
-    _, metadata = checkpoint.load_weights(name)
-    # Weights of no emotions, as ImageNet's, were not trained on such images.
-    told = tuple(doubts(name, dataset)) if metadata["emotions"] else ()
+    checkpoint.load_weights(name)
+    told = tuple(doubts(name, dataset))
     for doubt in told:
         log.warning("%s: scores may be too high: %s", field, doubt)
     return Predecessor(name, checkpoint.digest_of_weights(name), told)
@@ -105,20 +104,23 @@ def optimistic_because(
     if not (member / "results.json").exists():
         return f"{unknown}, it is no finished run"
     config, results = run_directory.read_finished(member)
-    began, pretrained, teachers = None, config["model"]["pretrained"], results.get("teachers", [])
-    if pretrained:
-        began = f"whether {pretrained}, with which {member} began, was trained on these images is not known"
+    pretrained, known = config["model"]["pretrained"], [*results.get("teachers", [])]
+    if began_with := results.get("began_with"):
+        known.append(began_with)
+    names = [each["name"] for each in known]
+    if pretrained and not began_with:  # by a version that did not look it up
+        names.append(pretrained)
+    learnt = f"what {member} learnt from, {', '.join(names)}, may have been trained on these images" if names else None
     if trained_on(config, results, data):
-        done = {"train": "trained"} | {results["selected_on"]: "selected"}
-        taught = "; ".join(doubt for teacher in teachers for doubt in teacher["doubts"])
-        return f"{member} was {done[split]} on this split" if split in done else taught or began
-    if names := ", ".join(teacher["name"] for teacher in teachers):
-        began = f"whether the teachers of {member}, {names}, were trained on these images is not known"
+        if split in (done := {"train": "trained"} | {results["selected_on"]: "selected"}):
+            return f"{member} was {done[split]} on this split"
+        told = "; ".join(doubt for each in known for doubt in each["doubts"])
+        return told or (learnt if len(names) > len(known) else None)
     seen = copies(digests, config, results, data, split, transfer=True)
     if seen is None:
         return f"{unknown}, its data are not at hand"
     more = seen if copied is None else seen & ~copied
-    return f"{member} was trained or selected on {more.sum():,} of these images" if more.any() else began
+    return f"{member} was trained or selected on {more.sum():,} of these images" if more.any() else learnt
 
 
 def doubts(name: str, dataset: prepare.Dataset, pupils: tuple[str, ...] = ()) -> Iterator[str]:
@@ -132,7 +134,8 @@ def doubts(name: str, dataset: prepare.Dataset, pupils: tuple[str, ...] = ()) ->
     """
     run = files.user_path(name)
     if not (run / "results.json").exists():
-        yield f"whether {name} was trained on held-out images is not known, it is no finished run"
+        if _knows_emotions(name):
+            yield f"whether {name} was trained on held-out images is not known, it is no finished run"
         return
     config, results = run_directory.read_finished(run)
     if results.get("fingerprint") != dataset.fingerprint and not _drawn_or_photographed(config, results, dataset):
@@ -145,6 +148,15 @@ def doubts(name: str, dataset: prepare.Dataset, pupils: tuple[str, ...] = ()) ->
             yield f"whether the {other} that {name} learnt from was trained on held-out images is not known, it is gone"
         else:
             yield from doubts(other, dataset, (name, *pupils))
+
+
+def _knows_emotions(name: str) -> bool:
+    """Whether weights name what they tell apart; those that do not, as ImageNet's, were not trained on such images."""
+    try:
+        _, metadata = checkpoint.load_weights(name)
+    except UserError:  # they are gone
+        return True
+    return bool(metadata["emotions"])
 
 
 def _shared(name: str, config: dict, results: dict, dataset: prepare.Dataset) -> Iterator[str]:

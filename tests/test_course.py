@@ -235,6 +235,18 @@ def test_pretrained_weights_of_half_the_bits_are_trained_in_float32(data, tmp_pa
     np.testing.assert_array_equal(state.params["Conv_0"]["kernel"], kernel.astype(np.float32))
 
 
+def test_a_run_does_not_go_on_with_other_weights_than_it_began_with(data, tmp_path):
+    given, metadata = checkpoint.load_weights("mini_xception_fer2013")
+    path = tmp_path / "weights.safetensors"
+    checkpoint.save_weights(path, given, metadata)
+    fields = {"model.name": "mini_xception", "model.options": {}, "train.epochs": 1, "model.pretrained": str(path)}
+    run.fit(run.build(config(**fields), data), tmp_path / "run", started=0.0)
+    course.Course(run.build(config(**fields), data), tmp_path / "run")
+    checkpoint.save_weights(path, jax.tree.map(np.zeros_like, given), metadata)
+    with pytest.raises(UserError, match=r"began with other weights than those of .*weights\.safetensors now: choose"):
+        course.Course(run.build(config(**fields), data), tmp_path / "run")
+
+
 def test_a_run_that_goes_on_in_another_type_says_so(data, tmp_path, caplog):
     run.fit(run.build(config(), data), tmp_path, started=0.0)
     for dtype, told in (("float32", False), ("bfloat16", True)):

@@ -586,6 +586,15 @@ def test_what_cannot_be_written_is_said_in_one_line(raw, monkeypatch):
     Path(os.environ["FER_JAX_CACHE"]).touch()
     with pytest.raises(SystemExit, match=r"^error: cannot write to .*Not a directory.*set FER_JAX_CACHE"):
         prepare.main(["fer2013", f"--data_dir={raw}"])
+
+    def forbidden(*_, **__):
+        above = Path(os.environ["FER_JAX_CACHE"]).parent  # the first folder that is to be made
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(above))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "_prepare", forbidden)
+        with pytest.raises(SystemExit, match=r"^error: cannot write to .*Permission denied.*set FER_JAX_CACHE"):
+            prepare.main(["fer2013", f"--data_dir={raw}"])
     for failure in (full, full_of_records):
         monkeypatch.setattr(prepare, "_prepare", failure)
         with pytest.raises(SystemExit, match=r"^error: cannot write to .*No space left on device.*set FER_JAX_CACHE"):

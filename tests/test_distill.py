@@ -230,6 +230,11 @@ def test_what_a_teacher_has_learnt_from_itself_is_told_too(teachers, tmp_path):
     assert (teacher["name"], teacher["doubts"]) == ("mini_xception_fer2013", found)
     began = edit(tmp_path / "pupil", tmp_path / "began", model={"pretrained": "mini_xception_ferplus_intensity"})
     assert len(doubts(began, dataset)) == 2
+    given, metadata = checkpoint.load_weights("mini_xception_fer2013")
+    elsewhere = tmp_path / "imagenet.safetensors"  # trained on no faces: they name no emotions
+    checkpoint.save_weights(elsewhere, given, metadata | {"emotions": None})
+    began = edit(tmp_path / "pupil", tmp_path / "began_elsewhere", model={"pretrained": str(elsewhere)})
+    assert doubts(began, dataset) == found
     again = edit(tmp_path / "pupil", tmp_path / "again", head={"teachers": [str(tmp_path / "again")]})
     assert [doubt.rpartition(", ")[2] for doubt in doubts(again, dataset)] == ["it is gone"]
 

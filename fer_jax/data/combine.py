@@ -40,7 +40,8 @@ def load(data: Mapping[str, Any], data_dir: str | Path | None = None, *, fingerp
 
     Args:
       data_dir: where the raw data lie; of joined data sets the folder with a folder for each.
-      fingerprint: of what is wanted, for the choice among data of one name that were prepared before.
+      fingerprint: of what is wanted, for the choice among data of one name that were prepared before; for joined data
+        it chooses none.
 
     Raises:
       UserError: as `prepare.load`, or what is asked for cannot be had of these data.
@@ -55,10 +56,7 @@ def load(data: Mapping[str, Any], data_dir: str | Path | None = None, *, fingerp
                 f"data.name = {data['name']!r} is the name of one data set: give what data.train, data.validation and "
                 f"data.test join another, e.g. --config.data.name=joined"
             )
-        loaded = {
-            role: [_load_part(part, data_dir, data["align"], fingerprint) for part in parts]
-            for role, parts in roles.items()
-        }
+        loaded = {role: [_load_part(part, data_dir, data["align"]) for part in parts] for role, parts in roles.items()}
         dataset = combine(data["name"], loaded)
     else:
         options = {"variant": data["variant"] or None, "align": data["align"], "fingerprint": fingerprint}
@@ -74,10 +72,9 @@ def load(data: Mapping[str, Any], data_dir: str | Path | None = None, *, fingerp
     return dataset
 
 
-def _load_part(part: dict, data_dir: str | Path | None, align: str, fingerprint: str) -> tuple[Dataset, Sequence[str]]:
+def _load_part(part: dict, data_dir: str | Path | None, align: str) -> tuple[Dataset, Sequence[str]]:
     folder = files.user_path(data_dir) / part["folder"] if data_dir is not None else None
-    options = {"variant": part["variant"] or None, "align": align, "fingerprint": fingerprint}
-    dataset = prepare.load(part["name"], data_dir=folder, **options)
+    dataset = prepare.load(part["name"], variant=part["variant"] or None, align=align, data_dir=folder)
     return dataset, part["splits"] or tuple(dataset.splits)
 
 

@@ -92,7 +92,8 @@ def load(
         if not (reason := files.refusal(error)):
             raise
         where = Path(getattr(error, "filename", None) or cache)
-        if isinstance(error, PermissionError) and not where.is_relative_to(cache.parent):
+        of_cache = where.is_relative_to(cache.parent) or cache.is_relative_to(where)  # which may have to be made first
+        if isinstance(error, PermissionError) and not of_cache:
             raise UserError(f"{where} cannot be read ({reason}): make it readable, or move it away") from error
         raise UserError(
             f"cannot write to {where} ({reason}): make room, or set FER_JAX_CACHE to a folder that has "
