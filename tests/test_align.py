@@ -7,6 +7,7 @@ import os
 import shutil
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -448,6 +449,15 @@ def test_dlib_and_haar_find_a_face(shared_data):
     for name in ("einstein.jpg", "breakingbad.jpg"):
         view = cv2.imread(str(shared_data / "faces" / name))[..., ::-1]
         assert detector(view) == detector(view.copy()) != []
+
+
+def test_haar_gives_faces_in_one_order_whatever_that_of_opencvs_threads():
+    haar = detect.make_detector("haar", landmarks=False)
+    boxes = [(200, 10, 60, 60), (30, 90, 50, 50)]
+    image = np.zeros((300, 300, 3), np.uint8)
+    for found in (boxes, boxes[::-1]):
+        haar._cascade = SimpleNamespace(detectMultiScale=lambda *_, found=found, **__: np.array(found))
+        assert [face.box for face in haar(image)] == [(30, 90, 50, 50), (200, 10, 60, 60)]
 
 
 def test_haar_looks_for_no_smaller_faces_than_it_is_told_and_skips_landmarks():

@@ -142,7 +142,8 @@ class Haar:
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         grey = cv2.equalizeHist(grey) if self._equalize else grey
         boxes = self._cascade.detectMultiScale(grey, 1.1, 5, minSize=(least, least), maxSize=(most, most))
-        return [self._complete(image, Face(tuple(map(float, box)))) for box in boxes]
+        # OpenCV's threads give them in the order in which they end.
+        return [self._complete(image, Face(box)) for box in sorted(tuple(map(float, box)) for box in boxes)]
 
 
 class YuNet:
