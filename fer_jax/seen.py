@@ -27,13 +27,17 @@ def predecessor(field: str, name: str, dataset: prepare.Dataset) -> Predecessor:
     """The network that a field of a config names, for a run on a data set; what is doubtful of it is logged.
 
     Raises:
-      UserError: it cannot be read.
+      FileNotFoundError: there is none.
     """
-    checkpoint.load_weights(name)
     told = tuple(doubts(name, dataset))
     for doubt in told:
         log.warning("%s: scores may be too high: %s", field, doubt)
     return Predecessor(name, checkpoint.digest_of_weights(name), told)
+
+
+def learnt_from(results: dict) -> list[dict]:
+    """The predecessors that results.json tells of, the network that the run began with and its teachers."""
+    return [each for each in (results.get("began_with"), *results.get("teachers", ())) if each]
 
 
 def trained_on(config: dict, results: dict, data: prepare.Dataset) -> bool:
@@ -104,11 +108,9 @@ def optimistic_because(
     if not (member / "results.json").exists():
         return f"{unknown}, it is no finished run"
     config, results = run_directory.read_finished(member)
-    pretrained, known = config["model"]["pretrained"], [*results.get("teachers", [])]
-    if began_with := results.get("began_with"):
-        known.append(began_with)
+    pretrained, known = config["model"]["pretrained"], learnt_from(results)
     names = [each["name"] for each in known]
-    if pretrained and not began_with:  # by a version that did not look it up
+    if pretrained and not results.get("began_with"):  # by a version that did not look it up
         names.append(pretrained)
     learnt = f"what {member} learnt from, {', '.join(names)}, may have been trained on these images" if names else None
     if trained_on(config, results, data):

@@ -304,7 +304,7 @@ def main(_argv: Sequence[str]) -> None:
     command_line.refuse_unread_data_dir(member.config for member in planned)
     import jax  # only now: a mistake in the sweep is told without waiting for JAX
 
-    from fer_jax import run_directory, train
+    from fer_jax import run_directory, seen, train
 
     if _CLUSTER.value:
         jax.config.update("jax_platforms", "cpu")  # this machine's accelerator, if any, is for a trial
@@ -345,8 +345,7 @@ def main(_argv: Sequence[str]) -> None:
     joined = [f"data.{split}" for split in ("test", "validation") if split in splits]
     unlike = differing(planned, (*same_images(planned), *joined))
     optimistic = any(each["selected_on"] == each["split"] for each in results)
-    learnt_from = [known for each in results for known in (each.get("began_with"), *each.get("teachers", ())) if known]
-    doubts = sorted({doubt for known in learnt_from for doubt in known["doubts"]})
+    doubts = sorted({doubt for each in results for known in seen.learnt_from(each) for doubt in known["doubts"]})
     split = "/".join(sorted(filter(None, splits)))
     print(sweep_table.write_tables(cells, split, workdir, by, unlike=unlike, optimistic=optimistic, doubts=doubts))
     pictures = sweep_table.draw(scores(planned, outcomes, by), workdir, by)

@@ -162,7 +162,7 @@ def check(
       UserError: of one of them, as `run.build`; members of one config that were trained on different data or learnt
         from different networks.
     """
-    from fer_jax import checkpoint, run, stack
+    from fer_jax import checkpoint, run, seen, stack
     from fer_jax.data import audit, combine, pipeline
 
     datasets, done = {}, done or {}
@@ -197,7 +197,7 @@ def check(
     weights = {name: checkpoint.digest_of_weights(name) for name in learnt}
     for member in planned:
         results = done.get(member.name, {})
-        for each in filter(None, (results.get("began_with"), *results.get("teachers", ()))):
+        for each in seen.learnt_from(results):
             if weights.setdefault(each["name"], each["weights"]) != each["weights"]:
                 raise UserError(
                     f"{member.name} learnt from other weights than those of {each['name']} now, one table would mix "
