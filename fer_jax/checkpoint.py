@@ -141,7 +141,10 @@ def save_weights(path: Path, variables: dict, metadata: dict) -> None:
     The metadata are one entry, `fer_jax`, since safetensors keeps several in no fixed order, and the same weights
     should be the same bytes.
     """
-    flat = {name: np.asarray(value) for name, value in traverse_util.flatten_dict(variables, sep="/").items()}
+    # In C order: safetensors 0.8 writes an array's memory as it lies, whatever its strides.
+    flat = {
+        name: np.asarray(value, order="C") for name, value in traverse_util.flatten_dict(variables, sep="/").items()
+    }
     with files.whole(path) as temporary:
         # Not by `save_file`, whose files only their owner may read (safetensors 0.8).
         temporary.write_bytes(save(flat, metadata={"fer_jax": json.dumps(metadata)}))
