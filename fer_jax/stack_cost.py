@@ -57,16 +57,28 @@ def choose(experiment: Experiment, members: int, form: str = "auto") -> Cost:
 
 
 def measure(experiment: Experiment, members: int, forms: Sequence[str]) -> list[Cost]:
-    """Times a few steps of each form with that many members, on images of the full size; the fastest first."""
+    """Times a few steps of each form with that many members, on images of the full size; the fastest first.
+
+    A form of which the memory holds not even one member is left out; its error is raised where no other is left.
+    """
     recipe = dataclasses.replace(experiment.recipe, smaller_first=())
     experiment = dataclasses.replace(experiment, recipe=recipe)
-    costs = []
+    costs, refused = [], None
     for form in forms:
-        if form == SEQUENTIAL:
-            at_once, times = 1, _time_alone(experiment)
-        else:
-            at_once, times = _time_what_fits(experiment, most_members(experiment, members), form)
+        try:
+            if form == SEQUENTIAL:
+                at_once, times = 1, _time_alone(experiment)
+            else:
+                at_once, times = _time_what_fits(experiment, most_members(experiment, members), form)
+        except jax.errors.JaxRuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            log.info("stack: the memory holds not even one member (%s)", form)
+            refused = error.with_traceback(None)  # whose frames would keep the arrays
+            continue
         costs.append(Cost(form, members, at_once, float(np.median(times)) * members / at_once))
+    if not costs:
+        raise refused
     return sorted(costs, key=lambda cost: cost.seconds)
 
 

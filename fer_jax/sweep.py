@@ -171,7 +171,7 @@ def run_members(
                 member.name: Stopped(epochs, scores[member.name]) for member in going if member.cell not in kept
             }
             going = [member for member in going if member.cell in kept]
-    return outcomes | finished(going, workdir)
+    return outcomes | finished(planned, workdir)  # what stops here may have ended before, without halving
 
 
 def finished(planned: Sequence[Member], workdir: Path) -> dict[str, Outcome]:

@@ -287,6 +287,20 @@ def test_a_stack_that_meets_the_end_of_the_memory_is_halved(experiment, monkeypa
     assert (cost.at_once, cost.seconds) == (2, 0.5 * 9 / 2)
 
 
+def test_a_form_that_the_memory_does_not_hold_is_left_out(experiment, monkeypatch):
+    def time_stack(experiment, members, form):
+        if form == "columns":
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return [0.5] * members
+
+    monkeypatch.setattr(stack_cost, "_time_stack", time_stack)
+    monkeypatch.setattr(stack_cost, "_time_alone", lambda experiment: [0.25])
+    costs = stack_cost.measure(experiment, 4, stack_cost.FORMS)
+    assert [(cost.form, cost.at_once, cost.seconds) for cost in costs] == [("grouped", 4, 0.5), ("sequential", 1, 1.0)]
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Out of memory"):
+        stack_cost.measure(experiment, 4, ("columns",))
+
+
 def test_members_that_the_memory_does_not_hold_are_planned_and_fail_alone(experiment, data, tmp_path, monkeypatch):
     planned = sweep_members.members(experiment.config, [[{"train.batch_size": 16}, {"train.batch_size": 32}]])
     build, training_steps = run.build, train.training_steps
@@ -366,6 +380,9 @@ def test_successive_halving_stops_most_members_early(data, tmp_path):
     assert steps[finished[0]] == 16
     again = sweep.run_members(planned, tmp_path, form="grouped", halving=2, data_dir=data)
     assert again == outcomes  # the same are stopped, and nothing is trained anew
+    ended = sweep.run_members(planned, tmp_path, form="sequential", data_dir=data)
+    assert {type(outcome) for outcome in ended.values()} == {dict}
+    assert sweep.run_members(planned, tmp_path, form="sequential", halving=2, data_dir=data) == ended
     with pytest.raises(UserError, match=r"train\.epochs must not differ"):
         sweep_plan.stops(sweep_members.members(base, [config_lib.product(train__epochs=(2, 4))]), 2)
 
