@@ -86,6 +86,10 @@ def test_the_ablations_of_the_issue_are_there():
     assert values("cmu", "head.class_weights") == {"none", "inverse"}
     assert values("cmu", "data.sampling") == {"balanced"}
     assert values("stanford", "model.name") == {"shallow", "deep", "deep5", "deep6", "shallow_hog", "deep_hog"}
+    # Each hybrid beside the same net on the same input.
+    others = [member.overrides for member in planned(ROOT / "configs/ablations/stanford.py")]
+    others = {each["model.name"] for each in others if each.get("data.normalization") == "per_channel"}
+    assert others == {"shallow", "shallow_hog", "deep", "deep_hog"}
     assert values("stanford", "optim.weight_decay") == {0.0}
     for name in ("stanford_table1", "stanford_table2"):
         for field in ("optim.learning_rate", "optim.weight_decay", "model.options.hidden"):

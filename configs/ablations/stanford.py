@@ -1,7 +1,7 @@
 """The ablations of the Stanford paper in one table: depth, BatchNorm, dropout, L2, global average pooling, HOG.
 
-Two, four, five and six convolutions (shallow, deep, deep5, deep6), two of these nets with HOG features, and `deep`
-without one thing at a time or with pooling before its affine layers. The hyper-parameter search is in
+Two, four, five and six convolutions (shallow, deep, deep5, deep6), two of these nets with and without HOG features, and
+`deep` without one thing at a time or with pooling before its affine layers. The hyper-parameter search is in
 stanford_table1.py and stanford_table2.py.
 Paper: Alizadeh & Fazel, Stanford (arXiv:1704.06756), section 4, and Kaskun et al., Lviv, for the pooling.
 Command: python -m fer_jax.sweep --config=configs/ablations/stanford.py:fer2013 --data_dir=PATH --seeds=3
@@ -27,8 +27,11 @@ def get_config(dataset: str = "fer2013") -> ConfigDict:
 
 def sweep() -> list[dict]:
     depth = [{"model.name": name} for name in ("shallow", "deep", "deep5", "deep6")]
-    # HOG are those of the face only where no mean image is subtracted.
-    hybrids = [{"model.name": name, "data.normalization": "per_channel"} for name in ("shallow_hog", "deep_hog")]
+    # HOG are those of the face only where no mean image is subtracted, so the nets without them come that way, too.
+    hybrids = [
+        {"model.name": name, "data.normalization": "per_channel"}
+        for name in ("shallow", "shallow_hog", "deep", "deep_hog")
+    ]
     switches = [
         {"model.options.batch_norm": False, "model.options.hidden_batch_norm": False},
         {"model.options.dropout": 0.0},
