@@ -44,9 +44,7 @@ def find_teachers(names: Sequence[str], dataset: Dataset, *, align: str) -> tupl
     found = []
     for name in names:
         _, metadata = checkpoint.load_weights(name)
-        if (before := metadata.get("align", "")) != align:
-            told = (f"aligned by the method {method}" if method else "not aligned" for method in (before, align))
-            log.warning("head.teachers: %s was trained on faces that were %s, these are %s", name, *told)
+        recognizer.warn_of_other_alignment(f"head.teachers: {name}", metadata.get("align", ""), align)
         found.append(seen.predecessor("head.teachers", name, dataset))
     return tuple(found)
 

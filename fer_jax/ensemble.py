@@ -120,6 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     process.set_up()
     members = [(recognizer.load(run), run) for run in options.runs]
+    for net, run in members[1:]:
+        recognizer.warn_of_other_alignment(str(run), net.align, members[0][0].align)
     dataset = run_directory.dataset(options.runs[0], options.data_dir)
     arrays = dataset.arrays(options.split)
     print(f"{dataset.name}, {options.split} split, {len(arrays['label']):,} images")

@@ -8,6 +8,7 @@ prediction.probabilities                      # float32 [n, classes], columns in
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ from fer_jax.data import normalization
 from fer_jax.data.emotions import expressed
 from fer_jax.errors import UserError
 from fer_jax.imaging import to_input
+
+log = logging.getLogger(__name__)
 
 SMALL = 4 * 2**20  # bytes of variables, see `is_small`; mini_xception's are 0.2 MB
 
@@ -162,6 +165,13 @@ def load(source: Path | str) -> Recognizer:
       UserError: there is none, its outputs are no emotions, or its arrays are not those of its model.
     """
     return assemble(*checkpoint.load_weights(source), source)
+
+
+def warn_of_other_alignment(network: str, trained: str, shown: str) -> None:
+    """Warns where the faces that a network is shown were aligned by another method than those of its training."""
+    if trained != shown:
+        told = (f"aligned by the method {method}" if method else "not aligned" for method in (trained, shown))
+        log.warning("%s was trained on faces that were %s, these are %s", network, *told)
 
 
 def is_small(variables: dict) -> bool:

@@ -122,7 +122,11 @@ def ask(
     copied = seen.copies(digests, config, results, data, split, transfer=transfer)
     if members:
         joint = f"ensemble: mean of {len(members) + 1} networks (with {', '.join(map(str, members))})"
-        others = [ensemble.probabilities(recognizer.load(each), each, image, emotions) for each in members]
+        others = []
+        for each in members:
+            member = recognizer.load(each)
+            recognizer.warn_of_other_alignment(str(each), member.align, align)
+            others.append(ensemble.probabilities(member, each, image, emotions))
         alternatives[joint] = np.mean([prediction.probabilities[:, order], *others], 0)
         if reasons := [why for each in members if (why := seen.optimistic_because(each, digests, data, split, copied))]:
             optimistic[joint] = "; ".join(reasons)

@@ -1,9 +1,11 @@
 """Averages over networks and views: what is shown, and what is said of members that have seen the images."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 
-from fer_jax import ensemble, report, run
+from fer_jax import ensemble, recognizer, report, run
 from tests import tiny_config
 from tests.faces import write_fer2013
 
@@ -17,8 +19,8 @@ def test_ten_crops_are_the_corners_the_centre_and_their_mirror_images():
     np.testing.assert_array_equal(crops[5:], crops[:5, :, :, ::-1])
 
 
-def test_a_member_of_an_ensemble_that_was_trained_on_the_images_is_told(tmp_path, cache, capsys):
-    """As of two folds: each was trained on what the other is scored on."""
+def test_what_is_doubtful_of_a_member_of_an_ensemble_is_told(tmp_path, cache, capsys, caplog, monkeypatch):
+    """As of two folds: each was trained on what the other is scored on. Or of faces that were aligned otherwise."""
     raw = write_fer2013(tmp_path / "raw", train=112)
     workdirs = []
     for fold in range(2):
@@ -33,3 +35,12 @@ def test_a_member_of_an_ensemble_that_was_trained_on_the_images_is_told(tmp_path
     assert report.findings(asked)["alternatives"][0]["optimistic"] == why
     ensemble.main([*map(str, workdirs), f"--data_dir={raw}", "--split=validation"])
     assert f"optimistic: {why}" in capsys.readouterr().out
+    assert "aligned" not in caplog.text
+    load = recognizer.load
+    aligned = {workdirs[0]: "", workdirs[1]: "rotation"}
+    monkeypatch.setattr(recognizer, "load", lambda run: dataclasses.replace(load(run), align=aligned[run]))
+    told = f"{workdirs[1]} was trained on faces that were aligned by the method rotation, these are not aligned"
+    report.ask(workdirs[0], data_dir=raw, members=[workdirs[1]])
+    assert caplog.text.count(told) == 1
+    ensemble.main([*map(str, workdirs), f"--data_dir={raw}", "--split=validation"])
+    assert caplog.text.count(told) == 2
