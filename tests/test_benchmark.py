@@ -383,3 +383,6 @@ class TestPyTorch:
         experiment = benchmark_models.random_experiment(config, images=16)
         with pytest.raises(ValueError, match="no counterpart of augmentation but flip, shift and brightness"):
             side.trainings(experiment, {})
+        config = config_lib.overridden(benchmark_models.config_of("deep", settings()), {"head.name": "intensity"})
+        with pytest.raises(ValueError, match="no counterpart of a head but softmax"):
+            side.trainings(benchmark_models.random_experiment(config, images=16), {})

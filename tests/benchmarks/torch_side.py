@@ -52,6 +52,7 @@ def trainings(experiment: Experiment, variables: dict) -> dict[str, "Training"]:
     config = experiment.config
     for what, wanted in (
         (f"the model {config.model.name}", config.model.name in NETS),
+        ("a head but softmax", (config.head.name, config.head.loss) == ("classification", "softmax")),
         ("augmentation but flip, shift and brightness", set(experiment.hyperparameters["augment"]) <= _AUGMENTATIONS),
         (f"optim.name={config.optim.name}", config.optim.name in ("sgd", "adam")),
         ("optim.decoupled or optim.clip_norm", not config.optim.decoupled and not config.optim.clip_norm),
