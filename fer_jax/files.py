@@ -97,7 +97,7 @@ def csv_rows(file: TextIO, path: Path, **options) -> Iterator:
     Raises:
       UserError: what is read inside is no CSV, or no text; names file and line.
     """
-    reader = csv.reader(file, **options)
+    reader = csv.reader(file, strict=True, **options)  # else the rows after a quote left open are one cell
     try:
         yield reader
     except csv.Error as error:

@@ -93,6 +93,7 @@ def test_csv_tolerates_blanks_other_columns_and_absolute_paths(tmp_path):
         (3, "pictures/1.png,anger,1,p0,tset", r"mine\.csv, line 3: unknown split 'tset'; use train, validation, test"),
         (3, "pictures/1.png,anger,1,p0", r"mine\.csv, line 3: 4 columns instead of 5"),
         (3, "pictures/../pictures/0.png,anger,1,p0,test", r"line 3: .*0\.png is in line 2 already"),
+        (3, f"{'x' * 300}.png,anger,1,p0,test", r"mine\.csv, line 3: there is no file 'x+\.png' in .*raw"),
         (3, '"' + "x" * 140_000, r"mine\.csv, line 3: field larger than field limit .*is a quote left open\?"),
     ],
 )
@@ -102,6 +103,17 @@ def test_csv_names_wrong_rows(tmp_path, cache, line, change, message):
     lines[line - 1] = change
     (root / "mine.csv").write_text("\n".join(lines))
     with pytest.raises(UserError, match=message):
+        prepare.load("csv", data_dir=root)
+    assert not list(cache.glob("*"))
+
+
+def test_rows_after_a_quote_left_open_are_missed(tmp_path, cache):
+    """Else they would be one cell, here of a column that is not used."""
+    root = write_csv(tmp_path / "raw", (), rows=9)
+    header, *rows = (root / "mine.csv").read_text().splitlines()
+    lines = [f"{header},notes", *(f"{row},clear" for row in rows[:5]), f'{rows[5]},"unsure', *rows[6:]]
+    (root / "mine.csv").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"mine\.csv, line 10: unexpected end of data; is a quote left open\?"):
         prepare.load("csv", data_dir=root)
     assert not list(cache.glob("*"))
 
@@ -184,6 +196,16 @@ def test_files_of_a_folder_that_are_not_used_are_counted(tmp_path):
     dataset = prepare.load("folder", data_dir=root)
     assert dataset.splits == {"train": 24, "validation": 3, "test": 3}
     assert [note for note in record(dataset)["notes"] if note.endswith("not used: 2 .png, 1 .txt")]
+
+
+def test_what_else_comes_to_lie_in_a_folder_prepares_nothing_anew(tmp_path):
+    root = write_folder(tmp_path / "raw")
+    before = prepare.load("folder", data_dir=root)
+    (root / "runs/first").mkdir(parents=True)
+    (root / "runs/first/config.json").write_text("{}")
+    assert prepare.load("folder", data_dir=root).directory == before.directory
+    (root / "Joy/1.png").rename(root / "Joy/one.png")
+    assert prepare.load("folder", data_dir=root).directory != before.directory
 
 
 def test_a_picture_of_one_colour_is_left_out_and_a_name_that_is_no_utf8_is_not(tmp_path, caplog):

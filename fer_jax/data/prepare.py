@@ -183,7 +183,8 @@ def _raw_key(builder_class, variant: str, raw: tuple[Path, ...], align: str) -> 
     above = above if above in used else above.parent
     for path in used:
         if path.is_dir():
-            digest.update(_listing(path))
+            if builder_class.LISTED:
+                digest.update(_listing(path))
             continue
         digest.update(os.fsencode(path.relative_to(above)) + b"\0")
         try:

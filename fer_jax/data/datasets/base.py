@@ -60,6 +60,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     IMAGE_SHAPE: ClassVar[tuple[int, int, int]]
     VARIANTS: ClassVar[tuple[str, ...]] = ("",)  # the first is the default
     SYNTHETIC: ClassVar[bool] = False
+    LISTED: ClassVar[bool] = True  # whether a folder among the raw files stands for what lies in it, see `find_raw`
     CITATION: ClassVar[str] = ""
     ORIGIN: ClassVar[str]  # where to get the raw data, and the layout expected in --data_dir
     EXPECTED: ClassVar[Mapping[str, int]] = {}  # what is counted -> its number in the official data
@@ -79,7 +80,8 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def find_raw(cls, data_dir: Path | None) -> tuple[Path, ...]:
         """The raw files under `data_dir` that this data set is made from, to fingerprint and to read.
 
-        A folder among them stands for the names and sizes of all files in it, where hashing them takes too long.
+        A folder among them stands for the names and sizes of all files in it, where hashing them takes too long; of
+        builders that are not LISTED it is only where the names of the others begin.
 
         Raises:
           UserError: they are not there; says where to get them, what is expected and what was found.

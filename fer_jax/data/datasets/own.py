@@ -1,5 +1,6 @@
 """Data of one's own: a CSV file of images and emotions, or a folder for each emotion with images and videos."""
 
+import errno
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -140,7 +141,7 @@ def _parse(path: Path, line: int, values: dict[str, str], filled: set[str]) -> R
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
     image = path.parent / user_path(values["path"])
-    if not values["path"] or not image.is_file():
+    if not values["path"] or not _is_file(image):
         raise UserError(f"{where}: there is no file {values['path']!r} in {path.parent}")
     intensity = None
     if "intensity" in filled:
@@ -160,6 +161,15 @@ def _parse(path: Path, line: int, values: dict[str, str], filled: set[str]) -> R
     return Row(values["path"], image, emotion, intensity, subject, split)
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False
+
+
 class Folder(PictureBuilder):
     """Images and videos in a folder for each emotion, in RGB; the emotions are those that occur, in canonical order.
 
@@ -172,6 +182,7 @@ class Folder(PictureBuilder):
     """
 
     VERSION = tfds.core.Version("1.3.0")  # 1.1.0 took frames of one colour, too; 1.2.0 as of PictureBuilder's 1.1.0
+    LISTED = False  # whatever else comes to lie in it: runs, or the cache
     ORIGIN = (
         "Expected in --data_dir: a folder for each emotion (angry, happy, ...) with images (.jpg, .png, .bmp, .tif, "
         ".webp) or videos (.mp4, .avi), if wanted within the folders train, validation and test."
