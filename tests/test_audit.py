@@ -272,7 +272,7 @@ def test_subjects_and_intensities_are_on_the_page_where_the_data_have_them(tmp_p
     assert audit._subjects(dataset)["train"] == [str(i) for i in range(5) for _ in range(3)]
 
 
-def test_a_clean_list_of_other_data_is_refused(raw, tmp_path):
+def test_a_clean_list_of_other_data_is_refused(raw, tmp_path, monkeypatch):
     before = prepare.load("fer2013", data_dir=raw)
     path = tmp_path / "clean.json"
     audit.write_clean(path, before, {"train": [3, 1]})
@@ -281,6 +281,8 @@ def test_a_clean_list_of_other_data_is_refused(raw, tmp_path):
         "validation": [],
         "test": [],
     }
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert audit.read_clean("~/clean.json", before)["train"].tolist() == [1, 3]
     spoil(raw)
     after = prepare.load("fer2013", data_dir=raw)
     with pytest.raises(UserError, match=r"clean\.json was written for fer2013 .*audit fer2013 --write-clean="):

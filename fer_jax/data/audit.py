@@ -224,7 +224,7 @@ def read_clean(path: str | Path, dataset: prepare.Dataset, *, align: str = "") -
 
     again = told(path)
     try:
-        record = json.loads(Path(path).read_text())
+        record = json.loads(files.user_path(path).read_text())
         name, fingerprint = record["dataset"], record["fingerprint"]
         exclude = {split: np.unique(np.array(indices, np.int64)) for split, indices in record["exclude"].items()}
     except OSError as error:
