@@ -99,20 +99,25 @@ def hyperparameters(config: ConfigDict, class_counts: Sequence[int]) -> dict:
 
 def init_state(recipe: Recipe, key: jax.Array, normalizer: dict, mesh: Mesh, *, ema: bool) -> TrainState:
     """A fresh state, replicated over the mesh."""
+    state = _compile_init(recipe, ema)(key, jax.tree.map(jnp.asarray, normalizer))
+    return sharding.replicate(state, mesh)
 
-    def init(key):
+
+@functools.lru_cache(maxsize=4)  # the members of a sweep share it
+def _compile_init(recipe: Recipe, ema: bool):
+    def init(key, normalizer):
         variables = recipe.model.init(key, jnp.zeros((1, *recipe.input_shape)), train=False)
         params, batch_stats = variables["params"], variables.get("batch_stats", {})
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
             batch_stats=batch_stats,
-            normalizer=jax.tree.map(jnp.asarray, normalizer),
+            normalizer=normalizer,
             opt_state=recipe.optimizer.init(params),
             ema={"params": params, "batch_stats": batch_stats} if ema else None,
         )
 
-    return sharding.replicate(ops.jit_once(init)(key), mesh)
+    return ops.jit_once(init)
 
 
 def train_step(state: TrainState, batch: dict, key: jax.Array, hyper: dict, *, recipe: Recipe):
@@ -269,7 +274,7 @@ def training_steps(
         stage, (epoch, start) = recipe.at(step), divmod(step, order.steps_per_epoch)
         longest = min(most, most_steps(stage, order.batch_size // mesh.size))
         count = steps_at_once(order.steps_per_epoch, start, longest)
-        index = order.epoch(epoch)[start : start + count]
+        index = order.cached_epoch(epoch)[start : start + count]
         state, metrics = compile_epoch(stage, mesh)(state, split.arrays, index, key, hyper)
         jax.block_until_ready(metrics)  # or all parts of an epoch would be under way before a signal is looked for
         yield state, metrics

@@ -51,10 +51,11 @@ class TrainOrder:
     def step(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """The examples of a step, counted over all epochs, and the mask: int32 [B], bool [B]."""
         epoch, step = divmod(step, self.steps_per_epoch)
-        return self._cached_epoch(epoch)[step], np.ones(self.batch_size, bool)
+        return self.cached_epoch(epoch)[step], np.ones(self.batch_size, bool)
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 - frozen and tiny; two epochs are in use at a boundary
-    def _cached_epoch(self, epoch: int) -> np.ndarray:
+    def cached_epoch(self, epoch: int) -> np.ndarray:
+        """As `epoch`, kept for the other parts of that epoch: not to be written to."""
         return self.epoch(epoch)
 
 
