@@ -1,7 +1,8 @@
 """The VGG of configs/vgg8.py on FER2013, to compare with published single networks without extra data.
 
-Ours are the crops, contrast, label smoothing, warm-up, EMA of the weights, other learning and decay rates, and less
-shifting and erasing. Selected on PublicTest alone. Aim: 73.5 % of it; not trained yet, as it needs a GPU.
+Ours are the crops, brightness and contrast, label smoothing, warm-up, EMA of the weights, other learning and decay
+rates, and less shifting and erasing. Selected on PublicTest alone. Aim: 73.5 % of it; not trained yet, as it needs a
+GPU.
 The figure to compare with, see configs/vgg8.py, is a mean over ten crops: `python -m fer_jax.evaluate
 --workdir=RUN --tta ten_crop`. For the ensemble train three seeds or more: `python -m fer_jax.evaluate --workdir=RUN
 --ensemble RUN RUN --tta flip`.

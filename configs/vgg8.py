@@ -1,8 +1,9 @@
 """The VGG with the most quoted result on FER2013: eight convolutions in four stages, two affine layers of 4,096.
 
 The optimizer, dropout and augmentation are those of its authors' code (github.com/usef-kh/fer) as far as ours has them:
-there only half of the images are shifted and rotated, each is trained on as ten 40-pixel crops, and the learning rate
-is reduced when accuracy plateaus. Not trained yet, as it needs a GPU.
+there only half of the images are shifted and rotated, each is trained on as ten 40-pixel crops, a part of half of these
+is erased (in black, here in noise), and the learning rate is reduced when accuracy plateaus. Not trained yet, as it
+needs a GPU.
 Paper: Khaireddin & Chen 2021 (arXiv:2105.03588), SGD with Nesterov momentum, 73.28 % of FER2013. By its class
 counts that is PublicTest accuracy with ten-crop averaging (`--tta ten_crop`), selected on PrivateTest: the reverse of
 the splits here.
@@ -23,6 +24,7 @@ def get_config(dataset: str = "fer2013") -> ConfigDict:
     config.augment.shift = 0.2
     config.augment.rotate = 10.0
     config.augment.scale = 0.1
+    config.augment.brightness = 0.0
     config.augment.erase = 0.33
     config.optim.learning_rate = 0.01
     config.optim.weight_decay = 1e-4
