@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,15 +102,17 @@ def _over_seeds(runs: Sequence[Answers], found: Sequence[dict]) -> list[list[str
     return rows
 
 
-def labels(workdirs: Sequence[Path]) -> list[str]:
+def labels(workdirs: Sequence[Path], *, width: int = 30) -> list[str]:
     """What tells runs apart, in lines: their folders' names without what all of a sweep's members override alike."""
     names = [path.name or str(path) for path in workdirs]
     if len(set(names)) < len(names):
         names = [f"{path.parent.name}/{path.name}" for path in workdirs]
-    parts = [name.split(",") for name in names]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in workdirs]
+    parts = [re.split(r",(?=[\w.]+=)", name) for name in names]  # not at the commas of hidden=(128,256)
     shared = set.intersection(*map(set, parts)) if len(set(names)) > 1 else set()
     short = [[part for part in each if part not in shared] or each for each in parts]
-    return ["\n".join(line for part in each for line in textwrap.wrap(part, 30)) for each in short]
+    return ["\n".join(line for part in each for line in textwrap.wrap(part, width)) for each in short]
 
 
 def draw(runs: Sequence[Answers], found: Sequence[dict], path: Path) -> None:

@@ -286,7 +286,7 @@ def embedding(net: Recognizer, faces: Faces) -> Figure:
     axes.set_xlabel(f"first principal component ({shares[0]:.0%} of the variance)")
     axes.set_ylabel(f"second principal component ({shares[1]:.0%})")
     colours = "true emotion" if (faces.labels >= 0).all() else "emotion seen"
-    axes.set_title(f"Features before the last layer, by {colours}: {faces.source}", fontsize=10)
+    axes.set_title(f"Features before the last layer, by {colours}\n{faces.source}", fontsize=10)
     axes.grid(alpha=0.2)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     for side in ("top", "right"):

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fer_jax import process, recognizer, report_figures, run_directory
+from fer_jax import process, recognizer, report_compare, report_figures, run_directory
 from fer_jax.data.emotions import relabel
 from fer_jax.errors import UserError, exits_with_message
 from fer_jax.files import read_image, user_path
@@ -98,8 +98,7 @@ def visualize_several(
     Raises:
       UserError: no such data or split, or it shows none of the emotions that all networks know.
     """
-    names = [workdir.name or str(workdir) for workdir in workdirs]
-    names = names if len(set(names)) == len(names) else [str(workdir) for workdir in workdirs]
+    names = report_compare.labels(workdirs, width=22)
     nets = dict(zip(names, map(recognizer.load, workdirs), strict=True))
     shared = [name for name in nets[names[0]].emotions if all(name in net.emotions for net in nets.values())]
     dataset = run_directory.dataset(workdirs[0], data_dir)

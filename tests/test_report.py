@@ -388,6 +388,13 @@ def test_runs_of_a_sweep_are_told_apart_by_what_differs():
     long = "train.batch_size=16,optim.learning_rate=0.001,seed="
     assert report_compare.labels([sweep / f"{long}0", sweep / f"{long}1"]) == ["seed=0", "seed=1"]
     assert report_compare.labels([sweep / "a", Path("runs/other/a")]) == ["sweep/a", "other/a"]
+    assert report_compare.labels([Path("runs/a/b/c"), Path("runs/d/b/c")]) == ["runs/a/b/c", "runs/d/b/c"]
+    sizes = [sweep / f"hidden=(128,256),seed={seed}" for seed in (0, 1)] + [sweep / "hidden=(256,512),seed=0"]
+    assert report_compare.labels(sizes) == [
+        "hidden=(128,256)\nseed=0",
+        "hidden=(128,256)\nseed=1",
+        "hidden=(256,512)\nseed=0",
+    ]
     assert report_compare.labels([sweep / "a"]) == ["a"]
 
 
