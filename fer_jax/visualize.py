@@ -98,7 +98,7 @@ def visualize_several(
     Raises:
       UserError: no such data or split, or it shows none of the emotions that all networks know.
     """
-    names = report_compare.labels(workdirs, width=22)
+    names = report_compare.labels(workdirs, width=25)
     nets = dict(zip(names, map(recognizer.load, workdirs), strict=True))
     shared = [name for name in nets[names[0]].emotions if all(name in net.emotions for net in nets.values())]
     dataset = run_directory.dataset(workdirs[0], data_dir)
