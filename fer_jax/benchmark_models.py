@@ -175,9 +175,9 @@ def train_suite(settings: Settings) -> Iterator[dict]:
             rivals = settings.rival.trainings(experiment, start[0].variables) if settings.rival else {}
             for form, rival in rivals.items():
                 works |= {f"{form} step": rival.take_steps, f"{form} epoch": rival.take_epoch_steps}
-            times = alternate(works, rounds=settings.rounds, seconds=settings.seconds)
             # Forward, gradient by the activations, gradient by the weights (Chowdhery et al. 2022, appendix B).
             flops = 3 * models.forward_flops(experiment.recipe.model, experiment.recipe.input_shape)
+            times = alternate(works, rounds=settings.rounds, seconds=settings.seconds)
             speed, epoch_speed = (speeds(times[what], batch) for what in ("step", "epoch"))
             fastest = max(speed["median"], epoch_speed["median"])  # on accelerators the epoch, which is one program
             row = {

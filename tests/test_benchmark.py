@@ -276,6 +276,16 @@ def test_wrong_input_is_answered_in_one_line(arguments, message, monkeypatch):
     assert "\n" not in str(stop.value)
 
 
+@pytest.mark.usefixtures("tiny_configs")
+def test_too_little_memory_is_answered_in_one_line(monkeypatch):
+    def alternate(*_, **__):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(benchmark_models, "alternate", alternate)
+    with pytest.raises(SystemExit, match=r"memory does not hold this: choose a smaller --batch.*RESOURCE_EXHAUSTED"):
+        benchmark.main(["--suite", "train", "--models", "deep"])
+
+
 def test_without_a_checkout_the_command_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark_models, "CONFIGS", tmp_path / "configs")
     with pytest.raises(ValueError, match=r"the configs of a checkout, and there is no .*configs"):
@@ -376,13 +386,26 @@ class TestPyTorch:
         assert factors.std(1).max() < 1e-6 < factors[:, 0].std()
 
     @pytest.mark.usefixtures("tiny_configs")
-    def test_what_has_no_counterpart_is_refused(self, side):
+    def test_what_has_no_counterpart_is_refused(self, side, monkeypatch):
         from fer_jax import config as config_lib
 
-        config = config_lib.overridden(benchmark_models.config_of("deep", settings()), {"augment.rotate": 10.0})
-        experiment = benchmark_models.random_experiment(config, images=16)
-        with pytest.raises(ValueError, match="no counterpart of augmentation but flip, shift and brightness"):
-            side.trainings(experiment, {})
-        config = config_lib.overridden(benchmark_models.config_of("deep", settings()), {"head.name": "intensity"})
-        with pytest.raises(ValueError, match="no counterpart of a head but softmax"):
-            side.trainings(benchmark_models.random_experiment(config, images=16), {})
+        config = benchmark_models.config_of("deep", settings())
+        side.refuse(config, training=True)
+        for field, value, what in (
+            ("augment.rotate", 10.0, "augmentation but flip, shift and brightness"),
+            ("head.name", "intensity", "a head but softmax"),
+            ("train.ema_decay", 0.9, "train.ema_decay"),
+        ):
+            other = config_lib.overridden(config, {field: value})
+            side.refuse(other, training=False)
+            with pytest.raises(ValueError, match=f"no counterpart of {what}"):
+                side.refuse(other, training=True)
+        (benchmark_models.CONFIGS / "shallow.py").write_text(TINY.format(model="shallow", options={}))
+        monkeypatch.setattr(benchmark_models, "alternate", lambda *_, **__: pytest.fail("it was measured"))
+        with pytest.raises(SystemExit, match="has no counterpart of the model shallow; it knows mini_xception"):
+            benchmark.main(["--suite", "infer", "--models", "deep", "shallow", "--against=torch"])
+
+    def test_two_devices_are_not_compared(self, side, monkeypatch):
+        monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+        with pytest.raises(ValueError, match=r"on one device, and JAX has the tpu, PyTorch the [cg]pu"):
+            side.refuse(benchmark_models.config_of("deep", settings()), training=False)

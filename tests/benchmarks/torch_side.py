@@ -2,7 +2,8 @@
 
 Each side begins with the weights of an experiment of ours (tests/torch_nets.py), on the GPU if PyTorch sees one, and
 takes uint8 faces that lie there: flip, shift and brightness, normalisation, network, loss, optimizer, all by torch ops
-in channels_last, with autocast to bfloat16 where the experiment computes in it. The forms are eager, `torch.compile`,
+in channels_last, with autocast to bfloat16 where the experiment computes in it (the last layer too, which ours has in
+float32). The forms are eager, `torch.compile`,
 for inference also with the weights as constants ("frozen"), and on a GPU also with CUDA graphs.
 """
 
@@ -13,7 +14,9 @@ import jax
 import numpy as np
 import torch
 import torch.nn.functional as F
+from ml_collections import ConfigDict
 
+from fer_jax import augment as augment_lib
 from fer_jax.data import normalization
 from fer_jax.errors import UserError
 from fer_jax.recognizer import Recognizer
@@ -23,6 +26,30 @@ from tests import torch_nets
 NETS = {name: getattr(torch_nets, name) for name in ("mini_xception", "fcn_gap", "deep", "vggs_small", "resnet18")}
 _AUGMENTATIONS = {"flip", "shift", "brightness"}
 _COMPILED = {"compiled": None, "CUDA graphs": "reduce-overhead"}  # form -> mode of torch.compile
+
+
+def refuse(config: ConfigDict, *, training: bool) -> None:
+    """Refuses what there is no counterpart of.
+
+    Raises:
+      UserError: the config has such, or PyTorch computes on another kind of device than JAX.
+    """
+    ours, theirs = jax.default_backend(), "gpu" if torch.cuda.is_available() else "cpu"
+    if ours != theirs:
+        raise UserError(f"--against=torch compares on one device, and JAX has the {ours}, PyTorch the {theirs}")
+    name = config.model.name
+    if name not in NETS:
+        raise UserError(f"--against=torch has no counterpart of the model {name}; it knows {', '.join(NETS)}")
+    for what, wanted in (
+        ("a head but softmax", (config.head.name, config.head.loss) == ("classification", "softmax")),
+        ("augmentation but flip, shift and brightness", augment_lib.strengths(config.augment).keys() <= _AUGMENTATIONS),
+        (f"optim.name={config.optim.name}", config.optim.name in ("sgd", "adam")),
+        ("optim.decoupled or optim.clip_norm", not config.optim.decoupled and not config.optim.clip_norm),
+        ("train.ema_decay", not config.train.ema_decay),
+        ("training on several devices", jax.device_count() == 1 or ours == "cpu"),
+    ):
+        if training and not wanted:
+            raise UserError(f"--against=torch has no counterpart of {what}, as {name} is to be trained with")
 
 
 def device() -> torch.device:
@@ -43,36 +70,14 @@ def forms(on: torch.device, *, inference: bool = False) -> list[str]:
 
 
 def trainings(experiment: Experiment, variables: dict) -> dict[str, "Training"]:
-    """Form -> training of the experiment from these variables, each with a copy of its own.
-
-    Raises:
-      UserError: the experiment has what there is no counterpart of.
-    """
+    """Form -> training of the experiment, which is not to be refused, from these variables, each with its own copy."""
     torch._dynamo.reset()  # it compiles a function eight times, and from then on runs it as it is
-    config = experiment.config
-    for what, wanted in (
-        (f"the model {config.model.name}", config.model.name in NETS),
-        ("a head but softmax", (config.head.name, config.head.loss) == ("classification", "softmax")),
-        ("augmentation but flip, shift and brightness", set(experiment.hyperparameters["augment"]) <= _AUGMENTATIONS),
-        (f"optim.name={config.optim.name}", config.optim.name in ("sgd", "adam")),
-        ("optim.decoupled or optim.clip_norm", not config.optim.decoupled and not config.optim.clip_norm),
-        ("train.ema_decay", not config.train.ema_decay),
-        ("several devices", experiment.mesh.size == 1 or jax.default_backend() == "cpu"),
-    ):
-        if not wanted:
-            raise UserError(f"--against=torch has no counterpart of {what}; it knows {', '.join(NETS)} on one device")
     on = device()
     return {form: Training(experiment, variables, form, on) for form in forms(on)}
 
 
 def inferences(experiment: Experiment, net: Recognizer) -> dict[str, "Inference"]:
-    """Form -> the network's inference.
-
-    Raises:
-      UserError: there is no counterpart of the model.
-    """
-    if experiment.config.model.name not in NETS:
-        raise UserError(f"--against=torch has no counterpart of {experiment.config.model.name}: {', '.join(NETS)}")
+    """Form -> the network's inference, which is not to be refused."""
     torch._dynamo.reset()  # as above
     on = device()
     images = np.asarray(experiment.splits["train"].arrays["image"])
