@@ -60,7 +60,7 @@ def test_flip_mirrors_with_its_probability():
 
 
 def test_shift_is_a_crop_of_the_image_with_replicated_borders_and_reaches_its_limits():
-    rows, columns = 3, 3  # 0.3 of 13 and of 10, whole pixels
+    rows, columns = 4, 3  # 0.35 of 13 and of 10, whole pixels
     padded = np.pad(IMAGE, ((rows, rows), (columns, columns), (0, 0)), mode="edge")
     crops = {
         padded[r : r + 13, c : c + 10].tobytes(): (r - rows, c - columns)
@@ -68,9 +68,9 @@ def test_shift_is_a_crop_of_the_image_with_replicated_borders_and_reaches_its_li
         for c in range(2 * columns + 1)
     }
     keys = jax.random.split(jax.random.key(2), 600)
-    images = np.asarray(jax.vmap(lambda key: augment.shift(key, IMAGE, fraction=0.3))(keys)).astype(np.uint8)
+    images = np.asarray(jax.vmap(lambda key: augment.shift(key, IMAGE, fraction=0.35))(keys)).astype(np.uint8)
     offsets = {crops[image.tobytes()] for image in images}
-    assert len(offsets) == 49
+    assert len(offsets) == 63
 
 
 def test_brightness_scales_and_clips():
@@ -143,6 +143,14 @@ def test_crops_lie_within_the_image_and_reach_its_borders():
     assert (out[:, -1] > 58.4).any()
 
 
+def test_crops_of_an_oblong_image_are_drawn_evenly_along_both_sides():
+    keys = jax.random.split(jax.random.key(7), 400)
+    matrices = np.asarray(jax.vmap(lambda key: augment._cropping(key, (30, 60, 1), 0.3))(keys))
+    room = 1 - matrices[:, 0, 0]  # the share of a side that is cut off
+    for axis, side in ((0, 60), (1, 30)):
+        assert stats.kstest(matrices[:, axis, 2] / (room * side) + 0.5, "uniform").statistic < 0.08
+
+
 def test_moves_together_are_one_resampling():
     options = {name: STRENGTHS[name] for name in augment.MOVES}
     smooth = cv2.GaussianBlur(np.random.default_rng(1).uniform(0, 255, (40, 40)), (0, 0), 5).astype(np.float32)
@@ -202,6 +210,10 @@ def test_contrast_gamma_and_noise_by_their_definitions():
         factor = ((image - 127.5) / (grey - 127.5))[inside]
         np.testing.assert_allclose(factor, np.median(factor), rtol=1e-3)
         assert 0.5 <= np.median(factor) <= 1.5
+    tinted = np.linspace(60, 120, 192, dtype=np.float32).reshape(3, 8, 8).transpose(1, 2, 0)
+    for image in draws("contrast", 20, tinted):  # about the mean of all channels, which keeps their hue
+        factor = (image - 90) / (tinted - 90)
+        np.testing.assert_allclose(factor, np.median(factor), rtol=1e-3)
     for image in draws("gamma", 20, grey):
         power = np.log(image[8:, :-1] / 255) / np.log(grey[8:, :-1] / 255)
         np.testing.assert_allclose(power, np.median(power), rtol=1e-2)

@@ -73,6 +73,7 @@ def test_a_checkpoint_cut_short_is_never_restored_but_its_predecessor(folder, ca
     assert int(state.step) == 10
     assert meta == {"best_score": 0.1}
     assert "15 is damaged" in caplog.text
+    assert [path.name for path in folder.iterdir()] == ["10"]  # else it would count as one of the two that are kept
 
 
 def test_every_file_of_a_checkpoint_may_be_the_one_cut_short(folder):

@@ -261,6 +261,10 @@ def test_pretrained_weights_with_a_mean_image_take_images_of_its_size_alone(data
     larger = config(**fields, **{"model.input_shape": (64, 64, 1), "model.pretrained": str(path)})
     with pytest.raises(UserError, match=r"model\.input_shape = \(64, 64, 1\): .* a mean image of \(48, 48, 1\), so it"):
         course.fresh_state(run.build(larger, data))
+    fields |= {"data.normalization": "unit", "model.pretrained": str(path)}
+    smaller = config(**fields, **{"train.smaller_first": ((1, 32),)})
+    with pytest.raises(UserError, match=r"train\.smaller_first: .* subtracts a mean image, which has one size"):
+        course.fresh_state(run.build(smaller, data))
 
 
 def test_pretrained_weights_that_are_not_there_are_told_before_the_data_are(tmp_path):
@@ -280,6 +284,21 @@ def test_a_run_that_ends_in_an_error_closes_its_log(data, tmp_path, monkeypatch)
 def test_the_normaliser_of_a_run_is_that_of_its_training_images(experiment):
     images = experiment.dataset.arrays("train")["image"].astype(np.float64)
     np.testing.assert_allclose(experiment.normalizer["mean"], images.mean(0), rtol=1e-5)  # of the tiny config
+
+
+def test_weights_tell_how_their_faces_were_aligned(experiment):
+    aligned = dataclasses.replace(experiment, config=config(**{"data.align": "landmarks"}))
+    assert course.weights_metadata(aligned)["align"] == "landmarks"
+
+
+def test_a_best_of_later_steps_than_a_run_goes_on_from_is_dropped(experiment, tmp_path):
+    state, _ = course.fresh_state(experiment)
+    first = course.Course(experiment, tmp_path)
+    for step, kept in ((8, (first.best, first.last)), (16, (first.best,))):
+        for checkpoints in kept:
+            checkpoints.save(state.replace(step=jnp.full_like(state.step, step)), first._meta | {"window": []})
+    assert course.Course(experiment, tmp_path).step == 8
+    assert [path.name for path in (tmp_path / "checkpoints/best").iterdir()] == ["8"]
 
 
 def test_of_equal_scores_the_first_is_the_best(experiment, tmp_path):

@@ -3,6 +3,7 @@
 import functools
 from types import SimpleNamespace
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,7 @@ from fer_jax.data import synthetic
 from fer_jax.data.emotions import BASIC7
 from fer_jax.errors import UserError
 from fer_jax.imaging import to_input
-from fer_jax.models import layers
+from fer_jax.models import classic, inception, layers, mini_xception
 
 # What takes seconds to compile and step; the others are in the slow suite.
 SMALL = ("vggs_small", "shallow", "fcn_gap", "mini_xception", "l2svm", "deep_emotion")
@@ -206,6 +207,44 @@ def test_the_stanford_nets_have_their_layers():
     assert deep["params"]["Dense_1"]["kernel"].shape == (256, 512)
 
 
+@pytest.mark.parametrize(
+    ("name", "sides"),
+    [
+        ("shallow", [48, 48]),
+        ("deep", [48, 24, 12, 6]),
+        ("deep5", [48, 24, 12, 6, 3]),
+        ("deep6", [48, 24, 12, 6, 3, 3]),
+        ("vgg8", [48, 48, 24, 24, 12, 12, 6, 6]),
+        ("baseline5", [224, 112, 56, 28, 14]),
+    ],
+)
+def test_the_poolings_lie_where_they_should(name, sides):
+    model, variables = variables_of(name)
+    images = jnp.zeros((1, *models.MODELS[name].input_shape))
+    seen = {"capture_intermediates": lambda module, _: isinstance(module, nn.Conv), "mutable": ["intermediates"]}
+    _, found = jax.eval_shape(lambda v: model.apply(v, images, train=False, **seen), variables)
+    convolutions = [found["intermediates"][f"Conv_{i}"]["__call__"][0] for i in range(len(sides))]
+    assert [maps.shape[1] for maps in convolutions] == sides
+
+
+def test_the_poolings_of_the_l2svm_net_are_those_of_its_paper(monkeypatch):
+    kinds, pool = [], layers.ceil_pool
+    monkeypatch.setattr(classic, "ceil_pool", lambda kind, *rest: kinds.append(kind) or pool(kind, *rest))
+    variables_of("l2svm")
+    assert kinds == ["max", "mean", "mean"]
+
+
+@pytest.mark.parametrize(("module", "name"), [(mini_xception, "mini_xception"), (inception, "xception")])
+def test_the_nets_after_keras_average_as_it_does(monkeypatch, module, name):
+    options = []
+    monkeypatch.setattr(
+        module, "BatchNorm", lambda axis, **given: options.append(given) or layers.BatchNorm(axis, **given)
+    )
+    variables_of(name)
+    assert all(given == {"momentum": 0.99, "epsilon": 1e-3} for given in options)
+    assert options
+
+
 def test_unknown_models_and_options_list_the_right_ones():
     with pytest.raises(
         UserError, match=r"unknown model 'minixception'. Did you mean 'mini_xception'\? Known: vggs, vggs_small"
@@ -249,6 +288,20 @@ def test_the_spatial_transformer_samples_as_torch_does():
     np.testing.assert_allclose(layers.sample_affine(x, theta), theirs.permute(0, 2, 3, 1), atol=1e-4)
     identity = np.tile(np.float32([[1, 0, 0], [0, 1, 0]]), (3, 1, 1))
     np.testing.assert_allclose(layers.sample_affine(x, identity), x, atol=1e-5)
+
+
+def test_the_spatial_transformer_is_in_the_net_that_has_its_name():
+    """The map begins as the identity, so only a gradient tells whether the net looks through it."""
+    model = models.create("deep_emotion", num_outputs=7)
+    x = jax.random.normal(jax.random.key(0), (1, 48, 48, 1))
+
+    @ops.jit
+    def slope(key):
+        variables = model.init(key, x, train=False)
+        of_params = jax.grad(lambda params: model.apply(variables | {"params": params}, x, train=False)[0, 0])
+        return of_params(variables["params"])["Dense_1"]["bias"]  # of the affine map
+
+    assert (slope(jax.random.key(1)) != 0).all()
 
 
 @pytest.mark.parametrize("kind", ["max", "avg"])

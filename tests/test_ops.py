@@ -183,6 +183,30 @@ def test_batch_normalisation(shape):
     np.testing.assert_allclose(variance, x.var(pixels), rtol=1e-4)
 
 
+@pytest.mark.parametrize("level", [1000.7, 3.3, 77.77])
+def test_of_equal_pixels_the_variance_is_not_below_zero(level):
+    y, _, variance = ops.batch_norm(jnp.full((64, 24, 24, 8), level), jnp.ones(8), jnp.zeros(8), 1e-5, None)
+    assert (variance >= 0).all()
+    assert jnp.isfinite(y).all()
+
+
+def test_batch_normalisation_of_bfloat16_is_summed_in_float32():
+    x = (3 + jax.random.normal(jax.random.key(0), (16, 9, 9, 6))).astype(jnp.bfloat16)
+    grad = jax.random.normal(jax.random.key(2), x.shape).astype(jnp.bfloat16)
+    scale, bias = jax.random.normal(jax.random.key(1), (2, 6))
+
+    def sums(dtype):
+        def norm(*arguments):
+            y, *moments = ops.batch_norm(*arguments, 1e-5, None)
+            return y, moments
+
+        _, transpose, moments = jax.vjp(norm, x.astype(dtype), scale, bias, has_aux=True)
+        return (*moments, *transpose(grad.astype(dtype))[1:])
+
+    for narrow, wide in zip(sums(jnp.bfloat16), sums(jnp.float32), strict=True):
+        np.testing.assert_allclose(narrow, wide, rtol=1e-5, atol=1e-4)
+
+
 def pipeline(axis_name=None):
     """A function of (x, its weights) in which every operation of the module has a part."""
 
@@ -269,3 +293,17 @@ def test_max_pooling_lets_what_is_not_a_number_through():
         np.testing.assert_array_equal(
             jax.jit(ops.max_pool, static_argnums=(1, 2, 3))(x, 3, 2, padding), nn.max_pool(x, (3, 3), (2, 2), padding)
         )
+
+
+def test_what_other_platforms_than_cpus_take_computes_the_same(monkeypatch):
+    x = jax.random.normal(jax.random.key(0), (2, 7, 6, 5)) - 3  # below what pads it
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 5))
+
+    def found():
+        depthwise, transpose = jax.vjp(ops.depthwise_conv, x, kernel)
+        return ops.max_pool(x, 3, 2, "SAME"), ops.mean_pool(x), depthwise, *transpose(depthwise)
+
+    on_cpu = found()
+    monkeypatch.setattr(lax, "platform_dependent", lambda *arrays, cpu, default: default(*arrays))
+    for a, b in zip(on_cpu, found(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)

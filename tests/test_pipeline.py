@@ -86,6 +86,12 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     np.testing.assert_array_equal(order.step(7)[0], order.epoch(1)[2])  # five steps an epoch
 
 
+@pytest.mark.parametrize("labels", [None, np.arange(50) % 3])
+def test_the_order_of_a_seed_is_not_that_of_another_an_epoch_later(labels):
+    one, other = (pipeline.train_order(50, 10, seed, labels=labels) for seed in (1, 2))
+    assert (one.epoch(1) != other.epoch(0)).any()
+
+
 def test_a_balanced_order_shows_each_class_as_often_and_all_members_before_one_recurs():
     labels = np.array([0] * 80 + [1] * 15 + [4] * 5)
     order = pipeline.train_order(100, 10, 0, labels=labels)

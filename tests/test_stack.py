@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -127,6 +128,30 @@ def test_where_an_epoch_is_several_programs_the_rows_are_those_of_a_run_alone(ex
     np.testing.assert_allclose([row["loss"] for row in stacked], [row["loss"] for row in alone], rtol=1e-4)
 
 
+def test_the_best_state_of_a_member_waits_for_its_checkpoint():
+    saved = {}
+
+    class Member:
+        window = train.Window([], 0)
+
+        def __init__(self, number):
+            self.number = number
+
+        def judge(self, better):
+            return better
+
+        def save(self, state, best):
+            saved[self.number] = best if best is None else float(best)
+
+    crew = stack._Crew([Member(0), Member(1)], SimpleNamespace(member=lambda tree, number: tree[number]), jnp.zeros(2))
+    crew.judge([True, True], jnp.ones(2))
+    crew.judge([False, True], 2 * jnp.ones(2))
+    crew.save(3 * jnp.ones(2))
+    assert saved == {0: 1, 1: 2}
+    crew.save(4 * jnp.ones(2))
+    assert saved == {0: None, 1: None}
+
+
 def test_a_run_whose_selected_weights_are_gone_reports_no_others(experiment, alone, tmp_path):
     shutil.copytree(alone / "0", tmp_path / "run")
     shutil.rmtree(tmp_path / "run/checkpoints/best")
@@ -240,6 +265,15 @@ def test_what_is_a_number_does_not_change_the_structure():
     different += [{"augment.rotate": 3.0}, {"train.ema_decay": 0.0}, {"optim.name": "adam"}, {"data.exclude": "x"}]
     for other in different:
         assert stack.structure(small_config(**other)) != base, other
+
+
+def test_what_does_not_change_the_structure_is_a_number_of_the_step():
+    base = {"head.class_weights": "inverse", "train.ema_decay": 0.9, "optim.learning_rate": 0.1}
+    known = config_lib.flatten(small_config().to_dict())
+    for name in {*stack.NUMBERS, *stack.SWITCHED} & {*known} - {"seed"}:
+        one, other = (small_config(**base | changed) for changed in ({}, {name: 0.25}))
+        numbers = [str(train.hyperparameters(config, (3, 1, 4, 1, 5, 9, 2))) for config in (one, other)]
+        assert numbers[0] != numbers[1], name
 
 
 def test_the_fastest_form_is_found_by_measuring(experiment):

@@ -1,5 +1,6 @@
 """The training step and its loop: one device equals eight, and a scan equals a loop."""
 
+import functools
 import os
 import re
 import signal
@@ -306,11 +307,13 @@ def test_a_loss_that_is_not_finite_names_its_step():
 
 
 def test_a_terminal_that_is_closed_is_remembered_though_it_says_so_twice_but_not_under_nohup(as_in_a_terminal):
+    before = signal.getsignal(signal.SIGHUP)
     with train.Interruption() as interruption:
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGHUP)
             time.sleep(0.01)
     assert interruption.signum == signal.SIGHUP
+    assert signal.getsignal(signal.SIGHUP) == before
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with train.Interruption() as interruption:
         os.kill(os.getpid(), signal.SIGHUP)
@@ -364,14 +367,36 @@ def test_a_step_weighs_smooths_and_scores_as_the_config_says(one):
     assert float(metrics["accuracy"]) == pytest.approx((labels == 0).mean(), rel=1e-5)
 
 
-def test_every_step_draws_anew(one):
-    recipe, state, hyper = make(small_config(**{"optim.learning_rate": 1e-12}), one)
+@pytest.mark.parametrize("still", [("augment.flip", "augment.shift", "augment.brightness"), ("model.options.dropout",)])
+def test_every_step_draws_anew(one, still):
+    recipe, state, hyper = make(small_config(**{"optim.learning_rate": 1e-12} | dict.fromkeys(still, 0.0)), one)
     batch = sharding.split_batch(noise_arrays(16) | {"mask": np.ones(16, bool)}, one)
     losses = []
     for _ in range(3):
         state, metrics = train.compile_step(recipe, one)(state, batch, jax.random.key(1), hyper)
         losses.append(float(metrics["loss"]))
     assert min(abs(losses[0] - losses[1]), abs(losses[1] - losses[2])) > 1e-4  # of the same images and weights
+
+
+def test_a_step_tells_the_rate_that_it_took(one):
+    recipe, state, hyper = make(small_config(**{"optim.warmup_epochs": 0.5}), one)  # three steps
+    batch = sharding.split_batch(noise_arrays(16) | {"mask": np.ones(16, bool)}, one)
+    rates = []
+    for _ in range(3):
+        state, metrics = train.compile_step(recipe, one)(state, batch, jax.random.key(1), hyper)
+        rates.append(float(metrics["learning_rate"]))
+    np.testing.assert_allclose(rates, 0.05 * np.array([1, 2, 3]) / 3, rtol=1e-6)
+
+
+def test_the_moving_average_takes_in_what_the_step_made(one):
+    recipe, state, hyper = make(small_config(**{"train.ema_decay": 0.15, "optim.learning_rate": 0.1}), one)
+    batch = sharding.split_batch(noise_arrays(16) | {"mask": np.ones(16, bool)}, one)
+    for decay in (0.1, 0.15):  # early on 1 / 10, 2 / 11 and so on
+        before = jax.device_get(state.ema)
+        state, _ = train.compile_step(recipe, one)(state, batch, jax.random.key(1), hyper)
+        now = {"params": state.params, "batch_stats": state.batch_stats}
+        expected = jax.tree.map(lambda old, new, decay=decay: decay * old + (1 - decay) * new, before, now)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), state.ema, expected)
 
 
 def test_what_is_evaluated_is_the_moving_average(one):
