@@ -3,8 +3,8 @@
 Each side begins with the weights of an experiment of ours (tests/torch_nets.py), on the GPU if PyTorch sees one, and
 takes uint8 faces that lie there: flip, shift and brightness, normalisation, network, loss, optimizer, all by torch ops
 in channels_last, with autocast to bfloat16 where the experiment computes in it (the last layer too, which ours has in
-float32). The forms are eager, `torch.compile`,
-for inference also with the weights as constants ("frozen"), and on a GPU also with CUDA graphs.
+float32). The forms are eager, `torch.compile`, for inference also with the weights as constants ("frozen"), and on a
+GPU also with CUDA graphs.
 """
 
 import contextlib
