@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -35,8 +36,15 @@ def claim_workdir(workdir: Path, config: ConfigDict) -> None:
     """Makes the run directory, or checks that the run which has begun there belongs to the same config.
 
     Raises:
-      UserError: the directory cannot be written, or as `refuse_other_config`.
+      UserError: the directory cannot be written, has a name by which no checkpoint is found, or as
+        `refuse_other_config`.
     """
+    # Orbax looks for its files by a pattern, in which it does not escape the name, and TensorStore wants UTF-8.
+    if re.search(r"\[.*\]|[\\\udc80-\udcff]", str(workdir.absolute())):
+        raise UserError(
+            f"no checkpoint could be read in {str(workdir.absolute())!r}: choose a --workdir without [...], without "
+            f"backslashes and in UTF-8"
+        )
     path = workdir / "config.json"
     with _unwritable_explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)

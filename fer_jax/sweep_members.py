@@ -39,7 +39,7 @@ class Member:
     def name(self) -> str:
         """Of its run directory: the overrides, made fit for a file system."""
         parts = (f"{field}={value}" for field, value in self.overrides.items())
-        return ",".join(parts).replace("/", "_").replace(" ", "").replace("'", "") or "base"
+        return ",".join(parts).translate(str.maketrans("/[]", "_()", " '\\")) or "base"
 
     @property
     def cell(self) -> str:

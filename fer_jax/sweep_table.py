@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import json
 import math
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,7 +73,8 @@ def _chance(best: np.ndarray, other: np.ndarray) -> float:
     """
     if np.ptp(best) == np.ptp(other) == 0:
         return 1.0
-    return float(stats.ttest_ind(best, other, equal_var=False).pvalue)
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of one whose scores are all equal
+        return float(stats.ttest_ind(best, other, equal_var=False).pvalue)
 
 
 def write_tables(

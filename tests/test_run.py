@@ -281,6 +281,13 @@ def test_a_run_that_never_began_does_not_keep_its_workdir(tmp_path, data_dir, mo
         run_directory.claim_workdir(tmp_path / "run", config)
 
 
+@pytest.mark.parametrize("name", ["runs [new]", "a\\b", "\udcff"])
+def test_names_by_which_no_checkpoint_is_found_are_refused(tmp_path, name):
+    with pytest.raises(UserError, match=r"no checkpoint could be read in .*: choose a --workdir without \[\.\.\.\]"):
+        run_directory.claim_workdir(tmp_path / name / "run", tiny_config.get_config())
+    assert not list(tmp_path.iterdir())
+
+
 def test_two_processes_do_not_train_in_one_directory(tmp_path):
     with (
         run_directory.occupied(tmp_path / "run"),

@@ -49,6 +49,8 @@ def test_members_are_every_combination_in_order_with_a_name_each():
     ]
     assert {member.cell for member in planned} == {"optim.learning_rate=0.001", "optim.learning_rate=0.01"}
     assert sweep_members.members(tiny_config.get_config(), [[{}]])[0].name == "base"
+    (listed,) = sweep_members.members(tiny_config.get_config(), [[{"model.options.filters": [8, 8]}]])
+    assert listed.name == "model.options.filters=(8,8)"  # Orbax finds no checkpoint in a folder with [...] in its name
     assert tiny_config.get_config().optim.learning_rate == 0.05  # the base is left as it was
 
 
@@ -273,6 +275,7 @@ def test_the_best_is_marked_only_where_it_is_significantly_so():
     # Two that happen to be equal say nothing of how others would differ.
     lucky = sweep_table.Cell("lucky", (0.7, 0.7), 0), sweep_table.Cell("less so", (0.6975, 0.6975), 0)
     assert sweep_table.significantly_best(lucky) is None
+    assert sweep_table.significantly_best([sweep_table.Cell("equal", (0.25, 0.25), 0), low]) is low
     assert sweep_table.significantly_best([low, clear, near], RMSE) is low
     assert sweep_table.significantly_best([clear, close], RMSE) is None
     # Of what failed the others may be the luckier seeds, or with folds the easier images.
