@@ -24,7 +24,7 @@ from pathlib import Path
 from types import ModuleType
 
 from fer_jax import files, process
-from fer_jax.errors import UserError, exits_with_message, out_of_memory
+from fer_jax.errors import UserError, exits_with_message
 from fer_jax.files import user_path
 
 SUITES = ("train", "infer", "input", "end_to_end", "scaling")
@@ -39,15 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     process.set_up()
     process.share_gpu()  # with PyTorch and the processes of end_to_end
-    try:
+    from fer_jax import run_directory  # here: it imports JAX
+
+    advice = "choose a smaller --batch, or fewer --models and --suite; what was measured before is in --output, if any"
+    with run_directory.full_memory_explained(advice):
         run(options)
-    except RuntimeError as error:
-        if not out_of_memory(error):
-            raise
-        raise UserError(
-            f"the device's memory does not hold this: choose a smaller --batch, or fewer --models and --suite; what "
-            f"was measured before is in --output, if that was given ({str(error).splitlines()[0]})"
-        ) from error
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -102,16 +102,18 @@ def full_disk_explained(workdir: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def full_memory_explained() -> Iterator[None]:
-    """Turns what XLA says of a device's memory that does not suffice into an `OutOfMemory`."""
+def full_memory_explained(
+    advice: str = "lower train.batch_size, or eval.batch_size if it was evaluated, or set data.residence = 'stream'",
+) -> Iterator[None]:
+    """Turns what XLA says of a device's memory that does not suffice into an `OutOfMemory`, with what to do."""
     try:
         yield
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
         raise OutOfMemory(
-            f"the device's memory does not hold the network, its data and a batch: lower train.batch_size, or "
-            f"eval.batch_size if it was evaluated, or set data.residence = 'stream' ({str(error).splitlines()[0]})"
+            f"the device's memory does not hold the network, its data and a batch: {advice} "
+            f"({str(error).splitlines()[0]})"
         ) from error
 
 

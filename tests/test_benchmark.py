@@ -282,7 +282,8 @@ def test_too_little_memory_is_answered_in_one_line(monkeypatch):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
     monkeypatch.setattr(benchmark_models, "alternate", alternate)
-    with pytest.raises(SystemExit, match=r"memory does not hold this: choose a smaller --batch.*RESOURCE_EXHAUSTED"):
+    told = r"memory does not hold the network, its data and a batch: choose a smaller --batch.*RESOURCE_EXHAUSTED"
+    with pytest.raises(SystemExit, match=told):
         benchmark.main(["--suite", "train", "--models", "deep"])
 
 

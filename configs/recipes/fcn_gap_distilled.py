@@ -5,8 +5,8 @@ Knowledge distillation, fer_jax/distill.py: of the target 0.3 are the label, 0.4
 configs/recipes/fcn_gap_fer2013.py, on standardised images without label smoothing, contrast and brightness. Two seeds
 have 67.19 ± 0.22 (67.34, 67.04), each the best of 32 epochs, selected on the same images, in 34 and 47 minutes on two
 CPU cores beside other work, and 5 to ask the teachers. Without teachers, 0.6 the label and 0.4 the votes, two seeds had
-66.79 ± 0.43 (66.48, 67.09; logs: fcn_gap_fer2013_votes and _seed1). The teachers have 66.29 and 66.54 % by their plain
-recipe (logs: deep_paper_seed1 and _seed2). Logs: tests/benchmarks/results/fcn_gap_distilled_cpu, from before
+66.79 ± 0.43 (66.48, 67.09; logs: fcn_gap_fer2013_votes, _votes_seed1). The teachers have 66.29 and 66.54 % by their
+plain recipe (logs: deep_paper_seed1 and _seed2). Logs: tests/benchmarks/results/fcn_gap_distilled_cpu, from before
 results.json named the teachers, and fcn_gap_distilled_seed1.
 Command: python -m fer_jax.main --config=configs/deep.py:fer2013 --config.seed=1 --workdir=runs/deep_1 --data_dir=PATH
          python -m fer_jax.main --config=configs/deep.py:fer2013 --config.seed=2 --workdir=runs/deep_2 --data_dir=PATH
